@@ -1,0 +1,32 @@
+"""Fixtures and switches that every test file shares."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# Two tests never run at once, so one thread a test keeps timings of the suite steady on small machines.
+torch.set_num_threads(min(2, os.cpu_count() or 1))
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> Path:
+    """The folder of real data: $DGCN_DATA, else ../shared/data beside the repository."""
+    path = Path(os.environ.get("DGCN_DATA", ROOT.parent / "shared" / "data"))
+    if not path.is_dir():
+        pytest.skip(f"needs the real data: no folder {path} (set DGCN_DATA)")
+    return path
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if torch.cuda.is_available() or os.environ.get("DGCN_REQUIRE_GPU") == "1":
+        return
+    skip = pytest.mark.skip(reason="needs a CUDA device (DGCN_REQUIRE_GPU=1 makes this a failure)")
+    for item in items:
+        if "gpu" in item.keywords:
+            item.add_marker(skip)
