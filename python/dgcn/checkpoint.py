@@ -1,0 +1,175 @@
+"""Checkpoints: a model as safetensors with a JSON side-car, a training state through `torch.save`.
+
+A model checkpoint is one safetensors file whose header carries, under the key "dgcn", a JSON document::
+
+    {"format_version": 1, "config": {...}, "versions": {"dgcn": ..., "torch": ...}, "metadata": {...}}
+
+The file therefore describes itself and a save is one atomic rename. The side-car (same name, ``.json``) repeats that
+document for people and scripts; it is never read back, so a crash between the two renames cannot mix two models.
+
+Nothing here unpickles untrusted data.
+"""
+
+import contextlib
+import json
+import os
+import pickle
+from collections.abc import Iterator, Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import nn
+
+FORMAT_VERSION = 1
+HEADER_KEY = "dgcn"
+
+DEFAULT_CHECKPOINT = Path(__file__).parent / "assets" / "dgcn_mobilenetv1_075_coco320.safetensors"
+"""The model that ships with the package."""
+
+
+@contextlib.contextmanager
+def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+    """Open a binary file that appears under `path` complete or not at all.
+
+    The content goes to a hidden temporary file in the same folder (created if missing), is fsynced and renamed over
+    `path` when the block ends, and the folder is fsynced. If the block raises, the temporary file is removed; if the
+    process is killed, `path` still holds what it held before.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    if os.name == "posix":  # elsewhere a folder cannot be opened, and the rename is durable without it
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def write_json(path: str | os.PathLike[str], document: Any) -> None:
+    """Write `document` as indented JSON, atomically. NaN and infinities raise ValueError: they are not JSON."""
+    text = json.dumps(document, indent=2, allow_nan=False) + "\n"
+    with atomic_write(path) as file:
+        file.write(text.encode())
+
+
+def save_model(path: str | os.PathLike[str], model: nn.Module, metadata: Mapping[str, Any]) -> None:
+    """Save the weights and configuration of `model` (a `dgcn.model.DGCN`) with free-form, JSON-serialisable `metadata`.
+
+    Args:
+        path: file to write, ending in ``.safetensors``; the side-car gets the same name with ``.json``.
+        model: has `state_dict()` and `config.to_dict()`.
+        metadata: what a reader should know: data, epoch, AP, the long edge it was evaluated at.
+    """
+    path = Path(path)
+    if path.suffix != ".safetensors":
+        raise ValueError(f"path of a model checkpoint must end in .safetensors, got {path}")
+    document = {
+        "format_version": FORMAT_VERSION,
+        "config": model.config.to_dict(),  # type: ignore[union-attr, operator]
+        "versions": {"dgcn": version("dgcn"), "torch": torch.__version__},
+        "metadata": dict(metadata),
+    }
+    # Copies, because safetensors refuses tensors that share memory, as the adjacency of several modules may.
+    tensors = {
+        name: tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
+        for name, tensor in model.state_dict().items()
+    }
+    header = {HEADER_KEY: json.dumps(document, allow_nan=False)}
+    with atomic_write(path) as file:
+        file.write(safetensors.torch.save(tensors, metadata=header))
+    write_json(path.with_suffix(".json"), document)
+
+
+def load_model(path: str | os.PathLike[str], device: str | torch.device = "cpu") -> tuple[nn.Module, dict[str, Any]]:
+    """Rebuild the model of a checkpoint, in evaluation mode on `device`, and return it with its metadata.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: truncated or not safetensors, not written by `save_model`, a format this version does not read, or
+            tensors that do not fit the model of its configuration.
+    """
+    from dgcn.model import ModelConfig, build_from_config
+
+    path = Path(path)
+    document, tensors = _read_safetensors(path)
+    model = build_from_config(ModelConfig.from_dict(document["config"]))
+    _check_tensors(path, model.state_dict(), tensors)
+    model.load_state_dict(tensors)
+    return model.eval().to(device), document["metadata"]
+
+
+def save_training_state(path: str | os.PathLike[str], state: Mapping[str, Any]) -> None:
+    """Save tensors and plain containers (optimizer, epoch, random generators), atomically."""
+    with atomic_write(path) as file:
+        torch.save(dict(state), file)
+
+
+def load_training_state(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Load what `save_training_state` wrote, on the CPU. Only tensors and plain containers are unpickled.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: truncated, or holding anything but tensors and plain containers.
+    """
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        raise ValueError(f"{path} is not a training state or is damaged: {_first_line(error)}") from error
+    if not isinstance(state, dict):
+        raise ValueError(f"{path} is not a training state: expected a dict, got {type(state).__name__}")
+    return state
+
+
+def _read_safetensors(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    """The JSON document of the header and the tensors, both checked as far as this file can."""
+    if not path.is_file():
+        hint = " (the model that ships with the package)" if path == DEFAULT_CHECKPOINT else ""
+        raise FileNotFoundError(f"no checkpoint at {path}{hint}")
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            header = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+    except safetensors.SafetensorError as error:
+        raise ValueError(f"{path} is not a safetensors file or is damaged: {_first_line(error)}") from error
+    if HEADER_KEY not in header:
+        raise ValueError(f'{path} was not written by dgcn: its header has no entry "{HEADER_KEY}"')
+    document = json.loads(header[HEADER_KEY])
+    if document["format_version"] != FORMAT_VERSION:
+        raise ValueError(
+            f"{path} has checkpoint format {document['format_version']}, this version of dgcn reads {FORMAT_VERSION}"
+            f" (written by dgcn {document['versions']['dgcn']})"
+        )
+    return document, tensors
+
+
+def _check_tensors(path: Path, expected: Mapping[str, torch.Tensor], found: Mapping[str, torch.Tensor]) -> None:
+    """Raise ValueError unless names and shapes agree."""
+    problems = [f"{name} is missing" for name in expected.keys() - found.keys()]
+    problems += [f"{name} is unknown" for name in found.keys() - expected.keys()]
+    problems += [
+        f"{name} has shape {tuple(found[name].shape)}, expected {tuple(expected[name].shape)}"
+        for name in expected.keys() & found.keys()
+        if found[name].shape != expected[name].shape
+    ]
+    if problems:
+        shown = "; ".join(sorted(problems)[:3])
+        more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
+        raise ValueError(f"{path} does not fit the model of its configuration: {shown}{more}")
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0]
