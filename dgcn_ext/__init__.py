@@ -1,0 +1,50 @@
+"""Operators of DGCN (dynamic graph convolutional network, AAAI 2020) for PyTorch, and the PIF/PAF decoder in C++.
+
+    functional   graph_conv, sample_adjacency: the compiled operators
+    modules      DGCM, and DGCMFused on the compiled operators
+    reference    the same operators in plain PyTorch: their specification
+    decoder      PifPafDecoder; works without torch
+
+Submodules load on first use, so that ``dgcn_ext.decoder`` never imports torch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dgcn_ext import decoder, functional, modules, reference
+    from dgcn_ext.decoder import DecoderConfig, PifPafDecoder
+    from dgcn_ext.modules import DGCM, DGCMFused
+
+    __version__: str
+
+__all__ = [
+    "DGCM",
+    "DGCMFused",
+    "DecoderConfig",
+    "PifPafDecoder",
+    "__version__",
+    "decoder",
+    "functional",
+    "modules",
+    "reference",
+]
+
+_HOME = {"DGCM": "modules", "DGCMFused": "modules", "DecoderConfig": "decoder", "PifPafDecoder": "decoder"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name == "__version__":
+        value: Any = import_module("importlib.metadata").version("dgcn")
+    elif name in _HOME:
+        value = getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    else:
+        value = import_module(f"{__name__}.{name}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
