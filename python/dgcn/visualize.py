@@ -1,0 +1,102 @@
+"""Skeletons drawn on pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Protocol
+
+import cv2
+import numpy as np
+
+from dgcn.skeleton import Skeleton
+
+Color = tuple[int, int, int]  # RGB
+
+# Orange and blue stay apart under every common form of colour blindness; joints and limbs on the axis are pale.
+LEFT: Color = (255, 140, 25)
+RIGHT: Color = (45, 150, 255)
+MIDDLE: Color = (245, 240, 225)
+OUTLINE: Color = (25, 25, 30)
+
+OPACITY = 0.85
+SUBPIXEL_BITS = 4  # cv2 takes fixed-point coordinates: 1/16 px, so that small skeletons do not wobble
+
+
+class Drawable(Protocol):
+    """What `draw_poses` needs of a pose; `dgcn.predictor.Pose` has it."""
+
+    @property
+    def keypoints(self) -> np.ndarray: ...  # [K, 2] px
+
+    @property
+    def scores(self) -> np.ndarray: ...  # [K]
+
+
+def draw_poses(
+    image: np.ndarray, poses: Iterable[Drawable], skeleton: Skeleton, *, threshold: float = 0.0
+) -> np.ndarray:
+    """A copy of `image` with the `poses` on it: the person's left side orange, the right side blue.
+
+    Lines are as wide as the person is large. The first pose, the most certain one, is drawn last and so on top.
+
+    Args:
+        image: uint8 [H, W, 3], RGB.
+        poses: keypoints in pixels of `image`.
+        skeleton: names and limbs of their keypoints.
+        threshold: keypoints with a score up to this, and limbs that end in one, are left out; 0 leaves out only
+            what was not found.
+
+    Raises:
+        ValueError: an image that is not uint8 [H, W, 3], or a pose with another number of keypoints.
+    """
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        raise ValueError(f"image must be uint8 [H, W, 3], got {image.dtype} {list(image.shape)}")
+    sides = [_side(name) for name in skeleton.keypoints]
+    overlay = np.ascontiguousarray(image).copy()
+    for pose in reversed(list(poses)):
+        if pose.keypoints.shape != (skeleton.num_keypoints, 2):
+            raise ValueError(
+                f"poses must have keypoints [{skeleton.num_keypoints}, 2] for the skeleton '{skeleton.name}', "
+                f"got {list(pose.keypoints.shape)}"
+            )
+        shown = (pose.scores > threshold) & np.isfinite(pose.keypoints).all(axis=1)
+        _draw_pose(overlay, pose.keypoints, shown, skeleton, sides)
+    return cv2.addWeighted(overlay, OPACITY, image, 1 - OPACITY, 0)
+
+
+def _draw_pose(
+    canvas: np.ndarray, keypoints: np.ndarray, shown: np.ndarray, skeleton: Skeleton, sides: list[Color]
+) -> None:
+    """Draw the `shown` [K] of `keypoints` [K, 2] px: outlines first, so that none cuts through a crossing limb."""
+    if not shown.any():
+        return
+    extent = float(np.ptp(keypoints[shown], axis=0).max())
+    width = float(np.clip(extent / 70, 1.0, max(canvas.shape[:2]) / 150 + 1.0))
+    limit = 4 * max(canvas.shape[:2])  # far outside the canvas, and still within cv2's fixed-point integers
+    points = np.rint(np.clip(np.nan_to_num(keypoints), -limit, limit) * 2**SUBPIXEL_BITS).astype(int).tolist()
+    for outlined in (True, False):
+        border = max(0.5, width / 4) if outlined else 0.0
+        for i, j in skeleton.limbs:
+            if shown[i] and shown[j]:
+                color = OUTLINE if outlined else _limb_color(sides[i], sides[j])
+                thickness = max(1, round(width + 2 * border))
+                cv2.line(canvas, points[i], points[j], color, thickness, cv2.LINE_AA, SUBPIXEL_BITS)
+        for k in np.flatnonzero(shown):
+            color = OUTLINE if outlined else sides[k]
+            radius = round((0.9 * width + border) * 2**SUBPIXEL_BITS)
+            cv2.circle(canvas, points[k], radius, color, cv2.FILLED, cv2.LINE_AA, SUBPIXEL_BITS)
+
+
+def _side(name: str) -> Color:
+    if name.startswith("left"):
+        return LEFT
+    return RIGHT if name.startswith("right") else MIDDLE
+
+
+def _limb_color(start: Color, end: Color) -> Color:
+    """The side's colour where both ends agree or one lies on the axis; pale where the limb crosses the body."""
+    if start == end:
+        return start
+    if MIDDLE in (start, end):
+        return end if start == MIDDLE else start
+    return MIDDLE
