@@ -1,0 +1,253 @@
+"""PIF and PAF: from annotated persons to training targets, and from the network's heads to the decoder's fields.
+
+Legend: K keypoints, M limbs, H x W cells; cell (i, j) of a field of stride s is centred on pixel (s i, s j). Offsets and
+scales are in cells. Kreiss, Bertoni and Alahi 2019 describe the fields; the paper's heads are its section "Loss".
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from dgcn.skeleton import Annotation, Skeleton
+
+_MIN_JOINTS = 3  # with fewer visible joints a bounding box says nothing about the size of a person
+_MAX_POSE_RATIO = 5.0  # how much larger than its visible part a whole person is taken to be, at most
+_HIDDEN_RADIUS = 32.0  # pixels; a hidden joint this close to a visible one of its type is what that one hides
+_PIF_PATCH = np.stack(np.meshgrid(np.arange(4), np.arange(4)), axis=-1).reshape(16, 2)
+_PAF_BLOCK = np.stack(np.meshgrid(np.arange(-1, 2), np.arange(-1, 2)), axis=-1).reshape(9, 2)
+
+
+@dataclass(frozen=True, eq=False)
+class Targets:
+    """What the heads should say, float32; NaN where there is nothing to learn from.
+
+    pif_confidence: [K, H, W], 1 near a joint, 0 elsewhere, NaN in regions of unannotated people.
+    pif_offset: [K, 2, H, W], cell -> joint, (x, y) in cells; NaN where pif_confidence is not 1.
+    pif_scale: [K, H, W], size of the joint in cells (instance scale times OKS sigma); NaN also where it is unknown.
+    paf_confidence: [M, H, W], 1 along a limb, 0 or NaN elsewhere.
+    paf_offset: [M, 4, H, W], cell -> both ends of the limb, (x1, y1, x2, y2) in cells; NaN where there is no limb.
+    """
+
+    pif_confidence: np.ndarray
+    pif_offset: np.ndarray
+    pif_scale: np.ndarray
+    paf_confidence: np.ndarray
+    paf_offset: np.ndarray
+
+
+class PifPafCodec:
+    """Encodes the annotations of one picture as fields of `stride` pixels a cell, and raw heads as decoder input."""
+
+    def __init__(self, skeleton: Skeleton, stride: int) -> None:
+        if stride < 1:
+            raise ValueError(f"stride must be at least 1 pixel, got {stride}")
+        self.skeleton = skeleton
+        self.stride = stride
+        self._limbs = np.array(skeleton.limbs, dtype=np.intp).reshape(-1, 2)
+        self._sigmas = np.array(skeleton.sigmas)
+        self._upright_area = _box_area(skeleton.upright_pose)
+
+    def encode(self, annotations: Sequence[Annotation], height_px: int, width_px: int) -> Targets:
+        """Targets of a picture of `height_px` x `width_px` network pixels, both a multiple of the stride plus 1.
+
+        PIF: a joint claims the 4x4 cells around it; the nearest joint wins a cell. PAF: a limb claims 3x3 cells at every
+        step of about a cell along it; the smallest perpendicular distance wins. Inside the boxes of crowds and of
+        persons without keypoints the confidence is NaN, unless an annotated person claims the cell."""
+        height, width = self._field_size(height_px, width_px)
+        people, visible = self._joints(annotations)
+        pif_confidence, cells, winners = self._paint_joints(annotations, people, visible, height, width)
+        pif_offset = np.full((self.skeleton.num_keypoints, 2, height, width), np.nan, np.float32)
+        pif_scale = np.full((self.skeleton.num_keypoints, height, width), np.nan, np.float32)
+        person, joint = np.nonzero(visible)
+        k, row, column = cells
+        source = person[winners], joint[winners]
+        pif_offset[k, :, row, column] = people[source] - np.column_stack([column, row])
+        pif_scale[k, row, column] = self._joint_scales(annotations)[source]
+
+        paf_confidence, paf_offset = self._paint_limbs(annotations, people, visible, height, width)
+        return Targets(pif_confidence, pif_offset, pif_scale, paf_confidence, paf_offset)
+
+    def encode_confidence(self, annotations: Sequence[Annotation], height_px: int, width_px: int) -> np.ndarray:
+        """`encode(...).pif_confidence` alone: the target of the intermediate supervision, cheaper at its own stride."""
+        height, width = self._field_size(height_px, width_px)
+        people, visible = self._joints(annotations)
+        return self._paint_joints(annotations, people, visible, height, width)[0]
+
+    def decode_fields(self, pif_head: Tensor, paf_head: Tensor) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Raw heads `pif_head` [B, K, 5, H, W] and `paf_head` [B, M, 7, H, W], any float dtype, to what the decoder
+        reads: for each picture float32 (pif [K, 5, H, W], paf [M, 8, H, W]).
+
+        Heads are (c, x, y, b, sigma) and (c, x1, y1, x2, y2, b1, b2): c a logit, offsets from the cell, sigma the scale
+        before a softplus. Fields are (0, confidence, x, y, scale) and (0, confidence, x1, y1, x2, y2, scale1, scale2)
+        in absolute cells; a limb's scales are those of the PIF at its end points."""
+        self._check_heads(pif_head, paf_head)
+        pif, paf = pif_head.detach().float(), paf_head.detach().float()
+        scale = F.softplus(pif[:, :, 4])
+        fields = self._assemble(pif[:, :, 0].sigmoid(), pif[:, :, 1:3], scale, paf[:, :, 0].sigmoid(), paf[:, :, 1:5])
+        return list(zip(*(field.cpu().numpy() for field in fields), strict=True))
+
+    def targets_to_fields(self, targets: Targets) -> tuple[np.ndarray, np.ndarray]:
+        """The fields of heads that learned `targets` by heart: what the decoder should turn back into the persons.
+
+        NaN becomes 0: no confidence, no offset, and the smallest scale where a joint's is unknown."""
+        arrays = (
+            targets.pif_confidence,
+            targets.pif_offset,
+            targets.pif_scale,
+            targets.paf_confidence,
+            targets.paf_offset,
+        )
+        pif, paf = self._assemble(*(torch.from_numpy(array).nan_to_num(0.0)[None] for array in arrays))
+        return pif[0].numpy(), paf[0].numpy()
+
+    def _field_size(self, height_px: int, width_px: int) -> tuple[int, int]:
+        for name, pixels in (("height_px", height_px), ("width_px", width_px)):
+            if pixels < 1 or (pixels - 1) % self.stride:
+                raise ValueError(f"{name} must be a multiple of the stride {self.stride} plus 1, got {pixels}")
+        return (height_px - 1) // self.stride + 1, (width_px - 1) // self.stride + 1
+
+    def _joints(self, annotations: Sequence[Annotation]) -> tuple[np.ndarray, np.ndarray]:
+        """Positions in cells, float64 [P, K, 2], and which joints are painted, bool [P, K]."""
+        count = self.skeleton.num_keypoints
+        for annotation in annotations:
+            if annotation.keypoints.shape != (count, 3):
+                raise ValueError(f"keypoints must have shape ({count}, 3), got {annotation.keypoints.shape}")
+        keypoints = np.array([a.keypoints for a in annotations], np.float64).reshape(-1, count, 3)
+        crowd = np.array([a.iscrowd for a in annotations], bool)
+        xy, visibility = keypoints[:, :, :2], np.where(crowd[:, None], 0, keypoints[:, :, 2])
+        painted = visibility > 0
+        for k in range(count):
+            hidden, seen = np.flatnonzero(visibility[:, k] == 1), np.flatnonzero(visibility[:, k] == 2)
+            distance = np.linalg.norm(xy[hidden, None, k] - xy[None, seen, k], axis=-1)
+            painted[hidden[(distance < _HIDDEN_RADIUS).any(axis=1)], k] = False
+        return xy / self.stride, painted
+
+    def _joint_scales(self, annotations: Sequence[Annotation]) -> np.ndarray:
+        """Size of every joint in cells, float64 [P, K]; NaN for persons too little of whom is visible.
+
+        The size of a whole person is estimated from its visible joints: the square root of the area of their bounding
+        box, times how much the reference pose grows from the same joints to all of them."""
+        scales = np.full(len(annotations), np.nan)
+        for n, annotation in enumerate(annotations):
+            visible = annotation.keypoints[:, 2] > 0
+            area = _box_area(annotation.keypoints[visible, :2])
+            if visible.sum() >= _MIN_JOINTS and area > 0:
+                visible_area = _box_area(self.skeleton.upright_pose[visible])
+                ratio = math.sqrt(self._upright_area / visible_area) if visible_area > 0 else math.inf
+                scales[n] = math.sqrt(area) / self.stride * min(_MAX_POSE_RATIO, ratio)
+        return scales[:, None] * self._sigmas
+
+    def _paint_joints(
+        self, annotations: Sequence[Annotation], people: np.ndarray, visible: np.ndarray, height: int, width: int
+    ) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray, np.ndarray], np.ndarray]:
+        """PIF confidence [K, H, W]; then each claim, the winner of a cell after its rivals: the cells
+        (k, row, column) and which of the visible joints (in the order of np.nonzero) claims them."""
+        confidence = self._background(annotations, self.skeleton.num_keypoints, height, width)
+        _, joint = np.nonzero(visible)
+        xy = people[visible]
+        cells = np.rint(xy - 1.5)[:, None] + _PIF_PATCH
+        claim, column, row, (distance,) = _claims(cells, width, height, np.linalg.norm(cells - xy[:, None], axis=-1))
+        order = _nearest_last(distance)
+        claim, column, row = claim[order], column[order], row[order]
+        confidence[joint[claim], row, column] = 1
+        return confidence, (joint[claim], row, column), claim
+
+    def _paint_limbs(
+        self, annotations: Sequence[Annotation], people: np.ndarray, visible: np.ndarray, height: int, width: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """PAF confidence [M, H, W] and offset [M, 4, H, W]."""
+        confidence = self._background(annotations, self.skeleton.num_limbs, height, width)
+        offset = np.full((self.skeleton.num_limbs, 4, height, width), np.nan, np.float32)
+        person, limb = np.nonzero(visible[:, self._limbs[:, 0]] & visible[:, self._limbs[:, 1]])
+        first, second = people[person, self._limbs[limb, 0]], people[person, self._limbs[limb, 1]]
+        along = second - first
+        length = np.linalg.norm(along, axis=1)
+
+        # All steps of all limbs in one list: step t of a limb of n steps is t / (n - 1) of the way along it.
+        steps = np.maximum(2, np.ceil(length)).astype(np.intp)
+        owner = np.repeat(np.arange(len(steps)), steps)
+        step = np.arange(len(owner)) - np.repeat(np.cumsum(steps) - steps, steps)
+        points = first[owner] + along[owner] * (step / (steps[owner] - 1))[:, None]
+        cells = np.rint(points)[:, None] + _PAF_BLOCK
+        to_first = first[owner][:, None] - cells
+        # Where both ends fall together there is no direction: the distance is that to the ends.
+        cross = np.abs(to_first[..., 0] * along[owner, None, 1] - to_first[..., 1] * along[owner, None, 0])
+        reach = np.linalg.norm(to_first, axis=-1)
+        perpendicular = np.where(length[owner, None] > 0, cross / np.maximum(length[owner, None], 1e-9), reach)
+        claim, column, row, (perpendicular, reach) = _claims(cells, width, height, perpendicular, reach)
+
+        order = _nearest_last(perpendicular)
+        claim, column, row = owner[claim[order]], column[order], row[order]
+        here = np.column_stack([column, row])
+        confidence[limb[claim], row, column] = 1
+        offset[limb[claim], :, row, column] = np.hstack([first[claim] - here, second[claim] - here])
+        return confidence, offset
+
+    def _background(self, annotations: Sequence[Annotation], channels: int, height: int, width: int) -> np.ndarray:
+        """Confidence [channels, H, W] before anything is painted: 0, NaN in every cell that an ignored box touches."""
+        confidence = np.zeros((channels, height, width), np.float32)
+        for annotation in annotations:
+            if annotation.is_ignored:
+                x, y, w, h = (value / self.stride for value in annotation.box)
+                rows = slice(max(0, math.floor(y)), max(0, math.ceil(y + h) + 1))
+                columns = slice(max(0, math.floor(x)), max(0, math.ceil(x + w) + 1))
+                confidence[:, rows, columns] = np.nan
+        return confidence
+
+    def _assemble(
+        self, pif_confidence: Tensor, pif_offset: Tensor, pif_scale: Tensor, paf_confidence: Tensor, paf_offset: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Fields pif [B, K, 5, H, W] and paf [B, M, 8, H, W] from float32 parts shaped as in `Targets`, batch first."""
+        batch, _, height, width = pif_confidence.shape
+        rows, columns = torch.meshgrid(
+            torch.arange(height, device=pif_offset.device), torch.arange(width, device=pif_offset.device), indexing="ij"
+        )
+        cell = torch.stack([columns, rows])
+        joint = pif_offset + cell
+        ends = paf_offset + cell.repeat(2, 1, 1)
+
+        # NaN and infinity of a diverged network must not become indices; the decoder deals with them as values.
+        column, row = (
+            part.nan_to_num(0.0).clamp(0, size - 1).round().long()
+            for part, size in ((ends[:, :, 0::2], width), (ends[:, :, 1::2], height))
+        )
+        of_ends = pif_scale[:, torch.as_tensor(self._limbs, device=pif_scale.device)].flatten(3)
+        scales = of_ends.gather(3, (row * width + column).flatten(3)).view_as(column)
+
+        zero = torch.zeros_like(pif_confidence)[:, :, None]
+        pif = torch.cat([zero, pif_confidence[:, :, None], joint, pif_scale[:, :, None]], dim=2)
+        zero = torch.zeros_like(paf_confidence)[:, :, None]
+        return pif, torch.cat([zero, paf_confidence[:, :, None], ends, scales], dim=2)
+
+    def _check_heads(self, pif_head: Tensor, paf_head: Tensor) -> None:
+        k, m = self.skeleton.num_keypoints, self.skeleton.num_limbs
+        if pif_head.ndim != 5 or pif_head.shape[1:3] != (k, 5):
+            raise ValueError(f"pif_head must have shape [B, {k}, 5, H, W], got {list(pif_head.shape)}")
+        expected = [pif_head.shape[0], m, 7, *pif_head.shape[3:]]
+        if list(paf_head.shape) != expected:
+            raise ValueError(f"paf_head must have shape {expected}, as pif_head, got {list(paf_head.shape)}")
+
+
+def _box_area(points: np.ndarray) -> float:
+    """Area of the bounding box of `points` [N, 2]; 0 for none."""
+    return float(np.prod(np.ptp(points, axis=0))) if len(points) else 0.0
+
+
+def _claims(cells: np.ndarray, width: int, height: int, *values: np.ndarray) -> tuple:
+    """The entries of `cells` [N, C, 2] (x, y) inside the field: index of their claimant in N, column, row, `values`."""
+    inside = ((cells >= 0) & (cells < (width, height))).all(axis=-1)
+    claimant, _ = np.nonzero(inside)
+    column, row = cells[inside].astype(np.intp).T
+    return claimant, column, row, [value[inside] for value in values]
+
+
+def _nearest_last(distance: np.ndarray) -> np.ndarray:
+    """Order in which to write claims so that the nearest overwrites all others, and the first of equals too."""
+    return np.argsort(distance, kind="stable")[::-1]

@@ -1,0 +1,149 @@
+"""What a skeleton is (keypoints, limbs, OKS sigmas, mirror, reference pose) and the annotations that carry one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Skeleton:
+    """K keypoints joined by M limbs; immutable, and checked when made.
+
+    name: what a person calls it.
+    keypoints: K names, in the order of every [K, ...] array.
+    limbs: M pairs of zero-based keypoint indices; a PAF channel each.
+    sigmas: K OKS sigmas, as fractions of the person's scale.
+    flip: for every keypoint, the index of its mirror image (its own where it lies on the axis).
+    upright_pose: float64 [K, 2], (x, y) of a standing person in any unit, y down; the codec's yardstick for scales.
+    """
+
+    name: str
+    keypoints: tuple[str, ...]
+    limbs: tuple[tuple[int, int], ...]
+    sigmas: tuple[float, ...]
+    flip: tuple[int, ...]
+    upright_pose: np.ndarray
+
+    def __post_init__(self) -> None:
+        count = len(self.keypoints)
+        if count == 0 or len(set(self.keypoints)) != count:
+            raise ValueError(f"keypoints must be at least one name, none twice, got {self.keypoints}")
+        for i, j in self.limbs:
+            if not (0 <= i < count and 0 <= j < count and i != j):
+                raise ValueError(f"limbs must join two different keypoints of 0..{count - 1}, got ({i}, {j})")
+        if len(self.sigmas) != count or not all(0 < sigma < np.inf for sigma in self.sigmas):
+            raise ValueError(f"sigmas must be {count} positive numbers, got {self.sigmas}")
+        if len(self.flip) != count or any(not 0 <= j < count or self.flip[j] != i for i, j in enumerate(self.flip)):
+            raise ValueError(f"flip must pair up the {count} keypoints (flip[flip[i]] == i), got {self.flip}")
+        pose = np.array(self.upright_pose, dtype=np.float64)
+        if pose.shape != (count, 2) or not np.isfinite(pose).all():
+            raise ValueError(f"upright_pose must be finite and of shape ({count}, 2), got shape {pose.shape}")
+        pose.setflags(write=False)
+        object.__setattr__(self, "upright_pose", pose)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Skeleton) and self.to_dict() == other.to_dict()
+
+    def __hash__(self) -> int:
+        return hash((self.name, self.keypoints, self.limbs))
+
+    @property
+    def num_keypoints(self) -> int:
+        """K."""
+        return len(self.keypoints)
+
+    @property
+    def num_limbs(self) -> int:
+        """M."""
+        return len(self.limbs)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain lists, numbers and strings, for a checkpoint's JSON; `from_dict` reads it back."""
+        return {
+            "name": self.name,
+            "keypoints": list(self.keypoints),
+            "limbs": [list(limb) for limb in self.limbs],
+            "sigmas": list(self.sigmas),
+            "flip": list(self.flip),
+            "upright_pose": self.upright_pose.tolist(),
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Skeleton:
+        """The skeleton that `to_dict` wrote. Raises ValueError where an entry is missing, unknown or malformed."""
+        expected = {"name", "keypoints", "limbs", "sigmas", "flip", "upright_pose"}
+        if set(values) != expected:
+            raise ValueError(f"a skeleton must have the entries {sorted(expected)}, got {sorted(values)}")
+        return cls(
+            name=values["name"],
+            keypoints=tuple(values["keypoints"]),
+            limbs=tuple((int(i), int(j)) for i, j in values["limbs"]),
+            sigmas=tuple(float(sigma) for sigma in values["sigmas"]),
+            flip=tuple(int(i) for i in values["flip"]),
+            upright_pose=np.asarray(values["upright_pose"]),
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Annotation:
+    """One COCO annotation: a person, or a crowd.
+
+    keypoints: float32 [K, 3], (x px, y px, visibility: 0 not annotated, 1 hidden, 2 visible).
+    box: (x, y, width, height) in pixels.
+    area: of the person's mask, in square pixels.
+    iscrowd: the box holds many people, none of them annotated one by one.
+    """
+
+    keypoints: np.ndarray
+    box: tuple[float, float, float, float]
+    area: float
+    iscrowd: bool = False
+
+    @property
+    def is_ignored(self) -> bool:
+        """Whether the box holds people whose keypoints nobody marked: neither persons nor background."""
+        return self.iscrowd or not (self.keypoints[:, 2] > 0).any()
+
+
+# A person 175 cm tall facing the camera, arms hanging: centimetres, y measured down from the crown. "left" is the
+# person's own left, so it is on the right of the picture.
+_COCO_UPRIGHT_CM = {
+    "nose": (0, 14),
+    "left_eye": (3.2, 11),
+    "right_eye": (-3.2, 11),
+    "left_ear": (7.5, 13),
+    "right_ear": (-7.5, 13),
+    "left_shoulder": (18, 31),
+    "right_shoulder": (-18, 31),
+    "left_elbow": (24, 61),
+    "right_elbow": (-24, 61),
+    "left_wrist": (27, 86),
+    "right_wrist": (-27, 86),
+    "left_hip": (11, 83),
+    "right_hip": (-11, 83),
+    "left_knee": (12, 125),
+    "right_knee": (-12, 125),
+    "left_ankle": (13, 166),
+    "right_ankle": (-13, 166),
+}
+
+# fmt: off
+COCO = Skeleton(
+    name="coco",
+    keypoints=tuple(_COCO_UPRIGHT_CM),
+    limbs=(
+        (15, 13), (13, 11), (16, 14), (14, 12), (11, 12), (5, 11), (6, 12), (5, 6), (5, 7), (6, 8), (7, 9), (8, 10),
+        (1, 2), (0, 1), (0, 2), (1, 3), (2, 4), (3, 5), (4, 6),
+    ),
+    sigmas=(
+        0.026, 0.025, 0.025, 0.035, 0.035, 0.079, 0.079, 0.072, 0.072, 0.062, 0.062, 0.107, 0.107, 0.087, 0.087,
+        0.089, 0.089,
+    ),
+    flip=(0, 2, 1, 4, 3, 6, 5, 8, 7, 10, 9, 12, 11, 14, 13, 16, 15),
+    upright_pose=np.array(list(_COCO_UPRIGHT_CM.values())),
+)
+# fmt: on
