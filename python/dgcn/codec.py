@@ -1,7 +1,7 @@
 """PIF and PAF: from annotated persons to training targets, and from the network's heads to the decoder's fields.
 
-Legend: K keypoints, M limbs, H x W cells; cell (i, j) of a field of stride s is centred on pixel (s i, s j). Offsets and
-scales are in cells. Kreiss, Bertoni and Alahi 2019 describe the fields; the paper's heads are its section "Loss".
+Legend: K keypoints, M limbs, P persons, H x W cells; the cell in row i and column j of a field of stride s is centred on
+pixel (x, y) = (s j, s i). Offsets and scales are in cells. The fields are those of PifPaf (Kreiss et al. 2019).
 """
 
 from __future__ import annotations
@@ -57,9 +57,9 @@ class PifPafCodec:
     def encode(self, annotations: Sequence[Annotation], height_px: int, width_px: int) -> Targets:
         """Targets of a picture of `height_px` x `width_px` network pixels, both a multiple of the stride plus 1.
 
-        PIF: a joint claims the 4x4 cells around it; the nearest joint wins a cell. PAF: a limb claims 3x3 cells at every
-        step of about a cell along it; the smallest perpendicular distance wins. Inside the boxes of crowds and of
-        persons without keypoints the confidence is NaN, unless an annotated person claims the cell."""
+        PIF: a joint claims the 4x4 cells around it; the nearest joint wins a cell. PAF: a limb claims 3x3 cells at
+        every step of about a cell along it; the smallest perpendicular distance wins. Inside the boxes of crowds and
+        of persons without keypoints the confidence is NaN, unless an annotated person claims the cell."""
         height, width = self._field_size(height_px, width_px)
         people, visible = self._joints(annotations)
         pif_confidence, cells, winners = self._paint_joints(annotations, people, visible, height, width)
@@ -153,7 +153,7 @@ class PifPafCodec:
         _, joint = np.nonzero(visible)
         xy = people[visible]
         cells = np.rint(xy - 1.5)[:, None] + _PIF_PATCH
-        claim, column, row, (distance,) = _claims(cells, width, height, np.linalg.norm(cells - xy[:, None], axis=-1))
+        claim, column, row, distance = _claims(cells, width, height, np.linalg.norm(cells - xy[:, None], axis=-1))
         order = _nearest_last(distance)
         claim, column, row = claim[order], column[order], row[order]
         confidence[joint[claim], row, column] = 1
@@ -181,7 +181,7 @@ class PifPafCodec:
         cross = np.abs(to_first[..., 0] * along[owner, None, 1] - to_first[..., 1] * along[owner, None, 0])
         reach = np.linalg.norm(to_first, axis=-1)
         perpendicular = np.where(length[owner, None] > 0, cross / np.maximum(length[owner, None], 1e-9), reach)
-        claim, column, row, (perpendicular, reach) = _claims(cells, width, height, perpendicular, reach)
+        claim, column, row, perpendicular = _claims(cells, width, height, perpendicular)
 
         order = _nearest_last(perpendicular)
         claim, column, row = owner[claim[order]], column[order], row[order]
@@ -205,7 +205,7 @@ class PifPafCodec:
         self, pif_confidence: Tensor, pif_offset: Tensor, pif_scale: Tensor, paf_confidence: Tensor, paf_offset: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Fields pif [B, K, 5, H, W] and paf [B, M, 8, H, W] from float32 parts shaped as in `Targets`, batch first."""
-        batch, _, height, width = pif_confidence.shape
+        height, width = pif_confidence.shape[2:]
         rows, columns = torch.meshgrid(
             torch.arange(height, device=pif_offset.device), torch.arange(width, device=pif_offset.device), indexing="ij"
         )
@@ -240,12 +240,14 @@ def _box_area(points: np.ndarray) -> float:
     return float(np.prod(np.ptp(points, axis=0))) if len(points) else 0.0
 
 
-def _claims(cells: np.ndarray, width: int, height: int, *values: np.ndarray) -> tuple:
-    """The entries of `cells` [N, C, 2] (x, y) inside the field: index of their claimant in N, column, row, `values`."""
+def _claims(
+    cells: np.ndarray, width: int, height: int, distance: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """The entries of `cells` [N, C, 2] (x, y) inside the field: their claimant (0..N-1), column, row and `distance`."""
     inside = ((cells >= 0) & (cells < (width, height))).all(axis=-1)
     claimant, _ = np.nonzero(inside)
     column, row = cells[inside].astype(np.intp).T
-    return claimant, column, row, [value[inside] for value in values]
+    return claimant, column, row, distance[inside]
 
 
 def _nearest_last(distance: np.ndarray) -> np.ndarray:

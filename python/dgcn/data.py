@@ -1,0 +1,216 @@
+"""COCO-style keypoint data: read and checked once, then samples for training and pictures for evaluation."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from dgcn.codec import PifPafCodec
+from dgcn.skeleton import Annotation, Skeleton
+from dgcn.transforms import PAD_COLOR, Preprocess, TrainTransform, resize_pad
+
+
+@dataclass(frozen=True)
+class ImageRecord:
+    """One picture of a COCO file: its id, where it lies, and what is annotated on it (pixels of the file)."""
+
+    image_id: int
+    path: Path
+    annotations: tuple[Annotation, ...]
+
+    @property
+    def has_persons(self) -> bool:
+        """Whether any person on it has an annotated keypoint."""
+        return any(not annotation.is_ignored for annotation in self.annotations)
+
+
+def read_coco(images: str | Path, annotations: str | Path, skeleton: Skeleton) -> list[ImageRecord]:
+    """Every picture of the COCO keypoint file `annotations`, whose files lie in the folder `images`, in file order.
+
+    Raises FileNotFoundError for a missing folder or file, naming the image id, and ValueError for content that is not
+    COCO keypoints of `skeleton`, naming the annotation id."""
+    images, annotations = Path(images), Path(annotations)
+    if not images.is_dir():
+        raise FileNotFoundError(f"the image folder {images} does not exist")
+    with open(annotations, encoding="utf-8") as file:
+        try:
+            content = json.load(file)
+        except (UnicodeDecodeError, json.JSONDecodeError) as error:
+            raise ValueError(f"{annotations} is not a JSON file: {error}") from error
+    if not isinstance(content, dict) or "images" not in content or "annotations" not in content:
+        raise ValueError(f"{annotations} must be a COCO file with the lists 'images' and 'annotations'")
+
+    categories = _keypoint_categories(content, annotations, skeleton)
+    paths: dict[int, Path] = {}
+    for image in content["images"]:
+        image_id = image["id"]
+        if image_id in paths:
+            raise ValueError(f"{annotations} lists image {image_id} twice")
+        paths[image_id] = images / image["file_name"]
+        if not paths[image_id].is_file():
+            raise FileNotFoundError(f"image {image_id} of {annotations} is missing: {paths[image_id]}")
+    by_image: dict[int, list[Annotation]] = {image_id: [] for image_id in paths}
+    for entry in content["annotations"]:
+        if categories is not None and entry.get("category_id") not in categories:
+            continue
+        if entry.get("image_id") not in by_image:
+            raise ValueError(f"annotation {entry.get('id')} is on image {entry.get('image_id')}, which is not listed")
+        by_image[entry["image_id"]].append(_parse_annotation(entry, skeleton))
+    return [ImageRecord(image_id, path, tuple(by_image[image_id])) for image_id, path in paths.items()]
+
+
+def read_image(path: Path) -> np.ndarray:
+    """RGB uint8 [H, W, 3] as stored: COCO's coordinates ignore the EXIF orientation. ValueError if it is no picture."""
+    image = cv2.imread(str(path), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+    if image is None:
+        raise ValueError(f"{path} is missing or not a readable picture")
+    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+
+
+class CocoKeypoints(Dataset[dict[str, Any]]):
+    """Training samples from the pictures of a COCO file on which at least one person has keypoints.
+
+    An item is a dict:
+        image: uint8 [3, S, S], RGB, S = `transform.size`
+        image_id: int
+        targets: {name: float32 tensor} with the names and shapes of `dgcn.codec.Targets`, at `codec.stride`
+        node_confidence: {stride: float32 [K, h, w]} for every stride of `node_strides`
+
+    What is random about sample i depends on (`seed`, epoch, i) alone, so that a resumed run sees the same samples
+    whatever its number of workers; call `set_epoch` before each epoch."""
+
+    def __init__(
+        self,
+        images: str | Path,
+        annotations: str | Path,
+        skeleton: Skeleton,
+        transform: TrainTransform,
+        codec: PifPafCodec,
+        *,
+        node_strides: Sequence[int] = (),
+        seed: int = 0,
+    ) -> None:
+        self.records = [record for record in read_coco(images, annotations, skeleton) if record.has_persons]
+        if not self.records:
+            raise ValueError(f"{annotations} has no person with keypoints")
+        self.transform = transform
+        self.codec = codec
+        self.node_codecs = [PifPafCodec(skeleton, stride) for stride in node_strides]
+        self.seed = seed
+        # In shared memory, so that workers which outlive an epoch see the next one.
+        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Draw the samples of this epoch (from 0) from now on, in every worker."""
+        self._epoch.fill_(epoch)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        record = self.records[index]
+        rng = np.random.default_rng((self.seed, int(self._epoch), index))
+        image, annotations = self.transform(read_image(record.path), record.annotations, rng)
+        height, width = image.shape[:2]
+        targets = self.codec.encode(annotations, height, width)
+        return {
+            "image": _to_tensor(image),
+            "image_id": record.image_id,
+            "targets": {field.name: torch.from_numpy(getattr(targets, field.name)) for field in fields(targets)},
+            "node_confidence": {
+                codec.stride: torch.from_numpy(codec.encode_confidence(annotations, height, width))
+                for codec in self.node_codecs
+            },
+        }
+
+
+class CocoImages(Dataset[dict[str, Any]]):
+    """Every picture of a COCO file, each at its own size with `long_edge` pixels on its long edge: for evaluation.
+
+    An item is a dict: image (uint8 [3, H, W]), image_id (int), preprocess (`Preprocess`, back to the file's pixels)."""
+
+    def __init__(self, images: str | Path, annotations: str | Path, skeleton: Skeleton, long_edge: int) -> None:
+        self.records = read_coco(images, annotations, skeleton)
+        self.long_edge = long_edge
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        record = self.records[index]
+        canvas, preprocess = resize_pad(read_image(record.path), self.long_edge)
+        return {"image": _to_tensor(canvas), "image_id": record.image_id, "preprocess": preprocess}
+
+
+def collate(items: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Items of one data set as a batch: images padded with `PAD_COLOR` at the right and at the bottom to a common size
+    and stacked, tensors inside dicts stacked, `image_id` and `preprocess` as lists."""
+    height = max(item["image"].shape[1] for item in items)
+    width = max(item["image"].shape[2] for item in items)
+    images = torch.tensor(PAD_COLOR, dtype=torch.uint8)[None, :, None, None].repeat(len(items), 1, height, width)
+    for canvas, item in zip(images, items, strict=True):
+        canvas[:, : item["image"].shape[1], : item["image"].shape[2]] = item["image"]
+    batch: dict[str, Any] = {"image": images}
+    for key, first in items[0].items():
+        if isinstance(first, dict):
+            batch[key] = {name: torch.stack([item[key][name] for item in items]) for name in first}
+        elif key != "image":
+            batch[key] = [item[key] for item in items]
+    return batch
+
+
+def init_worker(worker_id: int) -> None:
+    """For DataLoader's `worker_init_fn`: the workers are the parallelism, so each stays on one core."""
+    cv2.setNumThreads(0)
+    torch.set_num_threads(1)
+
+
+def _to_tensor(image: np.ndarray) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
+
+
+def _keypoint_categories(content: dict[str, Any], source: Path, skeleton: Skeleton) -> set[int] | None:
+    """Ids of the categories with keypoints, all checked to be the skeleton's; None where the file names no category."""
+    if "categories" not in content:
+        return None
+    found = {category["id"]: category["keypoints"] for category in content["categories"] if "keypoints" in category}
+    if not found:
+        raise ValueError(f"no category of {source} has keypoints")
+    for category_id, names in found.items():
+        if tuple(names) != skeleton.keypoints:
+            raise ValueError(
+                f"category {category_id} of {source} must have the keypoints of the skeleton "
+                f"'{skeleton.name}' {list(skeleton.keypoints)}, got {names}"
+            )
+    return set(found)
+
+
+def _parse_annotation(entry: dict[str, Any], skeleton: Skeleton) -> Annotation:
+    """One entry of COCO's list 'annotations', checked. Missing keypoints (crowds may have none) count as unannotated."""
+    where = f"annotation {entry.get('id')} on image {entry.get('image_id')}"
+    count = skeleton.num_keypoints
+    numbers = np.array(entry.get("keypoints") or [0] * (3 * count), dtype=np.float32)
+    if numbers.shape != (3 * count,):
+        raise ValueError(f"{where} must have {count} keypoints of (x, y, v), got {numbers.size} numbers")
+    keypoints = numbers.reshape(count, 3)
+    if not np.isfinite(keypoints).all():
+        raise ValueError(f"{where} has a keypoint that is not finite")
+    if not np.isin(keypoints[:, 2], (0, 1, 2)).all():
+        raise ValueError(f"{where} has a keypoint whose visibility is not 0, 1 or 2: {keypoints[:, 2].tolist()}")
+    box = tuple(float(value) for value in entry.get("bbox", ()))
+    if len(box) != 4 or not all(math.isfinite(value) for value in box) or box[2] < 0 or box[3] < 0:
+        raise ValueError(f"{where} must have a bbox (x, y, width >= 0, height >= 0), got {list(box)}")
+    area = float(entry.get("area", box[2] * box[3]))
+    if not (math.isfinite(area) and area >= 0):
+        raise ValueError(f"{where} must have an area of at least 0, got {area}")
+    return Annotation(keypoints, box, area, bool(entry.get("iscrowd", 0)))
