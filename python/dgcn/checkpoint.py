@@ -10,6 +10,8 @@ document for people and scripts; it is never read back, so a crash between the t
 Nothing here unpickles untrusted data.
 """
 
+from __future__ import annotations
+
 import contextlib
 import json
 import os
@@ -22,7 +24,8 @@ from typing import Any, BinaryIO
 import safetensors
 import safetensors.torch
 import torch
-from torch import nn
+
+from .model import DGCN, ModelConfig, build_from_config
 
 FORMAT_VERSION = 1
 HEADER_KEY = "dgcn"
@@ -66,12 +69,12 @@ def write_json(path: str | os.PathLike[str], document: Any) -> None:
         file.write(text.encode())
 
 
-def save_model(path: str | os.PathLike[str], model: nn.Module, metadata: Mapping[str, Any]) -> None:
-    """Save the weights and configuration of `model` (a `dgcn.model.DGCN`) with free-form, JSON-serialisable `metadata`.
+def save_model(path: str | os.PathLike[str], model: DGCN, metadata: Mapping[str, Any]) -> None:
+    """Save the weights and configuration of `model` with free-form, JSON-serialisable `metadata`.
 
     Args:
         path: file to write, ending in ``.safetensors``; the side-car gets the same name with ``.json``.
-        model: has `state_dict()` and `config.to_dict()`.
+        model: trained or not, on any device.
         metadata: what a reader should know: data, epoch, AP, the long edge it was evaluated at.
     """
     path = Path(path)
@@ -79,7 +82,7 @@ def save_model(path: str | os.PathLike[str], model: nn.Module, metadata: Mapping
         raise ValueError(f"path of a model checkpoint must end in .safetensors, got {path}")
     document = {
         "format_version": FORMAT_VERSION,
-        "config": model.config.to_dict(),  # type: ignore[union-attr, operator]
+        "config": model.config.to_dict(),
         "versions": {"dgcn": version("dgcn"), "torch": torch.__version__},
         "metadata": dict(metadata),
     }
@@ -94,7 +97,7 @@ def save_model(path: str | os.PathLike[str], model: nn.Module, metadata: Mapping
     write_json(path.with_suffix(".json"), document)
 
 
-def load_model(path: str | os.PathLike[str], device: str | torch.device = "cpu") -> tuple[nn.Module, dict[str, Any]]:
+def load_model(path: str | os.PathLike[str], device: str | torch.device = "cpu") -> tuple[DGCN, dict[str, Any]]:
     """Rebuild the model of a checkpoint, in evaluation mode on `device`, and return it with its metadata.
 
     Raises:
@@ -102,8 +105,6 @@ def load_model(path: str | os.PathLike[str], device: str | torch.device = "cpu")
         ValueError: truncated or not safetensors, not written by `save_model`, a format this version does not read, or
             tensors that do not fit the model of its configuration.
     """
-    from dgcn.model import ModelConfig, build_from_config
-
     path = Path(path)
     document, tensors = _read_safetensors(path)
     model = build_from_config(ModelConfig.from_dict(document["config"]))

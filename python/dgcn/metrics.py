@@ -5,6 +5,8 @@ Ground truth is a COCO keypoint JSON; results are COCO keypoint results: dicts w
 detections, I images, R recall thresholds.
 """
 
+from __future__ import annotations
+
 import contextlib
 import copy
 import io
@@ -149,11 +151,11 @@ def _match(
     document = _read(annotations)
     known = {image["id"] for image in document["images"]}
     wanted = known if image_ids is None else set(image_ids)
-    for name, ids in (("image_ids", wanted), ("results", {result["image_id"] for result in results})):
-        if unknown := ids - known:
-            raise ValueError(f"{name} must name images of the annotations, got unknown image id {min(unknown)}")
     if not wanted:
         raise ValueError("image_ids must name at least one image, got none")
+    if unknown := wanted - known:
+        raise ValueError(f"image_ids must be among the annotations' images, got {min(unknown)}")
+    _check_results(document, results)
     with contextlib.redirect_stdout(io.StringIO()):
         truth = COCO()
         truth.dataset = document
@@ -171,7 +173,7 @@ def _match(
 
 
 def _read(annotations: Annotations) -> dict[str, Any]:
-    """A private copy of the annotations (pycocotools writes into them), checked to be COCO keypoints."""
+    """A private copy of the annotations (pycocotools writes into them), checked to be a COCO keypoint set."""
     if isinstance(annotations, Mapping):
         name, document = "annotations", copy.deepcopy(dict(annotations))
     else:
@@ -190,6 +192,15 @@ def _read(annotations: Annotations) -> dict[str, Any]:
             raise ValueError(f"{name}: annotation {annotation.get('id')} has no {', '.join(missing)}")
         annotation["id"] = index  # pycocotools reads a match with id 0 as no match, silently
     return document
+
+
+def _check_results(document: Mapping[str, Any], results: Sequence[Mapping[str, Any]]) -> None:
+    """Raise ValueError where a result is on an image or of a category that the annotations do not list."""
+    for field, listed in (("image_id", document["images"]), ("category_id", document["categories"])):
+        known = {entry["id"] for entry in listed}
+        for result in results:
+            if result[field] not in known:
+                raise ValueError(f"results must have a {field} that the annotations list, got {result[field]}")
 
 
 def _check_lengths(document: Mapping[str, Any], results: Sequence[Mapping[str, Any]], num_keypoints: int) -> None:

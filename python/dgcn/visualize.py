@@ -8,7 +8,7 @@ from typing import Protocol
 import cv2
 import numpy as np
 
-from dgcn.skeleton import Skeleton
+from .skeleton import Skeleton
 
 Color = tuple[int, int, int]  # RGB
 
