@@ -1,7 +1,7 @@
 """PIF and PAF: from annotated persons to training targets, and from the network's heads to the decoder's fields.
 
-Legend: K keypoints, M limbs, P persons, H x W cells; the cell in row i and column j of a field of stride s is centred on
-pixel (x, y) = (s j, s i). Offsets and scales are in cells. The fields are those of PifPaf (Kreiss et al. 2019).
+Legend: K keypoints, M limbs, P persons, H x W cells; the cell in row i and column j of a field of stride s is centred
+on pixel (x, y) = (s j, s i). Offsets and scales are in cells. The fields are those of PifPaf (Kreiss et al. 2019).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from dgcn.skeleton import Annotation, Skeleton
+from .skeleton import Annotation, Skeleton
 
 _MIN_JOINTS = 3  # with fewer visible joints a bounding box says nothing about the size of a person
 _MAX_POSE_RATIO = 5.0  # how much larger than its visible part a whole person is taken to be, at most

@@ -1,10 +1,10 @@
-"""COCO-style keypoint data: read and checked once, then samples for training and pictures for evaluation."""
+"""COCO-style keypoint data: read and checked once, then augmented samples and their targets for training."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from dgcn.codec import PifPafCodec
-from dgcn.skeleton import Annotation, Skeleton
-from dgcn.transforms import PAD_COLOR, Preprocess, TrainTransform, resize_pad
+from .codec import PifPafCodec, Targets
+from .losses import TargetBatch
+from .skeleton import Annotation, Skeleton
+from .transforms import TrainTransform
 
 
 @dataclass(frozen=True)
@@ -29,9 +30,9 @@ class ImageRecord:
     annotations: tuple[Annotation, ...]
 
     @property
-    def has_persons(self) -> bool:
-        """Whether any person on it has an annotated keypoint."""
-        return any(not annotation.is_ignored for annotation in self.annotations)
+    def persons(self) -> list[Annotation]:
+        """Those of the annotations that are one person with keypoints."""
+        return [annotation for annotation in self.annotations if not annotation.is_ignored]
 
 
 def read_coco(images: str | Path, annotations: str | Path, skeleton: Skeleton) -> list[ImageRecord]:
@@ -81,9 +82,9 @@ class CocoKeypoints(Dataset[dict[str, Any]]):
     """Training samples from the pictures of a COCO file on which at least one person has keypoints.
 
     An item is a dict:
-        image: uint8 [3, S, S], RGB, S = `transform.size`
+        image: uint8 tensor [3, S, S], RGB, S = `transform.size`
         image_id: int
-        targets: {name: float32 tensor} with the names and shapes of `dgcn.codec.Targets`, at `codec.stride`
+        targets: `dgcn.codec.Targets` at the stride of `codec`
         node_confidence: {stride: float32 [K, h, w]} for every stride of `node_strides`
 
     What is random about sample i depends on (`seed`, epoch, i) alone, so that a resumed run sees the same samples
@@ -100,7 +101,8 @@ class CocoKeypoints(Dataset[dict[str, Any]]):
         node_strides: Sequence[int] = (),
         seed: int = 0,
     ) -> None:
-        self.records = [record for record in read_coco(images, annotations, skeleton) if record.has_persons]
+        """Reads and checks the whole file; raises as `read_coco`, and ValueError where nobody has keypoints."""
+        self.records = [record for record in read_coco(images, annotations, skeleton) if record.persons]
         if not self.records:
             raise ValueError(f"{annotations} has no person with keypoints")
         self.transform = transform
@@ -117,66 +119,46 @@ class CocoKeypoints(Dataset[dict[str, Any]]):
         """Draw the samples of this epoch (from 0) from now on, in every worker."""
         self._epoch.fill_(epoch)
 
+    def persons(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Keypoints [P, K, 2] px, visibility [P, K] and scale [P] px of everybody annotated, for `distance_matrix`."""
+        persons = [person for record in self.records for person in record.persons if person.scale > 0]
+        keypoints = np.array([person.keypoints for person in persons])
+        return keypoints[..., :2], keypoints[..., 2], np.array([person.scale for person in persons])
+
     def __getitem__(self, index: int) -> dict[str, Any]:
         record = self.records[index]
         rng = np.random.default_rng((self.seed, int(self._epoch), index))
         image, annotations = self.transform(read_image(record.path), record.annotations, rng)
         height, width = image.shape[:2]
-        targets = self.codec.encode(annotations, height, width)
         return {
-            "image": _to_tensor(image),
+            "image": torch.from_numpy(image).permute(2, 0, 1).contiguous(),
             "image_id": record.image_id,
-            "targets": {field.name: torch.from_numpy(getattr(targets, field.name)) for field in fields(targets)},
+            "targets": self.codec.encode(annotations, height, width),
             "node_confidence": {
-                codec.stride: torch.from_numpy(codec.encode_confidence(annotations, height, width))
-                for codec in self.node_codecs
+                codec.stride: codec.encode_confidence(annotations, height, width) for codec in self.node_codecs
             },
         }
 
 
-class CocoImages(Dataset[dict[str, Any]]):
-    """Every picture of a COCO file, each at its own size with `long_edge` pixels on its long edge: for evaluation.
+def collate_train(items: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Items of `CocoKeypoints` as a batch: image uint8 [B, 3, S, S], image_id (a list), targets (a `TargetBatch`)."""
 
-    An item is a dict: image (uint8 [3, H, W]), image_id (int), preprocess (`Preprocess`, back to the file's pixels)."""
+    def stack(arrays: Iterable[np.ndarray]) -> Tensor:
+        return torch.from_numpy(np.stack(list(arrays)))
 
-    def __init__(self, images: str | Path, annotations: str | Path, skeleton: Skeleton, long_edge: int) -> None:
-        self.records = read_coco(images, annotations, skeleton)
-        self.long_edge = long_edge
-
-    def __len__(self) -> int:
-        return len(self.records)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        record = self.records[index]
-        canvas, preprocess = resize_pad(read_image(record.path), self.long_edge)
-        return {"image": _to_tensor(canvas), "image_id": record.image_id, "preprocess": preprocess}
-
-
-def collate(items: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Items of one data set as a batch: images padded with `PAD_COLOR` at the right and at the bottom to a common size
-    and stacked, tensors inside dicts stacked, `image_id` and `preprocess` as lists."""
-    height = max(item["image"].shape[1] for item in items)
-    width = max(item["image"].shape[2] for item in items)
-    images = torch.tensor(PAD_COLOR, dtype=torch.uint8)[None, :, None, None].repeat(len(items), 1, height, width)
-    for canvas, item in zip(images, items, strict=True):
-        canvas[:, : item["image"].shape[1], : item["image"].shape[2]] = item["image"]
-    batch: dict[str, Any] = {"image": images}
-    for key, first in items[0].items():
-        if isinstance(first, dict):
-            batch[key] = {name: torch.stack([item[key][name] for item in items]) for name in first}
-        elif key != "image":
-            batch[key] = [item[key] for item in items]
-    return batch
+    targets = {field.name: stack(getattr(item["targets"], field.name) for item in items) for field in fields(Targets)}
+    nodes = {stride: stack(item["node_confidence"][stride] for item in items) for stride in items[0]["node_confidence"]}
+    return {
+        "image": torch.stack([item["image"] for item in items]),
+        "image_id": [item["image_id"] for item in items],
+        "targets": TargetBatch(**targets, node_confidence=nodes),
+    }
 
 
 def init_worker(worker_id: int) -> None:
     """For DataLoader's `worker_init_fn`: the workers are the parallelism, so each stays on one core."""
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
-
-
-def _to_tensor(image: np.ndarray) -> Tensor:
-    return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
 
 
 def _keypoint_categories(content: dict[str, Any], source: Path, skeleton: Skeleton) -> set[int] | None:
@@ -196,7 +178,7 @@ def _keypoint_categories(content: dict[str, Any], source: Path, skeleton: Skelet
 
 
 def _parse_annotation(entry: dict[str, Any], skeleton: Skeleton) -> Annotation:
-    """One entry of COCO's list 'annotations', checked. Missing keypoints (crowds may have none) count as unannotated."""
+    """One entry of COCO's list 'annotations', checked; without keypoints (a crowd may have none) all are missing."""
     where = f"annotation {entry.get('id')} on image {entry.get('image_id')}"
     count = skeleton.num_keypoints
     numbers = np.array(entry.get("keypoints") or [0] * (3 * count), dtype=np.float32)

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dgcn.skeleton import Skeleton
+from .skeleton import Skeleton
 
 _MIN_DISTANCE = 1e-6  # in units of the person's scale; keeps gamma / distance finite for keypoints that always coincide
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -107,6 +108,11 @@ class Annotation:
     def is_ignored(self) -> bool:
         """Whether the box holds people whose keypoints nobody marked: neither persons nor background."""
         return self.iscrowd or not (self.keypoints[:, 2] > 0).any()
+
+    @property
+    def scale(self) -> float:
+        """The person's size in pixels, as in Eq. 5: the square root of its area, of its box's where that is 0."""
+        return math.sqrt(self.area or self.box[2] * self.box[3])
 
 
 # A person 175 cm tall facing the camera, arms hanging: centimetres, y measured down from the crown. "left" is the

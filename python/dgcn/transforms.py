@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 import cv2
 import numpy as np
 
-from dgcn.skeleton import Annotation, Skeleton
+from .skeleton import Annotation, Skeleton
 
 PAD_COLOR = (124, 116, 104)
 """RGB of every pixel outside the picture: the mean of ImageNet, near zero once the network has normalised it."""
