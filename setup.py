@@ -127,7 +127,9 @@ class NinjaBuild(build_ext):
                     flags += switches
             if path.suffix == ".cu":
                 flags.append("-DUSE_CUDA")  # makes torch's shim header declare the CUDA stream function
-            writer.build(target, "nvcc" if path.suffix == ".cu" else "cxx", source, variables={"flags": " ".join(flags)})
+            writer.build(
+                target, "nvcc" if path.suffix == ".cu" else "cxx", source, variables={"flags": " ".join(flags)}
+            )
             objects.append(target)
         output = Path(self.get_ext_fullpath(extension.name)).resolve()
         output.parent.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,251 @@
+"""The network of the paper: backbone, DGCMs, PIF and PAF heads (Figure 2), and its pyramid (Eq. 9)."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from dgcn_ext import DGCM, DGCMFused
+
+from .backbone import MOBILENET, MobileNetV1, build_backbone, check_channels
+from .graph import (
+    coco_distances,
+    hand_crafted_adjacency,
+    identity_adjacency,
+    ones_adjacency,
+    soft_adjacency,
+)
+from .skeleton import COCO, Skeleton
+
+GRAPHS = ("dynamic", "soft", "hand", "identity", "ones")
+PIF_COMPONENTS = 5  # c, x, y, b, scale
+PAF_COMPONENTS = 7  # c, x1, y1, x2, y2, b1, b2
+
+
+class Output(NamedTuple):
+    """What the network returns for images [B, 3, H, W]; h, w are the cells of the fields' stride (8)."""
+
+    pif: Tensor  # [B, K, 5, h, w]: c (logit), x, y (cells, relative to the cell), b, scale (before softplus)
+    paf: Tensor  # [B, M, 7, h, w]: c (logit), x1, y1, x2, y2 (cells, relative to the cell), b1, b2
+    node_logits: list[tuple[int, Tensor]]  # (stride s, [B, K, h_s, w_s]) of every DGCM: the intermediate supervision
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """Everything that decides the network's shape; stored with every checkpoint."""
+
+    backbone: str = "resnet50"
+    """'mobilenetv1_075' or any timm model with features_only."""
+    levels: tuple[int, ...] = (16,)
+    """Strides of the feature maps that get a DGCN head (two DGCMs); () is the PifPaf baseline without graphs."""
+    graph: str = "dynamic"
+    """'dynamic' (A_d drawn from A_s at every step), 'soft' (A_s), 'hand' (A_h), 'identity' (A_I) or 'ones'."""
+    gamma: float = 0.5
+    """Scale γ of Eq. 6; used for the soft adjacency of 'dynamic' and 'soft'."""
+    semantics: str = "literal"
+    """Meaning of an absent edge: logit 0 ('literal', Eq. 8) or -inf ('mask')."""
+    aggregate: str = "source"
+    """'source' is the paper's product X·S, 'target' SemGCN's."""
+    eval_graph: str = "ones"
+    """Adjacency of a dynamic graph at inference: 'ones' (the paper) or 'soft'."""
+    non_local: bool = True
+    """Whether a DGCM has the non-local layer."""
+    lift_channels: int = 256
+    """Channels of a DGCM between its lift and its keypoint map."""
+    skeleton: Skeleton = field(default=COCO)
+    """Keypoints and limbs."""
+
+    def __post_init__(self) -> None:
+        if self.graph not in GRAPHS:
+            raise ValueError(f"graph must be one of {GRAPHS}, got {self.graph!r}")
+        if not set(self.levels) <= {4, 8, 16} or len(set(self.levels)) != len(self.levels):
+            raise ValueError(f"levels must be distinct strides among 4, 8 and 16, got {self.levels}")
+        if self.levels and 16 not in self.levels:
+            raise ValueError(f"levels must include 16, at which the heads read, got {self.levels}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-serialisable dictionary; `from_dict` is its inverse."""
+        values = {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "skeleton"}
+        return {**values, "levels": list(self.levels), "skeleton": self.skeleton.to_dict()}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> ModelConfig:
+        """Raises ValueError on an entry this version does not know."""
+        unknown = set(values) - set(cls.__dataclass_fields__)
+        if unknown:
+            raise ValueError(f"model configuration has unknown entries {sorted(unknown)}; a newer dgcn wrote it")
+        skeleton = Skeleton.from_dict(values["skeleton"])
+        return cls(**{**values, "levels": tuple(values["levels"]), "skeleton": skeleton})
+
+
+class PixelShuffleHead(nn.Module):
+    """1×1 convolution to `fields` × `components` × 4, then PixelShuffle: stride 16 in, stride 8 out.
+
+    The last row and column are dropped, so that 16n+1 pixels give 2n+1 cells and cell i is centred on pixel 8·i.
+    """
+
+    def __init__(self, in_channels: int, fields: int, components: int) -> None:
+        super().__init__()
+        self.fields, self.components = fields, components
+        self.conv = nn.Conv2d(in_channels, fields * components * 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = nn.functional.pixel_shuffle(self.conv(x), 2)[..., :-1, :-1]
+        return x.unflatten(1, (self.fields, self.components))
+
+
+class Downsample(nn.Sequential):
+    """↓ of the pyramid: 1×1 stride-2 convolution and batch norm, F_s to the channels and stride of F_2s."""
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__(nn.Conv2d(in_channels, out_channels, 1, stride=2, bias=False), nn.BatchNorm2d(out_channels))
+
+
+class GraphStream(nn.Module):
+    """ψ of Eq. 9 at every level, downsampled and summed: ((ψ4↓ + ψ8)↓ + ψ16). One stream feeds PIF, one PAF."""
+
+    def __init__(self, channels: dict[int, int], levels: tuple[int, ...], make_dgcm: Any) -> None:
+        super().__init__()
+        strides = range(min(levels).bit_length() - 1, 5)  # exponents of 2 from the finest level up to 16
+        self.dgcms = nn.ModuleDict({str(stride): make_dgcm(channels[stride]) for stride in sorted(levels)})
+        self.downs = nn.ModuleDict(
+            {str(2**e): Downsample(channels[2**e], channels[2 ** (e + 1)]) for e in strides if 2**e < 16}
+        )
+
+    def forward(self, features: dict[int, Tensor]) -> tuple[Tensor, list[tuple[int, Tensor]]]:
+        """F_s by stride to (F_g at stride 16, node logits of every level)."""
+        total: Tensor | None = None
+        node_logits = []
+        for stride in (4, 8, 16):
+            if str(stride) in self.dgcms:
+                graph_features, logits = self.dgcms[str(stride)](features[stride])
+                node_logits.append((stride, logits))
+                total = graph_features if total is None else total + graph_features
+            if total is not None and stride < 16:
+                total = self.downs[str(stride)](total)
+        assert total is not None  # levels is never empty here
+        return total, node_logits
+
+
+class DGCN(nn.Module):
+    """Backbone, one graph stream per head, PIF and PAF heads.
+
+    `model(images)`: images [B, 3, H, W] RGB in 0..255 (uint8 or floating), H and W of the form 16n+1, to `Output` at
+    stride `model.stride`. Normalisation is part of the model. `adjacency` [K, K] in [0, 1] is A of Eq. 8.
+    """
+
+    stride = 8  # pixels per field cell
+
+    def __init__(self, config: ModelConfig, adjacency: Tensor, *, pretrained: bool = False, fused: bool = True) -> None:
+        super().__init__()
+        self.config = config
+        self.backbone = build_backbone(config.backbone, pretrained=pretrained)
+        check_channels(self.backbone, (*config.levels, 16))
+        skeleton, channels = config.skeleton, self.backbone.channels
+
+        def make_dgcm(in_channels: int) -> nn.Module:
+            return (DGCMFused if fused else DGCM)(
+                in_channels,
+                adjacency,
+                lift_channels=config.lift_channels,
+                non_local=config.non_local,
+                dynamic=config.graph == "dynamic",
+                semantics=config.semantics,
+                aggregate=config.aggregate,
+                eval_graph=config.eval_graph,
+            )
+
+        self.pif_stream = GraphStream(channels, config.levels, make_dgcm) if config.levels else None
+        self.paf_stream = GraphStream(channels, config.levels, make_dgcm) if config.levels else None
+        self.pif_head = PixelShuffleHead(channels[16], skeleton.num_keypoints, PIF_COMPONENTS)
+        self.paf_head = PixelShuffleHead(channels[16], skeleton.num_limbs, PAF_COMPONENTS)
+        for name in ("mean", "std"):
+            values = torch.tensor(getattr(self.backbone, name))[:, None, None]
+            self.register_buffer(name, values, persistent=False)
+
+    def forward(self, images: Tensor) -> Output:
+        self.check_images(images)
+        features = self.backbone((images.to(self.mean.dtype) - self.mean) / self.std)
+        if self.pif_stream is None or self.paf_stream is None:
+            return Output(self.pif_head(features[16]), self.paf_head(features[16]), [])
+        for_pif, pif_nodes = self.pif_stream(features)
+        for_paf, paf_nodes = self.paf_stream(features)
+        return Output(self.pif_head(for_pif), self.paf_head(for_paf), pif_nodes + paf_nodes)
+
+    def check_images(self, images: Tensor) -> None:
+        if images.dim() != 4 or images.shape[1] != 3:
+            raise ValueError(f"images must be [B, 3, H, W], got the shape {tuple(images.shape)}")
+        if any(size < 17 or size % 16 != 1 for size in images.shape[2:]):
+            raise ValueError(f"images must be 16n+1 pixels high and wide (n >= 1), got {tuple(images.shape[2:])}")
+
+    def fold(self) -> DGCN:
+        """A copy for inference in which every DGCM is folded: no graph op, the outputs of `eval()`."""
+        folded = copy.deepcopy(self).eval()
+        if isinstance(folded.backbone, MobileNetV1):
+            folded.backbone.fold_batch_norms()
+        for stream in (folded.pif_stream, folded.paf_stream):
+            if stream is not None:
+                for stride, dgcm in stream.dgcms.items():
+                    stream.dgcms[stride] = dgcm.fold()
+        return folded
+
+
+def graph_adjacency(config: ModelConfig, distances: Any | None = None) -> Tensor:
+    """A [K, K] for `config.graph`; `distances` is M_d of Eq. 5 (default: COCO's, for 'dynamic' and 'soft')."""
+    skeleton = config.skeleton
+    if config.graph == "identity":
+        return identity_adjacency(skeleton.num_keypoints)
+    if config.graph == "ones":
+        return ones_adjacency(skeleton.num_keypoints)
+    if config.graph == "hand":
+        return hand_crafted_adjacency(skeleton)
+    if distances is None:
+        if skeleton.keypoints != COCO.keypoints:
+            raise ValueError(
+                f"distances (M_d of Eq. 5) must be given for the skeleton '{skeleton.name}'; only COCO's are known"
+            )
+        distances = coco_distances()
+    return soft_adjacency(distances, config.gamma)
+
+
+def build_model(
+    backbone: str = "resnet50",
+    levels: tuple[str | int, ...] = ("F16",),
+    graph: str = "dynamic",
+    *,
+    pretrained: bool = False,
+    distances: Any | None = None,
+    fused: bool = True,
+    **options: Any,
+) -> DGCN:
+    """Build the network of the paper.
+
+    Args:
+        backbone: 'mobilenetv1_075' or any timm model with `features_only` (ResNets lose their input max-pool).
+        levels: feature maps with a DGCN head, among 'F4', 'F8', 'F16'; () is the PifPaf baseline.
+        graph: 'dynamic', 'soft', 'hand', 'identity' or 'ones' (Figure 3).
+        pretrained: whether timm fetches ImageNet weights for the backbone.
+        distances: M_d of Eq. 5 [K, K]; default: that of the COCO training persons.
+        fused: `DGCMFused` with the compiled kernels, or the plain PyTorch `DGCM`; both share one `state_dict`.
+        options: further fields of `ModelConfig`.
+
+    Raises:
+        ValueError: an argument outside what is listed here; the message names it.
+    """
+    try:
+        strides = tuple(int(str(level).removeprefix("F")) for level in levels)
+    except ValueError:
+        raise ValueError(f"levels must be names among 'F4', 'F8' and 'F16', got {levels}") from None
+    if pretrained and backbone == MOBILENET:
+        raise ValueError(f"pretrained must be False for '{MOBILENET}': timm has no weights for it; load a checkpoint")
+    config = ModelConfig(backbone=backbone, levels=strides, graph=graph, **options)
+    return DGCN(config, graph_adjacency(config, distances), pretrained=pretrained, fused=fused)
+
+
+def build_from_config(config: ModelConfig) -> DGCN:
+    """The untrained network that a checkpoint with this configuration fills; its adjacency comes from there too."""
+    return DGCN(config, ones_adjacency(config.skeleton.num_keypoints))
