@@ -61,24 +61,29 @@ class PifPafCodec:
         every step of about a cell along it; the smallest perpendicular distance wins. Inside the boxes of crowds and
         of persons without keypoints the confidence is NaN, unless an annotated person claims the cell."""
         height, width = self._field_size(height_px, width_px)
-        people, visible = self._joints(annotations)
-        pif_confidence, cells, winners = self._paint_joints(annotations, people, visible, height, width)
+        joints, painted = self._joints(annotations, height, width)
+        person, k, row, column = self._joint_cells(joints, painted, height, width)
+        pif_confidence = self._background(annotations, self.skeleton.num_keypoints, height, width)
+        pif_confidence[k, row, column] = 1
         pif_offset = np.full((self.skeleton.num_keypoints, 2, height, width), np.nan, np.float32)
+        pif_offset[k, :, row, column] = joints[person, k] - np.column_stack([column, row])
         pif_scale = np.full((self.skeleton.num_keypoints, height, width), np.nan, np.float32)
-        person, joint = np.nonzero(visible)
-        k, row, column = cells
-        source = person[winners], joint[winners]
-        pif_offset[k, :, row, column] = people[source] - np.column_stack([column, row])
-        pif_scale[k, row, column] = self._joint_scales(annotations)[source]
+        pif_scale[k, row, column] = self._joint_scales(annotations)[person, k]
 
-        paf_confidence, paf_offset = self._paint_limbs(annotations, people, visible, height, width)
+        ends, m, row, column = self._limb_cells(joints, painted, height, width)
+        paf_confidence = self._background(annotations, self.skeleton.num_limbs, height, width)
+        paf_confidence[m, row, column] = 1
+        paf_offset = np.full((self.skeleton.num_limbs, 4, height, width), np.nan, np.float32)
+        paf_offset[m, :, row, column] = ends - np.column_stack([column, row, column, row])
         return Targets(pif_confidence, pif_offset, pif_scale, paf_confidence, paf_offset)
 
     def encode_confidence(self, annotations: Sequence[Annotation], height_px: int, width_px: int) -> np.ndarray:
         """`encode(...).pif_confidence` alone: the target of the intermediate supervision, cheaper at its own stride."""
         height, width = self._field_size(height_px, width_px)
-        people, visible = self._joints(annotations)
-        return self._paint_joints(annotations, people, visible, height, width)[0]
+        _, k, row, column = self._joint_cells(*self._joints(annotations, height, width), height, width)
+        confidence = self._background(annotations, self.skeleton.num_keypoints, height, width)
+        confidence[k, row, column] = 1
+        return confidence
 
     def decode_fields(self, pif_head: Tensor, paf_head: Tensor) -> list[tuple[np.ndarray, np.ndarray]]:
         """Raw heads `pif_head` [B, K, 5, H, W] and `paf_head` [B, M, 7, H, W], any float dtype, to what the decoder
@@ -113,21 +118,24 @@ class PifPafCodec:
                 raise ValueError(f"{name} must be a multiple of the stride {self.stride} plus 1, got {pixels}")
         return (height_px - 1) // self.stride + 1, (width_px - 1) // self.stride + 1
 
-    def _joints(self, annotations: Sequence[Annotation]) -> tuple[np.ndarray, np.ndarray]:
-        """Positions in cells, float64 [P, K, 2], and which joints are painted, bool [P, K]."""
+    def _joints(self, annotations: Sequence[Annotation], height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
+        """Positions in cells, float64 [P, K, 2], and which joints are painted, bool [P, K]: those annotated, inside the
+        picture, and not hidden behind a visible one of the same type."""
         count = self.skeleton.num_keypoints
         for annotation in annotations:
             if annotation.keypoints.shape != (count, 3):
                 raise ValueError(f"keypoints must have shape ({count}, 3), got {annotation.keypoints.shape}")
         keypoints = np.array([a.keypoints for a in annotations], np.float64).reshape(-1, count, 3)
-        crowd = np.array([a.iscrowd for a in annotations], bool)
-        xy, visibility = keypoints[:, :, :2], np.where(crowd[:, None], 0, keypoints[:, :, 2])
-        painted = visibility > 0
+        xy, visibility = keypoints[:, :, :2] / self.stride, keypoints[:, :, 2]
+        inside = ((xy >= 0) & (xy <= (width - 1, height - 1))).all(axis=-1)
+        crowd = np.array([a.iscrowd for a in annotations], bool)[:, None]
+        painted = (visibility > 0) & inside & ~crowd
         for k in range(count):
-            hidden, seen = np.flatnonzero(visibility[:, k] == 1), np.flatnonzero(visibility[:, k] == 2)
+            seen = np.flatnonzero(painted[:, k] & (visibility[:, k] == 2))
+            hidden = np.flatnonzero(painted[:, k] & (visibility[:, k] == 1))
             distance = np.linalg.norm(xy[hidden, None, k] - xy[None, seen, k], axis=-1)
-            painted[hidden[(distance < _HIDDEN_RADIUS).any(axis=1)], k] = False
-        return xy / self.stride, painted
+            painted[hidden[(distance * self.stride < _HIDDEN_RADIUS).any(axis=1)], k] = False
+        return xy, painted
 
     def _joint_scales(self, annotations: Sequence[Annotation]) -> np.ndarray:
         """Size of every joint in cells, float64 [P, K]; NaN for persons too little of whom is visible.
@@ -144,51 +152,40 @@ class PifPafCodec:
                 scales[n] = math.sqrt(area) / self.stride * min(_MAX_POSE_RATIO, ratio)
         return scales[:, None] * self._sigmas
 
-    def _paint_joints(
-        self, annotations: Sequence[Annotation], people: np.ndarray, visible: np.ndarray, height: int, width: int
-    ) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray, np.ndarray], np.ndarray]:
-        """PIF confidence [K, H, W]; then each claim, the winner of a cell after its rivals: the cells
-        (k, row, column) and which of the visible joints (in the order of np.nonzero) claims them."""
-        confidence = self._background(annotations, self.skeleton.num_keypoints, height, width)
-        _, joint = np.nonzero(visible)
-        xy = people[visible]
-        cells = np.rint(xy - 1.5)[:, None] + _PIF_PATCH
-        claim, column, row, distance = _claims(cells, width, height, np.linalg.norm(cells - xy[:, None], axis=-1))
-        order = _nearest_last(distance)
-        claim, column, row = claim[order], column[order], row[order]
-        confidence[joint[claim], row, column] = 1
-        return confidence, (joint[claim], row, column), claim
+    def _joint_cells(
+        self, joints: np.ndarray, painted: np.ndarray, height: int, width: int
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Person, keypoint, row and column of every PIF cell that a joint gets."""
+        person, k = np.nonzero(painted)
+        xy = joints[person, k][:, None]
+        cells = np.rint(xy - 1.5) + _PIF_PATCH
+        winner, row, column = _nearest(cells, np.linalg.norm(cells - xy, axis=-1), k, height, width)
+        return person[winner], k[winner], row, column
 
-    def _paint_limbs(
-        self, annotations: Sequence[Annotation], people: np.ndarray, visible: np.ndarray, height: int, width: int
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """PAF confidence [M, H, W] and offset [M, 4, H, W]."""
-        confidence = self._background(annotations, self.skeleton.num_limbs, height, width)
-        offset = np.full((self.skeleton.num_limbs, 4, height, width), np.nan, np.float32)
-        person, limb = np.nonzero(visible[:, self._limbs[:, 0]] & visible[:, self._limbs[:, 1]])
-        first, second = people[person, self._limbs[limb, 0]], people[person, self._limbs[limb, 1]]
+    def _limb_cells(
+        self, joints: np.ndarray, painted: np.ndarray, height: int, width: int
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Ends (x1, y1, x2, y2), limb, row and column of every PAF cell that a limb gets."""
+        person, m = np.nonzero(painted[:, self._limbs].all(axis=-1))
+        first, second = joints[person, self._limbs[m, 0]], joints[person, self._limbs[m, 1]]
         along = second - first
         length = np.linalg.norm(along, axis=1)
 
-        # All steps of all limbs in one list: step t of a limb of n steps is t / (n - 1) of the way along it.
+        # The steps of all limbs in one list: step t of a limb of n steps lies t / (n - 1) of the way along it.
         steps = np.maximum(2, np.ceil(length)).astype(np.intp)
         owner = np.repeat(np.arange(len(steps)), steps)
         step = np.arange(len(owner)) - np.repeat(np.cumsum(steps) - steps, steps)
         points = first[owner] + along[owner] * (step / (steps[owner] - 1))[:, None]
         cells = np.rint(points)[:, None] + _PAF_BLOCK
-        to_first = first[owner][:, None] - cells
-        # Where both ends fall together there is no direction: the distance is that to the ends.
-        cross = np.abs(to_first[..., 0] * along[owner, None, 1] - to_first[..., 1] * along[owner, None, 0])
-        reach = np.linalg.norm(to_first, axis=-1)
-        perpendicular = np.where(length[owner, None] > 0, cross / np.maximum(length[owner, None], 1e-9), reach)
-        claim, column, row, perpendicular = _claims(cells, width, height, perpendicular)
 
-        order = _nearest_last(perpendicular)
-        claim, column, row = owner[claim[order]], column[order], row[order]
-        here = np.column_stack([column, row])
-        confidence[limb[claim], row, column] = 1
-        offset[limb[claim], :, row, column] = np.hstack([first[claim] - here, second[claim] - here])
-        return confidence, offset
+        x, y = np.moveaxis(cells - first[owner, None], -1, 0)
+        along_x, along_y = along[owner, :, None].swapaxes(0, 1)
+        norm = length[owner, None]
+        # Where both ends fall together there is no direction: the distance is that to the ends.
+        perpendicular = np.where(norm > 0, abs(x * along_y - y * along_x) / np.maximum(norm, 1e-9), np.hypot(x, y))
+        winner, row, column = _nearest(cells, perpendicular, m[owner], height, width)
+        limb = owner[winner]
+        return np.hstack([first, second])[limb], m[limb], row, column
 
     def _background(self, annotations: Sequence[Annotation], channels: int, height: int, width: int) -> np.ndarray:
         """Confidence [channels, H, W] before anything is painted: 0, NaN in every cell that an ignored box touches."""
@@ -240,16 +237,16 @@ def _box_area(points: np.ndarray) -> float:
     return float(np.prod(np.ptp(points, axis=0))) if len(points) else 0.0
 
 
-def _claims(
-    cells: np.ndarray, width: int, height: int, distance: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """The entries of `cells` [N, C, 2] (x, y) inside the field: their claimant (0..N-1), column, row and `distance`."""
+def _nearest(
+    cells: np.ndarray, distance: np.ndarray, channel: np.ndarray, height: int, width: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Who gets a cell that several claim. Claimant n of `channel` [N] wants the `cells` [N, C, 2] (x, y), at `distance`
+    [N, C] from each; those outside the field are nobody's. Returns winner (0..N-1), row and column of every cell
+    claimed in some channel, each once; of equally near claimants the first wins."""
     inside = ((cells >= 0) & (cells < (width, height))).all(axis=-1)
-    claimant, _ = np.nonzero(inside)
+    claimant = np.nonzero(inside)[0]
     column, row = cells[inside].astype(np.intp).T
-    return claimant, column, row, distance[inside]
-
-
-def _nearest_last(distance: np.ndarray) -> np.ndarray:
-    """Order in which to write claims so that the nearest overwrites all others, and the first of equals too."""
-    return np.argsort(distance, kind="stable")[::-1]
+    order = np.argsort(distance[inside], kind="stable")
+    cell = (channel[claimant] * height + row) * width + column
+    winners = order[np.unique(cell[order], return_index=True)[1]]
+    return claimant[winners], row[winners], column[winners]
