@@ -1,9 +1,11 @@
 """The operators in plain PyTorch: slow, obvious, and the specification that the kernels are tested against.
 
-Legend: B images, K nodes (one per keypoint), H×W positions in cells, N = H·W, C channels. "Accumulation dtype" is float64
-for float64 input and float32 otherwise. Autocast does not reach into these functions: they compute in the accumulation
-dtype and return the dtype of their input.
+Legend: B images, K nodes (one per keypoint), H×W positions in cells, N = H·W, C channels. "Accumulation dtype" is
+float64 for float64 input and float32 otherwise. Autocast does not reach into these functions: they compute in the
+accumulation dtype and return the dtype of their input.
 """
+
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor
@@ -42,8 +44,8 @@ def philox4x32(counter: Tensor, key: Tensor) -> Tensor:
 def edge_bits(seed: Tensor, num_nodes: int, batch: int = 1) -> Tensor:
     """The random bits behind each edge of each sample's graph.
 
-    Edge (i, j) of sample n has index e = i·K + j and takes word e mod 4 of Philox at counter (e div 4, 0, n, 0); the key is
-    ``seed``, low word first.
+    Edge (i, j) of sample n has index e = i·K + j and takes word e mod 4 of Philox at counter (e div 4, 0, n, 0); the
+    key is ``seed``, low word first.
 
     Args:
         seed: int64, 0-dim.
@@ -85,7 +87,7 @@ def graph_conv(
 ) -> Tensor:
     """Graph convolution (Eq. 4, 7, 8) as the paper writes it; see :func:`dgcn_ext.functional.graph_conv`."""
     dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
-    with torch.autocast(x.device.type, enabled=False):
+    with _without_autocast(x.device.type):
         nodes = x.to(dtype)
         if weight is not None:  # a 1×1 convolution, spelled so that H·W = 0 works too
             nodes = torch.einsum("oi,bihw->bohw", weight.to(dtype), nodes)
@@ -138,6 +140,10 @@ def relu_affinity(a: Tensor, b: Tensor, g: Tensor) -> Tensor:
         y [B, C, N] in the dtype of ``g``.
     """
     dtype = torch.float64 if g.dtype == torch.float64 else torch.float32
-    with torch.autocast(g.device.type, enabled=False):
+    with _without_autocast(g.device.type):
         affinity = (b.to(dtype)[:, :, None] + a.to(dtype)[:, None, :]).relu()  # [B, N (j), N (i)]
         return (g.to(dtype) @ affinity / g.shape[-1]).to(g.dtype)
+
+
+def _without_autocast(device_type: str) -> AbstractContextManager[object]:
+    return nullcontext() if device_type == "meta" else torch.autocast(device_type, enabled=False)

@@ -1,0 +1,217 @@
+"""The compiled operators, with their arguments checked.
+
+Legend: B images, K nodes (one per keypoint, the channels of x), H×W positions in cells of the feature map. The
+"accumulation dtype" is float64 for float64 features and float32 otherwise.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from dgcn_ext import ops
+
+__all__ = ["graph_conv", "sample_adjacency"]
+
+_FEATURE_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+
+
+def graph_conv(
+    x: Tensor,
+    edge_weight: Tensor,
+    adjacency: Tensor,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    residual: Tensor | None = None,
+    *,
+    seed: Tensor | None = None,
+    per_sample: bool = False,
+    semantics: str = "literal",
+    aggregate: str = "source",
+    activation: str = "relu",
+) -> Tensor:
+    """Graph convolution over keypoint channels (Eq. 4, 7, 8), folded into one K×K product per position::
+
+        y = act(X W' S + b) (+ residual),   S = softmax over each row of W_d ⊙ A
+
+    Equivalent to::
+
+        a = adjacency if seed is None else sample_adjacency(adjacency, seed)
+        s = torch.softmax(edge_weight * a, dim=-1)
+        y = torch.einsum("bihw,ij->bjhw", torch.nn.functional.conv2d(x, weight[:, :, None, None]), s)
+        y = torch.relu(y + bias[:, None, None]) + residual
+
+    :func:`dgcn_ext.reference.graph_conv` is the same in full. Differentiable once with respect to ``x``,
+    ``edge_weight``, ``weight``, ``bias`` and ``residual``.
+
+    Args:
+        x: features X [B, K, H, W], float64, float32, bfloat16 or float16. Contiguous and channels_last tensors are read
+            as they are. B, H and W may be 0. Under autocast ``x`` and ``residual`` are cast as ``conv2d`` casts them.
+        edge_weight: W_d [K, K].
+        adjacency: A [K, K], probabilities or weights in [0, 1]; takes no gradient.
+        weight: W [K (out), K (in)] of the 1×1 convolution; None stands for the identity.
+        bias: b [K]; None for none.
+        residual: [B, K, H, W], dtype of ``x``, added after the activation; None for none.
+        seed: int64, 0-dim, on the device of ``x``: draws A_d ~ Bernoulli(A) (Eq. 7) and uses it in the place of A; the
+            same seed draws the same graph, on every device. None uses A as it is.
+        per_sample: with a ``seed``, one draw per image rather than one for the batch (the paper).
+        semantics: what an absent edge (A_ij = 0) means. "literal": logit 0, so it still gets weight e⁰ (Eq. 8 as it is
+            written); "mask": logit −∞, and a row without edges is zero.
+        aggregate: "source": y_j = Σ_i (Wx)_i S_ij, the paper's product X·S; "target": y_i = Σ_j S_ij (Wx)_j.
+        activation: "relu" (σ of Eq. 8) or "none".
+
+    Parameters of any floating dtype are cast to the accumulation dtype; so is A, before the draw.
+
+    Returns:
+        y [B, K, H, W] in the dtype and memory format of ``x``.
+
+    Raises:
+        TypeError: an argument that is not a tensor, or of the wrong dtype.
+        ValueError: a wrong shape, device or option, or an ``adjacency`` that requires a gradient.
+        RuntimeError: ``adjacency`` outside [0, 1] or NaN (on the CPU only; looking would make a GPU wait), CUDA tensors
+            in an installation without CUDA kernels, or a second derivative.
+    """
+    _check_is_tensor("x", x)
+    if x.dim() != 4 or x.shape[1] == 0:
+        raise ValueError(f"x must have shape [B, K, H, W] with K >= 1, got {list(x.shape)}")
+    device = x.device
+    _check_device_type("x", device.type)
+    autocast_dtype = _autocast_dtype(device.type)
+    x = _autocast(x, autocast_dtype)
+    if x.dtype not in _FEATURE_DTYPES:
+        raise TypeError(f"x must be float64, float32, bfloat16 or float16, got {x.dtype}")
+    if residual is not None:
+        _check_is_tensor("residual", residual)
+        if residual is x:  # torch.compile refuses the same tensor twice
+            residual = x.view_as(x)
+        residual = _autocast(residual, autocast_dtype)
+        if residual.dtype != x.dtype:
+            raise TypeError(f"residual must have the dtype of x, {x.dtype}, got {residual.dtype}")
+        _check_fits("residual", residual, x.shape, device)
+    if seed is not None:
+        _check_seed(seed, device)
+    check_option("semantics", semantics, ("literal", "mask"))
+    check_option("aggregate", aggregate, ("source", "target"))
+    check_option("activation", activation, ("relu", "none"))
+
+    def parameter(name: str, value: Tensor, *shape: int) -> Tensor:
+        _check_is_floating(name, value)
+        _check_fits(name, value, shape, device)
+        return value.contiguous() if value.dtype == dtype else value.to(dtype).contiguous()  # an idle .to() costs 1 µs
+
+    dtype = _accumulation_dtype(x.dtype)
+    num_nodes = x.shape[1]
+    edge_weight = parameter("edge_weight", edge_weight, num_nodes, num_nodes)
+    adjacency = parameter("adjacency", adjacency, num_nodes, num_nodes)
+    _check_has_no_gradient("adjacency", adjacency)
+    if weight is not None:
+        weight = parameter("weight", weight, num_nodes, num_nodes)
+    if bias is not None:
+        bias = parameter("bias", bias, num_nodes)
+    mask, target, relu = semantics == "mask", aggregate == "target", activation == "relu"
+    return ops.graph_conv(x, edge_weight, adjacency, weight, bias, residual, seed, per_sample, mask, target, relu)
+
+
+def sample_adjacency(adjacency: Tensor, seed: Tensor, batch: int | None = None) -> Tensor:
+    """Draw A_d ~ Bernoulli(A) (Eq. 7): the graph that :func:`graph_conv` uses for the same ``seed``.
+
+    The bits are those of Philox4x32-10 keyed by ``seed`` (low word first): edge e = i·K + j of image n takes word
+    e mod 4 at counter (e div 4, 0, n, 0), and is present iff (word >> 8)·2⁻²⁴ < A_ij. Probability 1 is thus always
+    present, probability 0 never, and every device draws the same graph.
+
+    Equivalent to: ``torch.bernoulli(adjacency)``, with a generator that is only a function of ``seed``.
+
+    Args:
+        adjacency: A [K, K] of any floating dtype, probabilities in [0, 1]. ``graph_conv`` draws after the cast to its
+            accumulation dtype; float64 probabilities with float32 features are the only case where that can matter.
+        seed: int64, 0-dim, on the device of ``adjacency``.
+        batch: None for the one draw that ``graph_conv`` shares over the batch; B for those of ``per_sample=True``.
+
+    Returns:
+        0/1 [K, K], or [B, K, K] with ``batch``, in the dtype of ``adjacency``.
+
+    Raises:
+        TypeError: an argument of the wrong type or dtype.
+        ValueError: a wrong shape or device, a negative ``batch``, or an ``adjacency`` that requires a gradient.
+        RuntimeError: as for :func:`graph_conv`.
+    """
+    check_adjacency(adjacency)
+    _check_device_type("adjacency", adjacency.device.type)
+    _check_has_no_gradient("adjacency", adjacency)
+    _check_seed(seed, adjacency.device)
+    if batch is not None and batch < 0:
+        raise ValueError(f"batch must be None or at least 0, got {batch}")
+    probability = adjacency.to(_accumulation_dtype(adjacency.dtype)).contiguous()
+    return ops.sample_adjacency(probability, seed, batch).to(adjacency.dtype)
+
+
+def check_adjacency(adjacency: Tensor) -> None:
+    """Raise TypeError or ValueError unless ``adjacency`` is a floating tensor [K, K]."""
+    _check_is_floating("adjacency", adjacency)
+    if adjacency.dim() != 2 or adjacency.shape[0] != adjacency.shape[1] or adjacency.shape[0] == 0:
+        raise ValueError(f"adjacency must have shape [K, K] with K >= 1, got {list(adjacency.shape)}")
+
+
+def check_option(name: str, value: str, allowed: tuple[str, str]) -> None:
+    """Raise ValueError unless ``value`` is one of the two allowed."""
+    if value not in allowed:
+        raise ValueError(f"{name} must be {allowed[0]!r} or {allowed[1]!r}, got {value!r}")
+
+
+def _accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def _autocast_dtype(device_type: str) -> torch.dtype | None:
+    if device_type == "meta" or not torch.is_autocast_enabled(device_type):
+        return None
+    return torch.get_autocast_dtype(device_type)
+
+
+def _autocast(features: Tensor, dtype: torch.dtype | None) -> Tensor:
+    """``features`` as ``conv2d`` takes them under autocast to ``dtype``: float64 is left alone."""
+    return features if dtype is None or features.dtype == torch.float64 else features.to(dtype)
+
+
+def _check_is_tensor(name: str, value: object) -> None:
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name} must be a tensor, got {type(value).__name__}")
+
+
+def _check_is_floating(name: str, value: Tensor) -> None:
+    _check_is_tensor(name, value)
+    if not value.is_floating_point():
+        raise TypeError(f"{name} must have a floating dtype, got {value.dtype}")
+
+
+def _check_fits(name: str, value: Tensor, shape: Sequence[int], device: torch.device) -> None:
+    if value.shape != shape:
+        raise ValueError(f"{name} must have shape {list(shape)}, got {list(value.shape)}")
+    if value.device != device:
+        raise ValueError(f"{name} must be on {device}, where x is, got a tensor on {value.device}")
+
+
+def _check_device_type(name: str, device_type: str) -> None:
+    if device_type not in ("cpu", "cuda", "meta"):
+        raise ValueError(f"{name} must be on a CPU or CUDA device, got one on {device_type}")
+    if device_type == "cuda" and not ops.HAS_CUDA:
+        raise RuntimeError(
+            f"{name} is a CUDA tensor, but dgcn_ext was built without CUDA kernels: install it again where an nvcc is "
+            "found (CUDA_HOME, PATH or /usr/local/cuda)"
+        )
+
+
+def _check_has_no_gradient(name: str, value: Tensor) -> None:
+    if value.requires_grad:
+        raise ValueError(f"{name} must not require a gradient (it is not differentiable), got requires_grad=True")
+
+
+def _check_seed(seed: Tensor, device: torch.device) -> None:
+    if not isinstance(seed, Tensor):
+        raise TypeError(f"seed must be a 0-dim int64 tensor, as torch.tensor(0) is, got {type(seed).__name__}")
+    if seed.dtype != torch.int64:
+        raise TypeError(f"seed must be int64, got {seed.dtype}")
+    if seed.dim() != 0:
+        raise ValueError(f"seed must be 0-dim, got shape {list(seed.shape)}")
+    if seed.device != device:
+        raise ValueError(f"seed must be on {device}, where the other tensors are, got a tensor on {seed.device}")

@@ -1,0 +1,110 @@
+"""Loads the compiled operators and puts each one's fake (shape) function beside its gradient.
+
+The schemas are in ``csrc/registration.cpp``. Nothing is checked here: :mod:`dgcn_ext.functional` does that.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+from torch.autograd.function import once_differentiable
+
+try:
+    import dgcn_ext._C  # noqa: F401  (registers torch.ops.dgcn)
+except ImportError as error:
+    raise ImportError(
+        f"the compiled operators of dgcn_ext do not load ({error}). Build them with `pip install .`, or in place with "
+        "`pip install --no-build-isolation -e .`, from the root of the dgcn repository"
+    ) from error
+
+graph_conv_forward = torch.ops.dgcn.graph_conv_forward.default
+graph_conv_backward = torch.ops.dgcn.graph_conv_backward.default
+sample_adjacency = torch.ops.dgcn.sample_adjacency.default
+
+HAS_CUDA: bool = torch._C._dispatch_has_kernel_for_dispatch_key("dgcn::graph_conv_forward", "CUDA")
+
+
+@torch.library.register_fake("dgcn::sample_adjacency")
+def _(adjacency: Tensor, seed: Tensor, batch: int | None = None) -> Tensor:
+    return adjacency.new_empty(adjacency.shape if batch is None else (batch, *adjacency.shape))
+
+
+@torch.library.register_fake("dgcn::graph_conv_forward")
+def _(x: Tensor, *_: Any) -> Tensor:
+    return torch.empty_like(x)
+
+
+@torch.library.register_fake("dgcn::graph_conv_backward")
+def _(
+    grad_y: Tensor,
+    x: Tensor,
+    y: Tensor | None,
+    edge_weight: Tensor,
+    adjacency: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    seed: Tensor | None,
+    per_sample: bool,
+    mask: bool,
+    target: bool,
+    relu: bool,
+    need_x: bool,
+    need_params: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def gradient(parameter: Tensor | None) -> Tensor:
+        return edge_weight.new_empty(0) if parameter is None or not need_params else torch.empty_like(parameter)
+
+    grad_x = torch.empty_like(x) if need_x else x.new_empty(0)
+    return grad_x, gradient(edge_weight), gradient(weight), gradient(bias)
+
+
+class _GraphConv(torch.autograd.Function):
+    # forward(ctx, ...) rather than setup_context, which costs 16 µs more a call.
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        edge_weight: Tensor,
+        adjacency: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        residual: Tensor | None,
+        seed: Tensor | None,
+        *options: bool,
+    ) -> Tensor:
+        y = graph_conv_forward(x, edge_weight, adjacency, weight, bias, residual, seed, *options)
+        # y > 0 tells where ReLU let through, unless a residual was added: then backward computes X·W'·S again.
+        ctx.save_for_backward(x, y if residual is None else None, edge_weight, adjacency, weight, bias, seed)
+        ctx.options = options
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
+        x, y, edge_weight, adjacency, weight, bias, seed = ctx.saved_tensors
+        need_x, need_edge_weight, _, need_weight, need_bias, need_residual, *_ = ctx.needs_input_grad
+        need_params = need_edge_weight or need_weight or need_bias
+        grad_x, grad_edge_weight, grad_weight, grad_bias = graph_conv_backward(
+            grad_y, x, y, edge_weight, adjacency, weight, bias, seed, *ctx.options, need_x, need_params
+        )
+        return (
+            grad_x if need_x else None,
+            grad_edge_weight if need_edge_weight else None,
+            None,
+            grad_weight if need_weight else None,
+            grad_bias if need_bias else None,
+            grad_y if need_residual else None,
+            *(None,) * (1 + len(ctx.options)),
+        )
+
+
+def graph_conv(x: Tensor, edge_weight: Tensor, adjacency: Tensor, *rest: Any) -> Tensor:
+    """``graph_conv_forward``, recorded by autograd where something requires a gradient."""
+    weight, bias, residual, *_ = rest
+    if forward_ad._current_level >= 0 or (  # forward mode must reach the Function too: it raises there
+        torch.is_grad_enabled()
+        and any(tensor is not None and tensor.requires_grad for tensor in (x, edge_weight, weight, bias, residual))
+    ):
+        return _GraphConv.apply(x, edge_weight, adjacency, *rest)
+    return graph_conv_forward(x, edge_weight, adjacency, *rest)
