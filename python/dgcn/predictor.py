@@ -8,6 +8,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -184,12 +185,12 @@ class Predictor:
             yield from self._predict(chunk)
 
     def predict_dataset(
-        self, images: str | os.PathLike[str], annotations: str | os.PathLike[str], *, progress: bool = False
+        self, images: str | Path, annotations: str | Path, *, progress: bool = False
     ) -> list[dict[str, Any]]:
         """COCO keypoint results on every picture of a COCO keypoint set.
 
         Args:
-            images: folder of the pictures, which are taken as stored, like COCO's coordinates, whatever their EXIF says.
+            images: folder of the pictures, taken as stored, as COCO does, whatever their EXIF says.
             annotations: the set's JSON; only its list of pictures is used.
             progress: show a progress bar on stderr, if that is a terminal.
 
@@ -201,7 +202,7 @@ class Predictor:
         bar = tqdm(predictions, total=len(records), unit="image", leave=False, disable=None if progress else True)
         return [pose.to_coco(record.image_id) for record, poses in zip(records, bar, strict=True) for pose in poses]
 
-    def evaluate(self, images: str | os.PathLike[str], annotations: str | os.PathLike[str]) -> dict[str, float]:
+    def evaluate(self, images: str | Path, annotations: str | Path) -> dict[str, float]:
         """The ten numbers of `evaluate_keypoints` on a COCO keypoint set; arguments as for `predict_dataset`."""
         results = self.predict_dataset(images, annotations)
         return evaluate_keypoints(annotations, results, sigmas=self.skeleton.sigmas)

@@ -1,0 +1,58 @@
+"""Measure a checkpoint on a COCO keypoint set: average precision and recall (OKS), as pycocotools computes them.
+
+examples:
+  dgcn eval --images val2017 --annotations person_keypoints_val2017.json
+  dgcn eval --checkpoint runs/a/best.safetensors --images val2017 --annotations person_keypoints_val2017.json \\
+      --json-output metrics.json --results results.json --bootstrap 1000
+
+AP and AR are means over OKS thresholds 0.50 to 0.95; 50 and 75 are single thresholds, M and L medium and large persons
+(32² to 96² pixels, and above). A number without any ground truth is shown as n/a and written as -1.
+--json-output writes {"AP": …, "AP50", "AP75", "APM", "APL", "AR", "AR50", "AR75", "ARM", "ARL"}.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from .common import add_batch_argument, add_model_arguments, load_predictor, make_parser, positive
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = make_parser("eval", __doc__)
+    add_model_arguments(parser)
+    add_batch_argument(parser)
+    parser.add_argument("--images", type=Path, required=True, metavar="DIR", help="folder of the pictures")
+    parser.add_argument("--annotations", type=Path, required=True, metavar="JSON", help="COCO keypoint annotations")
+    parser.add_argument("--json-output", type=Path, metavar="FILE", help="write the ten numbers as JSON")
+    parser.add_argument("--results", type=Path, metavar="FILE", help="write the persons found as COCO keypoint results")
+    parser.add_argument(
+        "--bootstrap",
+        type=positive,
+        metavar="N",
+        help="also print a 95 %% interval of AP, from N resamples of the pictures",
+    )
+    args = parser.parse_args(argv)
+
+    from ..checkpoint import write_json
+    from ..metrics import bootstrap_interval, evaluate_keypoints
+
+    predictor = load_predictor(args, args.batch_size)
+    results = predictor.predict_dataset(args.images, args.annotations, progress=True)
+    sigmas = predictor.skeleton.sigmas
+    metrics = evaluate_keypoints(args.annotations, results, sigmas=sigmas)
+    for name, value in metrics.items():
+        print(f"{name:<5}{value:.4f}" if value >= 0 else f"{name:<5}n/a")
+    if args.bootstrap:
+        low, high = bootstrap_interval(args.annotations, results, sigmas=sigmas, resamples=args.bootstrap)
+        print(f"95 % interval of AP: {low:.4f} to {high:.4f} ({args.bootstrap} resamples of the pictures)")
+    count, timings = max(1, predictor.timings.num_images), predictor.timings
+    print(
+        f"{timings.num_images} pictures at {predictor.long_edge} px on {predictor.device}, each"
+        f" {timings.network_ms / count:.1f} ms in the network and {timings.decoder_ms / count:.1f} ms in the decoder"
+    )
+    if args.json_output:
+        write_json(args.json_output, metrics)
+    if args.results:
+        write_json(args.results, results)
+    return 0
