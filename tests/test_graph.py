@@ -1,0 +1,158 @@
+"""Eq. 5 and 6 against a loop over persons and pairs, and the constant computed from COCO."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from dgcn.graph import (
+    coco_distances,
+    distance_matrix,
+    hand_crafted_adjacency,
+    identity_adjacency,
+    ones_adjacency,
+    soft_adjacency,
+)
+from dgcn.skeleton import COCO
+
+
+def random_persons(seed, persons=40, keypoints=6):
+    rng = np.random.default_rng(seed)
+    return (
+        rng.uniform(0, 500, (persons, keypoints, 2)),
+        rng.integers(0, 3, (persons, keypoints)),
+        rng.uniform(20, 300, persons),
+    )
+
+
+def test_distance_matrix_is_the_mean_over_persons_with_both_keypoints():
+    xy, visibility, scale = random_persons(0)
+    expected = np.zeros((6, 6))
+    for i in range(6):
+        for j in range(6):
+            seen = [
+                math.dist(xy[n, i], xy[n, j]) / scale[n]
+                for n in range(40)
+                if visibility[n, i] > 0 and visibility[n, j] > 0
+            ]
+            expected[i, j] = sum(seen) / len(seen)
+    distances = distance_matrix(xy, visibility, scale)
+    assert distances.dtype == np.float64
+    np.testing.assert_allclose(distances, expected, rtol=1e-12)
+
+
+def test_unannotated_keypoints_do_not_count_whatever_their_coordinates():
+    xy, visibility, scale = random_persons(1)
+    expected = distance_matrix(xy, visibility, scale)
+    xy[visibility == 0] = np.nan
+    np.testing.assert_array_equal(distance_matrix(xy, visibility, scale), expected)
+
+
+def test_pair_never_seen_together_is_infinitely_far_and_least_related():
+    xy, visibility, scale = random_persons(2)
+    visibility[:, 0] = 2
+    visibility[::2, 3], visibility[1::2, 3] = 0, 2
+    visibility[1::2, 4], visibility[::2, 4] = 0, 2
+    distances = distance_matrix(xy, visibility, scale)
+    assert distances[3, 4] == distances[4, 3] == np.inf
+    assert np.isfinite(np.delete(distances, [3, 4], axis=0)).all()
+    adjacency = soft_adjacency(distances)
+    assert torch.isfinite(adjacency).all()
+    assert adjacency[3].argmin() == 4
+
+
+def test_nobody_and_integer_coordinates():
+    empty = distance_matrix(np.zeros((0, 3, 2)), np.zeros((0, 3)), np.zeros(0))
+    np.testing.assert_array_equal(empty, np.where(np.eye(3), 0, np.inf))
+    # An unknown graph treats all neighbours alike.
+    np.testing.assert_allclose(soft_adjacency(empty), np.where(np.eye(3), 1, 0.5))
+    xy = np.array([[[0, 0], [3, 4]]], dtype=np.int16)
+    assert distance_matrix(xy, np.array([[1, 2]], dtype=np.uint8), np.array([10.0]))[0, 1] == 0.5
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((np.zeros((2, 3)), np.zeros((2, 3)), np.ones(2)), r"keypoints_xy must have shape \[P, K, 2\], got \[2, 3\]"),
+        ((np.zeros((2, 3, 2)), np.zeros((2, 4)), np.ones(2)), r"visibility and scale .* got \[2, 4\] and \[2\]"),
+        ((np.zeros((2, 3, 2)), np.zeros((2, 3)), np.ones(3)), r"visibility and scale .* got \[2, 3\] and \[3\]"),
+        ((np.zeros((2, 3, 2)), np.zeros((2, 3)), np.array([1.0, 0.0])), "scale must be finite and positive"),
+        ((np.zeros((2, 3, 2)), np.zeros((2, 3)), np.array([1.0, np.nan])), "scale must be finite and positive"),
+        ((np.full((2, 3, 2), np.nan), np.ones((2, 3)), np.ones(2)), "keypoints_xy must be finite"),
+    ],
+)
+def test_distance_matrix_refuses(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        distance_matrix(*arguments)
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 1.0, 100.0])
+def test_soft_adjacency_is_a_row_softmax_off_the_diagonal(gamma):
+    distances = distance_matrix(*random_persons(3))
+    adjacency = soft_adjacency(distances, gamma)
+    assert adjacency.dtype == torch.float32
+    for i in range(6):
+        others = [j for j in range(6) if j != i]
+        # exp(l_j) / sum exp(l_n) as 1 / sum exp(l_n - l_j), which cannot overflow to NaN
+        for j in others:
+            with np.errstate(over="ignore"):
+                expected = 1 / np.exp([gamma / distances[i, n] - gamma / distances[i, j] for n in others]).sum()
+            assert adjacency[i, j].item() == pytest.approx(expected, rel=1e-5, abs=1e-30)
+        assert adjacency[i, i] == 1
+
+
+def test_soft_adjacency_survives_large_gamma_and_coinciding_keypoints():
+    distances = np.array([[0.0, 0.0, 1.0], [0.0, 0.0, 1.0], [1.0, 1.0, 0.0]])
+    for gamma in (0.5, 1e6):
+        adjacency = soft_adjacency(distances, gamma)
+        np.testing.assert_allclose(adjacency, [[1, 1, 0], [1, 1, 0], [0.5, 0.5, 1]], atol=1e-6)
+
+
+def test_single_keypoint_has_itself():
+    assert soft_adjacency(np.zeros((1, 1))).tolist() == [[1.0]]
+
+
+@pytest.mark.parametrize(
+    ("distances", "gamma", "message"),
+    [
+        (np.ones((2, 3)), 0.5, r"distances must be square, got shape \[2, 3\]"),
+        (np.full((2, 2), np.nan), 0.5, "not NaN"),
+        (np.full((2, 2), -1.0), 0.5, "at least 0"),
+        (np.ones((2, 2)), -1.0, "gamma must be finite and at least 0, got -1.0"),
+        (np.ones((2, 2)), math.inf, "gamma must be finite"),
+    ],
+)
+def test_soft_adjacency_refuses(distances, gamma, message):
+    with pytest.raises(ValueError, match=message):
+        soft_adjacency(distances, gamma)
+
+
+def test_fixed_graphs():
+    hand = hand_crafted_adjacency(COCO)
+    assert torch.equal(hand, hand.T)
+    assert hand.sum() == 17 + 2 * 19
+    assert hand[15, 13] == hand[0, 0] == 1
+    assert hand[0, 16] == 0
+    assert torch.equal(identity_adjacency(5), torch.eye(5))
+    assert torch.equal(ones_adjacency(5), torch.ones(5, 5))
+
+
+def test_coco_distances_are_plausible():
+    distances = coco_distances()
+    assert distances.shape == (17, 17)
+    np.testing.assert_array_equal(distances, distances.T)
+    np.testing.assert_array_equal(np.diag(distances), 0)
+    name = COCO.keypoints.index
+    nose = distances[name("nose")]
+    assert 0 < nose[name("left_eye")] < nose[name("left_shoulder")] < nose[name("left_hip")] < nose[name("left_ankle")]
+    # Off the diagonal every row of A_s sums to 1: about one neighbour is drawn per keypoint.
+    np.testing.assert_allclose(soft_adjacency(distances).sum(dim=1), 2, rtol=1e-5)
+
+
+def test_coco_distances_are_what_the_coco_persons_give(data_dir):
+    persons = np.load(data_dir / "coco_train2017_person_keypoints.npz")
+    scale = np.sqrt(persons["bbox_wh"].astype(np.float64).prod(axis=1))
+    distances = distance_matrix(persons["keypoints_xy"], persons["visibility"], scale)
+    np.testing.assert_allclose(coco_distances(), distances, atol=5.1e-5)
