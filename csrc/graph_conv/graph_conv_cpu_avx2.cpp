@@ -1,0 +1,16 @@
+// The graph convolution's CPU kernels for AVX2 and FMA.
+#include "graph_conv_cpu_kernels.h"
+
+namespace dgcn {
+namespace {
+
+struct Avx2 {
+  static constexpr int kVectorBytes = 32;
+  static constexpr int kRows = 6, kColumns = 2;  // 12 sums, 2 of x, 1 of M: 16 registers
+};
+
+}  // namespace
+
+const CpuKernelSet kAvx2Kernels = kernel_set<Avx2>();
+
+}  // namespace dgcn

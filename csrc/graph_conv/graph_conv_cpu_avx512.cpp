@@ -1,0 +1,16 @@
+// The graph convolution's CPU kernels for AVX-512 (F, BW, DQ, VL).
+#include "graph_conv_cpu_kernels.h"
+
+namespace dgcn {
+namespace {
+
+struct Avx512 {
+  static constexpr int kVectorBytes = 64;
+  static constexpr int kRows = 9, kColumns = 3;  // 27 sums, 3 of x, 1 of M: 32 registers
+};
+
+}  // namespace
+
+const CpuKernelSet kAvx512Kernels = kernel_set<Avx512>();
+
+}  // namespace dgcn

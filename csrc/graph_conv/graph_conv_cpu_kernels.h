@@ -1,0 +1,511 @@
+// The CPU kernels of the graph convolution. Included by one file per instruction set, which gives
+//
+//   struct Isa {
+//     static constexpr int kVectorBytes;   // width of a SIMD register
+//     static constexpr int kRows, kColumns // accumulators of a register block: kRows nodes × kColumns vectors of
+//     pixels
+//   };
+//
+// Everything here is in an unnamed namespace: two files must never share the machine code of one function. For the same
+// reason nothing of the standard library is used that could leave an out-of-line copy.
+#pragma once
+
+#include <new>
+#include <type_traits>
+
+#if defined(__F16C__)
+#include <immintrin.h>
+#endif
+
+#include "graph_conv_cpu.h"
+
+namespace dgcn {
+namespace {
+
+template <typename To, typename From>
+inline To bit_cast(From value) {
+  static_assert(sizeof(To) == sizeof(From));
+  To result;
+  memcpy(&result, &value, sizeof(To));
+  return result;
+}
+
+// ---- Stored types ---------------------------------------------------------------------------------------------------
+// Branch-free, so that the compiler vectorises the loops around them.
+
+inline float widen(float value) { return value; }
+inline double widen(double value) { return value; }
+inline float widen(BFloat16 value) { return bit_cast<float>(static_cast<uint32_t>(value.bits) << 16); }
+inline float widen(Float16 value) {
+  const uint32_t sign = static_cast<uint32_t>(value.bits & 0x8000u) << 16;
+  const uint32_t magnitude = static_cast<uint32_t>(value.bits & 0x7fffu) << 13;
+  const uint32_t finite = bit_cast<uint32_t>(bit_cast<float>(magnitude) * 0x1p112f);  // moves the exponent's bias
+  return bit_cast<float>(sign | (magnitude >= 0x0f800000u ? magnitude | 0x7f800000u : finite));
+}
+
+template <typename Stored, typename T>
+inline Stored narrow(T value) {
+  return value;
+}
+template <>
+inline BFloat16 narrow<BFloat16>(float value) {  // round to nearest even
+  const uint32_t bits = bit_cast<uint32_t>(value);
+  const uint32_t rounded = (bits + 0x7fffu + (bits >> 16 & 1u)) >> 16;
+  return {static_cast<uint16_t>(value != value ? 0x7fc0u : rounded)};
+}
+template <>
+inline Float16 narrow<Float16>(float value) {  // round to nearest even
+  const uint32_t bits = bit_cast<uint32_t>(value), sign = bits >> 16 & 0x8000u, magnitude = bits & 0x7fffffffu;
+  const uint32_t normal = (magnitude - (112u << 23) + 0xfffu + (magnitude >> 13 & 1u)) >> 13;
+  // Adding 0.5 leaves a subnormal's bits, rounded by the addition itself, in the low end of the mantissa.
+  const uint32_t subnormal = bit_cast<uint32_t>(bit_cast<float>(magnitude) + 0.5f) - bit_cast<uint32_t>(0.5f);
+  const uint32_t special = magnitude > 0x7f800000u ? 0x7e00u : 0x7c00u;
+  const uint32_t finite = magnitude < 0x38800000u ? subnormal : normal;
+  return {static_cast<uint16_t>(sign | (magnitude >= 0x47800000u ? special : finite))};
+}
+
+template <typename Stored, typename T>
+inline void widen_row(const Stored* in, T* out, int64_t count) {
+  for (int64_t i = 0; i < count; ++i) out[i] = widen(in[i]);
+}
+
+template <typename Stored, typename T>
+inline void narrow_row(const T* in, Stored* out, int64_t count) {
+  for (int64_t i = 0; i < count; ++i) out[i] = narrow<Stored>(in[i]);
+}
+
+#if defined(__F16C__)
+inline void widen_row(const Float16* in, float* out, int64_t count) {
+  int64_t i = 0;
+  for (; i + 8 <= count; i += 8)
+    _mm256_storeu_ps(out + i, _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(in + i))));
+  for (; i < count; ++i) out[i] = widen(in[i]);
+}
+
+inline void narrow_row(const float* in, Float16* out, int64_t count) {
+  int64_t i = 0;
+  for (; i + 8 <= count; i += 8)
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(out + i),
+                     _mm256_cvtps_ph(_mm256_loadu_ps(in + i), _MM_FROUND_TO_NEAREST_INT));
+  for (; i < count; ++i) out[i] = narrow<Float16>(in[i]);
+}
+#endif
+
+// ---- Register blocks ------------------------------------------------------------------------------------------------
+
+template <typename T, class Isa>
+struct Simd {
+  static constexpr int kLanes = Isa::kVectorBytes / sizeof(T);
+  typedef T Vector __attribute__((vector_size(Isa::kVectorBytes)));
+
+  static inline Vector load(const T* from) {
+    Vector value;
+    memcpy(&value, from, sizeof(Vector));
+    return value;
+  }
+  static inline void store(T* to, Vector value) { memcpy(to, &value, sizeof(Vector)); }
+
+  static inline T sum(Vector value) {
+    T lanes[kLanes];
+    memcpy(lanes, &value, sizeof(Vector));
+    for (int width = kLanes / 2; width > 0; width /= 2)
+      for (int lane = 0; lane < width; ++lane) lanes[lane] += lanes[lane + width];
+    return lanes[0];
+  }
+};
+
+/// K rows of pixels, `stride` elements apart.
+template <typename T>
+struct Rows {
+  T* data;
+  int64_t stride;
+
+  Rows offset(int64_t row, int64_t pixel) const {
+    return {data == nullptr ? data : data + row * stride + pixel, stride};
+  }
+};
+
+/// What becomes of a product: + bias, ReLU, + residual.
+template <typename T>
+struct Epilogue {
+  const T* bias;  ///< [K] or null
+  bool relu;
+  Rows<const T> residual;  ///< or null
+};
+
+/// R rows of out = epilogue(matrix · in), at C vectors of pixels. `matrix` points at the first of these rows in its
+/// transpose [K, K]: the factors of all R rows at one k are neighbours.
+template <typename T, class Isa, int R, int C>
+void product_block(const T* matrix, int K, Rows<const T> in, Rows<T> out, Epilogue<T> epilogue) {
+  using S = Simd<T, Isa>;
+  typename S::Vector sum[R][C];
+#pragma GCC unroll 16
+  for (int r = 0; r < R; ++r)
+#pragma GCC unroll 4
+    for (int c = 0; c < C; ++c) sum[r][c] = typename S::Vector{} + (epilogue.bias == nullptr ? T(0) : epilogue.bias[r]);
+
+  for (int k = 0; k < K; ++k, matrix += K) {
+    typename S::Vector x[C];
+#pragma GCC unroll 4
+    for (int c = 0; c < C; ++c) x[c] = S::load(in.data + k * in.stride + c * S::kLanes);
+#pragma GCC unroll 16
+    for (int r = 0; r < R; ++r)
+#pragma GCC unroll 4
+      for (int c = 0; c < C; ++c) sum[r][c] += matrix[r] * x[c];
+  }
+
+#pragma GCC unroll 16
+  for (int r = 0; r < R; ++r)
+#pragma GCC unroll 4
+    for (int c = 0; c < C; ++c) {
+      typename S::Vector value = sum[r][c];
+      if (epilogue.relu) value = value < T(0) ? typename S::Vector{} : value;  // keeps NaN
+      if (epilogue.residual.data != nullptr)
+        value += S::load(epilogue.residual.data + r * epilogue.residual.stride + c * S::kLanes);
+      S::store(out.data + r * out.stride + c * S::kLanes, value);
+    }
+}
+
+/// dM[r][c] += Σ over `vectors` vectors of pixels of g_r · x_c, for R rows of g and C rows of x.
+template <typename T, class Isa, int R, int C>
+void outer_block(Rows<const T> g, Rows<const T> x, int64_t vectors, T* grad_m, int K) {
+  using S = Simd<T, Isa>;
+  typename S::Vector sum[R][C] = {};
+  for (int64_t v = 0; v < vectors; ++v) {
+    typename S::Vector columns[C];
+#pragma GCC unroll 4
+    for (int c = 0; c < C; ++c) columns[c] = S::load(x.data + c * x.stride + v * S::kLanes);
+#pragma GCC unroll 16
+    for (int r = 0; r < R; ++r) {
+      const typename S::Vector row = S::load(g.data + r * g.stride + v * S::kLanes);
+#pragma GCC unroll 4
+      for (int c = 0; c < C; ++c) sum[r][c] += row * columns[c];
+    }
+  }
+#pragma GCC unroll 16
+  for (int r = 0; r < R; ++r)
+#pragma GCC unroll 4
+    for (int c = 0; c < C; ++c) grad_m[r * K + c] += S::sum(sum[r][c]);
+}
+
+/// The instances of both for every block size up to kRows × kColumns.
+template <typename T, class Isa>
+struct Blocks {
+  using Product = void (*)(const T*, int, Rows<const T>, Rows<T>, Epilogue<T>);
+  using Outer = void (*)(Rows<const T>, Rows<const T>, int64_t, T*, int);
+  Product product[Isa::kRows][Isa::kColumns];
+  Outer outer[Isa::kRows][Isa::kColumns];
+
+  template <int R, int C>
+  constexpr void fill() {
+    product[R - 1][C - 1] = product_block<T, Isa, R, C>;
+    outer[R - 1][C - 1] = outer_block<T, Isa, R, C>;
+    if constexpr (C > 1)
+      fill<R, C - 1>();
+    else if constexpr (R > 1)
+      fill<R - 1, Isa::kColumns>();
+  }
+  constexpr Blocks() : product{}, outer{} { fill<Isa::kRows, Isa::kColumns>(); }
+};
+
+template <typename T, class Isa>
+constexpr Blocks<T, Isa> kBlocks{};
+
+/// [0, count) in the fewest parts of at most `most`, as equal as can be.
+struct Parts {
+  int count, parts;
+
+  Parts(int count, int most) : count(count), parts((count + most - 1) / most) {}
+  int begin(int part) const { return part * count / parts; }
+  int size(int part) const { return begin(part + 1) - begin(part); }
+};
+
+/// out = epilogue(M · in) over `pixels`, a whole number of vectors.
+template <typename T, class Isa>
+void product(const T* m_transposed, int K, Rows<const T> in, Rows<T> out, int64_t pixels, const Epilogue<T>& epilogue) {
+  constexpr int kLanes = Simd<T, Isa>::kLanes;
+  const Parts rows(K, Isa::kRows);
+  for (int64_t pixel = 0; pixel < pixels; pixel += Isa::kColumns * kLanes) {
+    const int64_t vectors = (pixels - pixel) / kLanes < Isa::kColumns ? (pixels - pixel) / kLanes : Isa::kColumns;
+    for (int part = 0; part < rows.parts; ++part) {
+      const int row = rows.begin(part);
+      const T* bias = epilogue.bias == nullptr ? nullptr : epilogue.bias + row;
+      kBlocks<T, Isa>.product[rows.size(part) - 1][vectors - 1](
+          m_transposed + row, K, in.offset(0, pixel), out.offset(row, pixel),
+          {bias, epilogue.relu, epilogue.residual.offset(row, pixel)});
+    }
+  }
+}
+
+/// grad_m += g · xᵀ and grad_bias += Σ g over `pixels`, a whole number of vectors.
+template <typename T, class Isa>
+void accumulate_outer(Rows<const T> g, Rows<const T> x, int64_t pixels, int K, T* grad_m, T* grad_bias) {
+  using S = Simd<T, Isa>;
+  const Parts rows(K, Isa::kRows), columns(K, Isa::kColumns);
+  for (int i = 0; i < rows.parts; ++i)
+    for (int j = 0; j < columns.parts; ++j) {
+      const int row = rows.begin(i), column = columns.begin(j);
+      kBlocks<T, Isa>.outer[rows.size(i) - 1][columns.size(j) - 1](g.offset(row, 0), x.offset(column, 0),
+                                                                   pixels / S::kLanes, grad_m + row * K + column, K);
+    }
+  for (int k = 0; k < K; ++k) {
+    typename S::Vector sum{};
+    for (int64_t pixel = 0; pixel < pixels; pixel += S::kLanes) sum += S::load(g.data + k * g.stride + pixel);
+    grad_bias[k] += S::sum(sum);
+  }
+}
+
+// ---- Tiles ----------------------------------------------------------------------------------------------------------
+
+/// Calls `body(in memory, in tile, count)` for every run of pixels of the tile that lies at a constant stride in
+/// memory.
+template <typename Stored, typename Body>
+inline void for_each_run(const Features<Stored>& features, const FeatureShape& shape, const Tile& tile, Body body) {
+  const bool flat = features.row_stride == shape.width * features.column_stride;
+  int64_t done = 0;
+  for (int64_t image = tile.first_image; image < tile.first_image + tile.images; ++image) {
+    Stored* base = features.data + image * features.image_stride;
+    for (int64_t pixel = tile.first_pixel, end = pixel + tile.pixels; pixel < end;) {
+      const int64_t row = flat ? 0 : pixel / shape.width, column = pixel - row * shape.width;
+      const int64_t rest = flat || end - pixel < shape.width - column ? end - pixel : shape.width - column;
+      body(base + row * features.row_stride + column * features.column_stride, done, rest);
+      pixel += rest;
+      done += rest;
+    }
+  }
+}
+
+template <typename T, class Isa>
+inline int64_t whole_vectors(int64_t pixels) {
+  constexpr int64_t kLanes = Simd<T, Isa>::kLanes;
+  return (pixels + kLanes - 1) / kLanes * kLanes;
+}
+
+/// Whether the kernels can work on the features where they lie, without a packed copy of the tile.
+template <typename T, class Isa, typename Stored>
+inline bool is_direct(const Features<Stored>& features, const FeatureShape& shape, const Tile& tile) {
+  return sizeof(Stored) == sizeof(T) && tile.images == 1 && features.column_stride == 1 &&
+         features.row_stride == shape.width && tile.pixels % Simd<T, Isa>::kLanes == 0;
+}
+
+template <typename Stored>
+inline Stored* first_pixel(const Features<Stored>& features, const Tile& tile) {
+  return features.data + tile.first_image * features.image_stride + tile.first_pixel;
+}
+
+/// The tile as K rows of T: in place where that is possible, else packed into `buffer`, zeros up to a whole vector.
+template <class Isa, typename Stored, typename T>
+Rows<const T> read_tile(const Features<const Stored>& features, const FeatureShape& shape, const Tile& tile,
+                        Rows<T> buffer) {
+  if constexpr (std::is_same_v<Stored, T>)
+    if (is_direct<T, Isa>(features, shape, tile)) return {first_pixel(features, tile), features.node_stride};
+  const int K = shape.nodes;
+  for_each_run(features, shape, tile, [&](const Stored* from, int64_t pixel, int64_t count) {
+    if (features.column_stride == 1) {
+      for (int k = 0; k < K; ++k) widen_row(from + k * features.node_stride, buffer.offset(k, pixel).data, count);
+    } else {
+      for (int64_t i = 0; i < count; ++i)
+        for (int k = 0; k < K; ++k)
+          buffer.offset(k, pixel).data[i] = widen(from[i * features.column_stride + k * features.node_stride]);
+    }
+  });
+  const int64_t pixels = tile.images * tile.pixels, padding = whole_vectors<T, Isa>(pixels) - pixels;
+  for (int k = 0; k < K && padding > 0; ++k) memset(buffer.offset(k, pixels).data, 0, padding * sizeof(T));
+  return {buffer.data, buffer.stride};
+}
+
+/// Where a tile of results goes: straight to memory, or through `buffer` and then `write_tile`.
+template <class Isa, typename Stored, typename T>
+Rows<T> tile_destination(const Features<Stored>& features, const FeatureShape& shape, const Tile& tile,
+                         Rows<T> buffer) {
+  if constexpr (std::is_same_v<Stored, T>)
+    if (is_direct<T, Isa>(features, shape, tile)) return {first_pixel(features, tile), features.node_stride};
+  return buffer;
+}
+
+template <class Isa, typename Stored, typename T>
+void write_tile(Rows<T> rows, const Features<Stored>& features, const FeatureShape& shape, const Tile& tile) {
+  if (is_direct<T, Isa>(features, shape, tile)) return;
+  for_each_run(features, shape, tile, [&](Stored* to, int64_t pixel, int64_t count) {
+    if (features.column_stride == 1) {
+      for (int k = 0; k < shape.nodes; ++k)
+        narrow_row(rows.offset(k, pixel).data, to + k * features.node_stride, count);
+    } else {
+      for (int64_t i = 0; i < count; ++i)
+        for (int k = 0; k < shape.nodes; ++k)
+          to[i * features.column_stride + k * features.node_stride] = narrow<Stored>(rows.offset(k, pixel).data[i]);
+    }
+  });
+}
+
+/// Packed tiles of one thread, aligned to cache lines.
+template <typename T>
+class TileBuffers {
+ public:
+  TileBuffers(int count, int K, int64_t stride)
+      : stride_(stride),
+        size_(K * stride),
+        data_(static_cast<T*>(operator new(count * size_ * sizeof(T), kCacheLine))) {}
+  ~TileBuffers() { operator delete(data_, kCacheLine); }
+  TileBuffers(const TileBuffers&) = delete;
+  TileBuffers& operator=(const TileBuffers&) = delete;
+
+  Rows<T> operator[](int index) const { return {data_ + index * size_, stride_}; }
+
+ private:
+  static constexpr std::align_val_t kCacheLine{64};
+
+  int64_t stride_, size_;
+  T* data_;
+};
+
+// ---- Kernels (see CpuKernels) ---------------------------------------------------------------------------------------
+
+/// Calls `body(element of the vector or scalar type, column)` so that vectors cover [0, K) as far as they go.
+template <typename T, class Isa, typename Body>
+inline void for_each_column(int K, Body body) {
+  using S = Simd<T, Isa>;
+  int column = 0;
+  for (; column + S::kLanes <= K; column += S::kLanes) body(typename S::Vector{}, column);
+  for (; column < K; ++column) body(T{}, column);
+}
+
+template <typename T>
+void transpose(const T* in, T* out, int K) {
+  for (int r = 0; r < K; ++r)
+    for (int c = 0; c < K; ++c) out[c * K + r] = in[r * K + c];
+}
+
+template <typename T, class Isa>
+void mix(const GraphParams<T>& params, const Mixing<T>& mixing, int64_t begin, int64_t end) {
+  const int K = params.nodes;
+  for (int64_t sample = begin; sample < end; ++sample) {
+    T* effective = mixing.effective + sample * K * K;
+    T* s = mixing.s + sample * K * K;
+    T* m = mixing.m + sample * K * K;
+    effective_adjacency(effective, params, static_cast<uint32_t>(sample), 0, 1);
+    row_softmax(s, effective, params, 0, 1);
+    for (int r = 0; r < K; ++r) {
+      if (params.weight == nullptr) {
+        for (int c = 0; c < K; ++c) m[r * K + c] = folded(s, K, params.mode, r, c);
+      } else {
+        for_each_column<T, Isa>(K, [&](auto element, int c) {
+          element = folded<decltype(element)>(s, params.weight, K, params.mode, r, c);
+          memcpy(m + r * K + c, &element, sizeof(element));
+        });
+      }
+    }
+    transpose(m, mixing.m_transposed + sample * K * K, K);
+  }
+}
+
+template <class Isa, typename Stored, typename T = typename Accumulation<Stored>::type>
+void forward(const ForwardArguments<Stored>& arguments, const Tiling& tiling, int64_t begin, int64_t end) {
+  const FeatureShape& shape = arguments.shape;
+  const int K = shape.nodes;
+  const TileBuffers<T> buffers(3, K, tiling.capacity());
+  for (int64_t index = begin; index < end; ++index) {
+    const Tile tile = tiling.tile(index);
+    const int64_t pixels = whole_vectors<T, Isa>(tile.images * tile.pixels);
+    const T* m_transposed = arguments.m_transposed + tiling.sample_of_tile(index) * K * K;
+    const Rows<const T> x = read_tile<Isa>(arguments.x, shape, tile, buffers[0]);
+    Epilogue<T> epilogue{arguments.bias, arguments.relu, {nullptr, 0}};
+    if (arguments.residual.data != nullptr)
+      epilogue.residual = read_tile<Isa>(arguments.residual, shape, tile, buffers[1]);
+    const Rows<T> y = tile_destination<Isa>(arguments.y, shape, tile, buffers[2]);
+    product<T, Isa>(m_transposed, K, x, y, pixels, epilogue);
+    write_tile<Isa>(y, arguments.y, shape, tile);
+  }
+}
+
+/// gate = y > 0 ? g : 0, the gradient through ReLU.
+template <typename T>
+inline void gate(Rows<const T> g, Rows<const T> y, Rows<T> gated, int K, int64_t pixels) {
+  for (int k = 0; k < K; ++k) {
+    const T *from = g.offset(k, 0).data, *sign = y.offset(k, 0).data;
+    T* to = gated.offset(k, 0).data;
+    for (int64_t pixel = 0; pixel < pixels; ++pixel) to[pixel] = sign[pixel] > T(0) ? from[pixel] : T(0);
+  }
+}
+
+template <class Isa, typename Stored, typename T = typename Accumulation<Stored>::type>
+void backward(const BackwardArguments<Stored>& arguments, const Tiling& tiling, int64_t begin, int64_t end) {
+  const FeatureShape& shape = arguments.shape;
+  const int K = shape.nodes;
+  const bool recompute = arguments.relu && arguments.y.data == nullptr;
+  const TileBuffers<T> buffers(3, K, tiling.capacity());
+  for (int64_t chunk = begin; chunk < end; ++chunk) {
+    T* grad_m = arguments.partial == nullptr ? nullptr : arguments.partial + chunk * (K * K + K);
+    if (grad_m != nullptr) memset(grad_m, 0, (K * K + K) * sizeof(T));
+    const auto [first, last] = tiling.tiles_of_chunk(chunk);
+    for (int64_t index = first; index < last; ++index) {
+      const Tile tile = tiling.tile(index);
+      const int64_t pixels = whole_vectors<T, Isa>(tile.images * tile.pixels),
+                    matrix = tiling.sample_of_tile(index) * K * K;
+      Rows<const T> g = read_tile<Isa>(arguments.grad_y, shape, tile, buffers[0]), x{}, y{};
+      if (recompute || grad_m != nullptr) x = read_tile<Isa>(arguments.x, shape, tile, buffers[1]);
+      if (arguments.relu) {
+        if (recompute) {
+          product<T, Isa>(arguments.m_transposed + matrix, K, x, buffers[2], pixels, {arguments.bias, false, {}});
+          y = {buffers[2].data, buffers[2].stride};
+        } else {
+          y = read_tile<Isa>(arguments.y, shape, tile, buffers[2]);
+        }
+        gate(g, y, buffers[0], K, pixels);
+        g = {buffers[0].data, buffers[0].stride};
+      }
+      if (arguments.grad_x.data != nullptr) {
+        const Rows<T> grad_x = tile_destination<Isa>(arguments.grad_x, shape, tile, buffers[2]);
+        product<T, Isa>(arguments.m + matrix, K, g, grad_x, pixels, {nullptr, false, {}});
+        write_tile<Isa>(grad_x, arguments.grad_x, shape, tile);
+      }
+      if (grad_m != nullptr) accumulate_outer<T, Isa>(g, x, pixels, K, grad_m, grad_m + K * K);
+    }
+  }
+}
+
+template <typename T, class Isa>
+void parameter_gradients(const GraphParams<T>& params, const Mixing<T>& mixing, T* partial, int64_t chunks_per_sample,
+                         int64_t begin, int64_t end) {
+  const int K = params.nodes, size = K * K + K;
+  for (int64_t sample = begin; sample < end; ++sample) {
+    T* grad_m = partial + sample * chunks_per_sample * size;
+    for (int64_t chunk = 1; chunk < chunks_per_sample; ++chunk)
+      for (int e = 0; e < size; ++e) grad_m[e] += grad_m[chunk * size + e];
+
+    T* effective = mixing.effective + sample * K * K;
+    T* m = mixing.m + sample * K * K;
+    const T* s = mixing.s + sample * K * K;
+    const T* grad_p = grad_m;
+    if (params.weight != nullptr) {
+      T *weight_transposed = m, *product = mixing.m_transposed + sample * K * K;
+      transpose(params.weight, weight_transposed, K);
+      for (int r = 0; r < K; ++r)
+        for_each_column<T, Isa>(K, [&](auto element, int t) {
+          element = mixing_gradient<decltype(element)>(grad_m, weight_transposed, 1, K, K, r, t);
+          memcpy(product + r * K + t, &element, sizeof(element));
+        });
+      grad_p = product;
+      for (int t = 0; t < K; ++t)
+        for_each_column<T, Isa>(K, [&](auto element, int c) {
+          element = weight_gradient<decltype(element)>(s, grad_m, K, params.mode, t, c);
+          memcpy(m + t * K + c, &element, sizeof(element));
+        });
+    }
+    edge_weight_gradient(effective, s, grad_p, effective, K, params.mode, 0, 1);
+  }
+}
+
+template <class Isa, typename Stored>
+constexpr CpuKernels<Stored> kernels() {
+  using T = typename Accumulation<Stored>::type;
+  return {mix<T, Isa>, forward<Isa, Stored>, backward<Isa, Stored>, parameter_gradients<T, Isa>};
+}
+
+template <class Isa>
+constexpr CpuKernelSet kernel_set() {
+  return {kernels<Isa, double>(), kernels<Isa, float>(), kernels<Isa, BFloat16>(), kernels<Isa, Float16>()};
+}
+
+}  // namespace
+}  // namespace dgcn
