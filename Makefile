@@ -1,42 +1,41 @@
-# Every target does its own set-up on a fresh machine: Python >= 3.10, a C++17 compiler and make are all it takes.
+# Each target does its own set-up on a fresh machine: Python >= 3.10, a C++17 compiler and make are all it takes.
 #
-#   make demo [SOURCE=my.jpg]   people found in a photograph: overlay and JSON in demo/
+#   make demo [SOURCE=my.jpg]   finds the people in a photograph; overlay and JSON in demo/
 #   make test                   builds everything, runs the C++ and the Python tests
-#   make check                  formatters, linters, type checker
+#   make check                  formatters, linter, type checker
 #   make bench                  benchmarks; results as JSON in benchmarks/results/
-#   make check-torch-2.13       the built binary under another torch, in an environment of its own
+#   make check-torch-2.13       the op tests with the same binary under another torch, in an environment of its own
+#   make clean                  removes all that these made
 
 PYTHON ?= python3
-VENV := .venv
-BIN := $(VENV)/bin
-PIP := $(BIN)/pip --disable-pip-version-check
-CPP := $(shell git ls-files 'csrc/*' 'tests/cpp/*' 2>/dev/null | grep -E '\.(h|cpp|cu)$$')
-SOURCES := $(wildcard csrc/*.h csrc/*.cpp csrc/*/*.h csrc/*/*.cpp csrc/*/*.cu)
+BIN := .venv/bin
+CPP := $(wildcard csrc/*.h csrc/*.cpp csrc/*/*.h csrc/*/*.cpp csrc/*/*.cu csrc/*/*.cuh tests/cpp/*.h tests/cpp/*.cpp)
 export PIP_CONSTRAINT := constraints.txt
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .PHONY: demo build test test-cpp test-python check bench check-torch-2.13 clean
 
 demo: build
 	$(BIN)/dgcn demo $(if $(SOURCE),--source "$(SOURCE)") --output demo
 
-build: $(VENV)/built
-
-$(VENV)/installed: constraints.txt
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(PIP) install --quiet torch torchvision timm numpy opencv-python-headless pycocotools safetensors tqdm \
-	    setuptools wheel ninja pybind11 pytest pytest-benchmark hypothesis ruff mypy clang-format types-tqdm
+.venv/installed: constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 10) else "dgcn needs Python >= 3.10 (make PYTHON=...)")'
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet $$(sed -e '/^#/d' -e 's/==.*//' constraints.txt | sort -u)
 	touch $@
 
-$(VENV)/built: $(VENV)/installed setup.py pyproject.toml $(SOURCES)
-	$(PIP) install --quiet --no-build-isolation --no-deps -e .
+.venv/built: .venv/installed setup.py pyproject.toml $(filter csrc/%,$(CPP))
+	$(BIN)/pip install --quiet --no-build-isolation --no-deps --editable .
 	touch $@
+
+build: .venv/built
 
 test: test-cpp test-python
 
-test-cpp:
-	cmake -S . -B build/cpp -DCMAKE_BUILD_TYPE=Release
-	cmake --build build/cpp --parallel 2
-	ctest --test-dir build/cpp --output-on-failure
+test-cpp: .venv/installed
+	$(BIN)/cmake -S . -B build/cpp -G Ninja -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja -DCMAKE_BUILD_TYPE=Release
+	$(BIN)/cmake --build build/cpp
+	$(BIN)/ctest --test-dir build/cpp --output-on-failure
 
 test-python: build
 	$(BIN)/pytest
@@ -50,11 +49,10 @@ check: build
 bench: build
 	$(BIN)/python benchmarks/bench_graph_conv.py
 
-# The op tests again, with the binary that was built against the development torch.
 check-torch-2.13: build
 	test -x .venv-2.13/bin/python || $(PYTHON) -m venv .venv-2.13
-	PIP_CONSTRAINT= .venv-2.13/bin/pip install --quiet torch==2.13.0 numpy pytest pytest-benchmark hypothesis
-	.venv-2.13/bin/python -m pytest -p no:cacheprovider tests/test_graph_conv.py tests/test_philox.py
+	PIP_CONSTRAINT= .venv-2.13/bin/pip install --quiet torch==2.13.0 numpy pytest pytest-benchmark hypothesis setuptools
+	.venv-2.13/bin/python -m pytest tests/test_philox.py tests/test_graph_conv.py
 
 clean:
-	rm -rf build demo $(VENV) .venv-2.13 dgcn_ext/*.so *.egg-info
+	rm -rf .venv .venv-2.13 build demo dgcn_ext/*.so dgcn.egg-info

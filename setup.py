@@ -88,6 +88,7 @@ class NinjaBuild(build_ext):
         graph = build_dir / "build.ninja"
         with graph.open("w") as stream:
             writer = ninja.Writer(stream, width=120)
+            writer.variable("builddir", str(build_dir))  # where ninja keeps its log
             self.write_rules(writer)
             for extension in self.extensions:
                 self.write_extension(writer, extension)

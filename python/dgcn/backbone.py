@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -46,16 +47,14 @@ class MobileNetV1(Backbone):
     Symmetric padding keeps cell i centred on pixel 16·i, which is what the fields assume.
     """
 
-    channels = {4: 96, 8: 192, 16: 384}
-    mean = (127.5, 127.5, 127.5)
-    std = (127.5, 127.5, 127.5)
-
     STEM = 24
     BLOCKS = ((48, 1), (96, 2), (96, 1), (192, 2), (192, 1), (384, 2)) + ((384, 1),) * 7  # (channels, stride)
-    TAPS = {3: 4, 5: 8, 13: 16}  # block number (from 1) -> stride of the feature map it ends
+    TAPS: ClassVar = {3: 4, 5: 8, 13: 16}  # block number (from 1) -> stride of the feature map it ends
 
     def __init__(self) -> None:
         super().__init__()
+        self.channels = {stride: self.BLOCKS[number - 1][0] for number, stride in self.TAPS.items()}
+        self.mean = self.std = (127.5, 127.5, 127.5)
         self.stem = nn.Conv2d(3, self.STEM, 3, 2, padding=1, bias=False)
         self.stem_bn = nn.BatchNorm2d(self.STEM)
         widths = (self.STEM, *(channels for channels, _ in self.BLOCKS))
@@ -120,8 +119,8 @@ class TimmBackbone(Backbone):
     """Any timm model with `features_only` and a stride-16 map; ResNets without the input max-pool, as in the paper.
 
     Without the max-pool a ResNet's stages have half the strides timm reports: layer2, layer3 and layer4 are F4, F8 and
-    F16 with 512, 1024 and 2048 channels. Networks that round sizes down (unpadded pooling or patches, as in DenseNet and
-    ConvNeXt) get their input padded at the right and at the bottom, so that every map has ceil(H/s) × ceil(W/s) cells.
+    F16 with 512, 1024 and 2048 channels. Networks that round sizes down (unpadded pooling or patches, as in DenseNet
+    and ConvNeXt) get their input padded at the right and at the bottom: every map has ceil(H/s) × ceil(W/s) cells.
     """
 
     def __init__(self, name: str, pretrained: bool) -> None:

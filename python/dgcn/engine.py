@@ -157,7 +157,8 @@ class Trainer:
             seed=config.seed,
         )
         self.loss = PifPafLoss(config.loss)
-        self.model = self.build().to(self.device)
+        # Convolutions run fastest in this layout, on the CPU as on a GPU.
+        self.model = self.build().to(self.device, memory_format=torch.channels_last)
         self.ema = ModelEmaV3(self.model, decay=config.ema, use_warmup=True) if config.ema else None
         self.optimizer = build_optimizer(self.model, config)
         self.steps_per_epoch = len(self.dataset) // config.batch_size
@@ -251,7 +252,7 @@ class Trainer:
         rate = learning_rate(self.step, self.steps_per_epoch * config.epochs, config)
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group["factor"]
-        images = batch["image"].to(self.device, non_blocking=True)
+        images = batch["image"].to(self.device, non_blocking=True, memory_format=torch.channels_last)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=config.amp):
             output = self.model(images)
         terms = self.loss(output, batch["targets"].to(self.device))
@@ -388,9 +389,9 @@ def resume_path(config: TrainConfig) -> Path | None:
 def fit(config: TrainConfig) -> list[dict[str, Any]]:
     """Train, evaluate, save; return the history, a record per epoch.
 
-    Writes into `config.work_dir`: `training_state.pt` (to resume), `last.safetensors`, `best.safetensors` (highest AP on
-    the validation images), `history.json`. The run repeats bit for bit on the same machine with the same settings, in
-    one go or interrupted and resumed.
+    Writes into `config.work_dir`: `training_state.pt` (to resume), `last.safetensors`, `best.safetensors` (highest
+    AP on the validation images), `history.json`. The run repeats bit for bit on the same machine with the same
+    settings, in one go or interrupted and resumed.
 
     Raises:
         FileExistsError: `work_dir` holds a run and `resume` was not asked for.
