@@ -1,0 +1,117 @@
+"""Backbones: shapes, strides, and the start from weights whose batch norms are folded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch.nn.functional import conv2d, relu6
+
+from dgcn.backbone import MOBILENET, MobileNetV1, build_backbone
+
+
+def random_trunk(path: Path) -> Path:
+    """A folded trunk with random weights of a sensible size."""
+    rng = np.random.default_rng(0)
+    model, arrays = MobileNetV1(), {}
+    convs = [("stem", model.stem)]
+    for number, block in enumerate(model.blocks, start=1):
+        convs += [(f"blocks.{number}.dw", block.dw), (f"blocks.{number}.pw", block.pw)]
+    for name, conv in convs:
+        shape = tuple(conv.weight.shape)
+        arrays[f"{name}.weight"] = rng.normal(0, 1.5 / np.prod(shape[1:]) ** 0.5, shape).astype(np.float32)
+        arrays[f"{name}.bias"] = rng.normal(0, 0.2, shape[0]).astype(np.float32)
+    np.savez(path, **arrays)
+    return path
+
+
+def folded_forward(path: Path, x: torch.Tensor) -> dict[int, torch.Tensor]:
+    """The folded network, written out from the file's description."""
+    arrays = {name: torch.from_numpy(value) for name, value in np.load(path).items()}
+    x = relu6(conv2d(x, arrays["stem.weight"], arrays["stem.bias"], stride=2, padding=1))
+    features = {}
+    for number, stride in enumerate((1, 2, 1, 2, 1, 2, 1, 1, 1, 1, 1, 1, 1), start=1):
+        dw, pw = f"blocks.{number}.dw", f"blocks.{number}.pw"
+        groups = x.shape[1]
+        x = relu6(conv2d(x, arrays[f"{dw}.weight"], arrays[f"{dw}.bias"], stride=stride, padding=1, groups=groups))
+        x = relu6(conv2d(x, arrays[f"{pw}.weight"], arrays[f"{pw}.bias"]))
+        if number in (3, 5, 13):
+            features[{3: 4, 5: 8, 13: 16}[number]] = x
+    return features
+
+
+def test_mobilenet_starts_as_the_folded_trunk_in_both_modes(tmp_path):
+    path = random_trunk(tmp_path / "trunk.npz")
+    x = torch.rand(4, 3, 65, 97) * 2 - 1
+    model = MobileNetV1()
+    model.load_folded(path, x)
+    wanted = folded_forward(path, x)
+    for features in (model.eval()(x), model.train()(x)):
+        assert features.keys() == wanted.keys()
+        for stride in wanted:
+            torch.testing.assert_close(features[stride], wanted[stride], atol=2e-3, rtol=1e-3)
+
+
+def test_mobilenet_folds_to_the_same_output():
+    torch.manual_seed(0)
+    model = MobileNetV1()
+    model.train()(torch.rand(4, 3, 65, 65))  # statistics unlike the initial ones
+    x = torch.rand(1, 3, 49, 65)
+    wanted = model.eval()(x)
+    model.fold_batch_norms()
+    assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in model.modules())
+    for stride, features in model(x).items():
+        torch.testing.assert_close(features, wanted[stride], atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("change", ["missing", "shape"])
+def test_a_trunk_that_does_not_fit_is_named(tmp_path, change):
+    arrays = dict(np.load(random_trunk(tmp_path / "trunk.npz")))
+    if change == "missing":
+        del arrays["blocks.7.pw.bias"]
+    else:
+        arrays["blocks.7.pw.bias"] = arrays["blocks.7.pw.bias"][:-1]
+    np.savez(tmp_path / "bad.npz", **arrays)
+    with pytest.raises(ValueError, match=r"blocks\.7\.pw\.bias must have the shape \(384,\)"):
+        MobileNetV1().load_folded(tmp_path / "bad.npz", torch.zeros(1, 3, 33, 33))
+
+
+@pytest.mark.parametrize("name", [MOBILENET, "resnet18", "densenet121", "convnext_atto"])
+def test_maps_have_the_strides_they_claim(name):
+    backbone = build_backbone(name).eval()
+    with torch.no_grad():
+        features = backbone(torch.zeros(1, 3, 65, 97))
+    assert features.keys() == backbone.channels.keys()
+    assert 16 in features
+    for stride, values in features.items():
+        assert values.shape == (1, backbone.channels[stride], -(-65 // stride), -(-97 // stride))
+
+
+def test_resnet_has_lost_its_max_pool():
+    backbone = build_backbone("resnet50")
+    assert backbone.channels == {4: 512, 8: 1024, 16: 2048}
+    assert not any(isinstance(module, torch.nn.MaxPool2d) for module in backbone.modules())
+
+
+def test_every_cell_sees_the_pixel_it_is_centred_on():
+    """Symmetric padding: the gradient of cell (i, j) at stride 16 is centred on pixel (16 i, 16 j)."""
+    backbone = MobileNetV1().eval().double()
+    x = torch.zeros(1, 3, 257, 257, dtype=torch.float64, requires_grad=True)
+    (gradient,) = torch.autograd.grad(backbone(x)[16][0, :, 8, 8].sum(), x)
+    rows = gradient.abs().sum(dim=(0, 1, 3)).nonzero().flatten()
+    assert (rows.min() + rows.max()) / 2 == 128
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("resnet5000", "backbone must be 'mobilenetv1_075' or the name of a timm model, got 'resnet5000'"),
+        ("vit_tiny_patch16_224", "stride|any size"),
+        ("swin_tiny_patch4_window7_224", "any size"),
+    ],
+)
+def test_unusable_backbones_are_refused(name, message):
+    with pytest.raises(ValueError, match=message):
+        build_backbone(name)
