@@ -1,0 +1,66 @@
+// The decoder's input, and the only place where it is read: what passes here is finite and in pixels.
+//
+//   K, M      keypoints, limbs
+//   H, W      field size [cells]
+//   stride    edge of a cell [px]; cell i is centred on pixel stride·i
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "pifpaf/config.h"
+#include "pifpaf/skeleton.h"
+
+namespace dgcn::pifpaf {
+
+/// The fields of one image, row-major and dense; coordinates are absolute, they and scales are in field cells.
+struct Fields {
+  const float* pif;  ///< [K, 5, H, W]: (unused, confidence, x, y, scale)
+  const float* paf;  ///< [M, 8, H, W]: (unused, confidence, x1, y1, x2, y2, scale1, scale2)
+  int num_keypoints;
+  int num_limbs;
+  int height;
+  int width;
+};
+
+/// One cell of a PIF field.
+struct PifCell {
+  int cell;          ///< row-major index in the field
+  float confidence;  ///< in [0, 1]
+  float x, y;        ///< [px]
+  float scale;       ///< [px]
+};
+
+/// One cell of a PAF field.
+struct PafCell {
+  int cell;              ///< row-major index in the field
+  float confidence;      ///< in [0, 1]
+  float x1, y1, x2, y2;  ///< the limb's two ends [px]
+  float scale1, scale2;  ///< sizes of the joints there [px]
+};
+
+/// Size of the pixel grid that fields of a given stride describe: (n − 1)·stride + 1 along each axis.
+struct PixelSize {
+  int height;
+  int width;
+};
+
+/// Throws std::invalid_argument where the fields do not fit the skeleton, the stride is not positive or the pixel grid
+/// exceeds `max_map_pixels`. Fields without cells have a pixel grid of 0 × 0.
+PixelSize check_fields(const Fields& fields, int stride, const Skeleton& skeleton, const DecoderConfig& config);
+
+/// Replaces `cells` by the usable ones of one keypoint or limb with at least the given confidence, in row-major order.
+///
+/// A cell is skipped where any component (but the unused one) is NaN, infinite or, in pixels, beyond ±10⁹: later
+/// stages can then square and add without overflow. A confidence above 1 counts as 1.
+void read_pif(const Fields& fields, int keypoint, int stride, float threshold, std::vector<PifCell>& cells);
+void read_paf(const Fields& fields, int limb, int stride, float threshold, std::vector<PafCell>& cells);
+
+/// int(value) clamped to [low, high] with 0 ≤ low ≤ high, for any value at all (NaN gives `low`): the only conversion
+/// of a coordinate to an index.
+inline int truncate(float value, int low, int high) {
+  if (!(value > static_cast<float>(low))) return low;
+  return value < static_cast<float>(high) ? static_cast<int>(value) : high;
+}
+
+}  // namespace dgcn::pifpaf

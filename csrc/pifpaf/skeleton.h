@@ -1,0 +1,41 @@
+// The graph of keypoints along whose limbs persons are grown.
+#pragma once
+
+#include <utility>
+#include <vector>
+
+namespace dgcn::pifpaf {
+
+/// A limb walked in one of its two directions.
+struct DirectedLimb {
+  int index;  ///< 2·limb as the skeleton lists it (joint 1 → joint 2), 2·limb + 1 backwards
+  int start;  ///< keypoint
+  int end;    ///< keypoint
+
+  int reverse() const { return index ^ 1; }
+};
+
+/// K keypoints and M limbs; any graph will do, connected or not, that is without loops and double edges.
+class Skeleton {
+ public:
+  static constexpr int max_keypoints = 10000;
+
+  /// `limbs` are zero-based keypoint pairs (joint 1, joint 2), in the order of the PAF fields.
+  /// Throws std::invalid_argument where a limb leaves [0, num_keypoints), joins a keypoint with itself or repeats
+  /// another one (in either direction).
+  Skeleton(int num_keypoints, const std::vector<std::pair<int, int>>& limbs);
+
+  int num_keypoints() const { return static_cast<int>(outgoing_.size()); }
+  int num_limbs() const { return num_limbs_; }
+
+  /// The limbs that leave a keypoint, in the order in which the skeleton lists them.
+  const std::vector<DirectedLimb>& outgoing(int keypoint) const {
+    return outgoing_[static_cast<std::size_t>(keypoint)];
+  }
+
+ private:
+  int num_limbs_;
+  std::vector<std::vector<DirectedLimb>> outgoing_;
+};
+
+}  // namespace dgcn::pifpaf

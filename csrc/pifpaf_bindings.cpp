@@ -1,0 +1,124 @@
+// The decoder behind pybind11 and numpy. dgcn_ext/decoder.py checks types and shapes and gives the errors a user sees;
+// std::invalid_argument from the core arrives in Python as ValueError.
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <stdexcept>
+#include <utility>
+#include <vector>
+
+#include "pifpaf/decoder.h"
+
+namespace py = pybind11;
+
+namespace dgcn::pifpaf {
+namespace {
+
+using Array = py::array_t<float, py::array::c_style>;
+
+static_assert(sizeof(Joint) == 4 * sizeof(float), "a joint is a row of the output");
+
+/// View of the arrays pif [K, 5, H, W] and paf [M, 8, H, W], which must outlive it.
+Fields view(const Array& pif, const Array& paf) {
+  const bool fits = pif.ndim() == 4 && paf.ndim() == 4 && pif.shape(1) == 5 && paf.shape(1) == 8 &&
+                    pif.shape(2) == paf.shape(2) && pif.shape(3) == paf.shape(3);
+  if (!fits) throw std::invalid_argument("pif and paf must be [K, 5, H, W] and [M, 8, H, W]");
+  const auto extent = [](const Array& array, int axis) { return py::int_(array.shape(axis)).cast<int>(); };
+  return {pif.data(), paf.data(), extent(pif, 0), extent(paf, 0), extent(pif, 2), extent(pif, 3)};
+}
+
+/// float32 [P, K, 4], taking over the memory of `persons`.
+Array to_array(Persons&& persons) {
+  auto* joints = new std::vector<Joint>(std::move(persons.joints));
+  const py::capsule owner(joints, [](void* pointer) { delete static_cast<std::vector<Joint>*>(pointer); });
+  const auto num_keypoints = static_cast<py::ssize_t>(persons.num_keypoints);
+  const py::ssize_t num_persons = static_cast<py::ssize_t>(joints->size()) / num_keypoints;
+  return Array({num_persons, num_keypoints, py::ssize_t{4}}, reinterpret_cast<const float*>(joints->data()), owner);
+}
+
+Array decode(const Decoder& decoder, const Array& pif, const Array& paf, int stride) {
+  const Fields fields = view(pif, paf);
+  Persons persons;
+  {
+    const py::gil_scoped_release release;
+    persons = decoder.decode(fields, stride);
+  }
+  return to_array(std::move(persons));
+}
+
+std::vector<Array> decode_batch(const Decoder& decoder, const std::vector<std::pair<Array, Array>>& images, int stride,
+                                int threads) {
+  std::vector<Fields> fields;
+  fields.reserve(images.size());
+  for (const auto& [pif, paf] : images) fields.push_back(view(pif, paf));
+  std::vector<Persons> results;
+  {
+    const py::gil_scoped_release release;
+    results = decoder.decode_batch(fields, stride, threads);
+  }
+  std::vector<Array> arrays;
+  arrays.reserve(results.size());
+  for (Persons& persons : results) arrays.push_back(to_array(std::move(persons)));
+  return arrays;
+}
+
+/// float32 [P] for persons [P, K, 4].
+Array person_scores(const Decoder& decoder, const Array& persons) {
+  const int num_keypoints = decoder.skeleton().num_keypoints();
+  if (persons.ndim() != 3 || persons.shape(1) != num_keypoints || persons.shape(2) != 4)
+    throw std::invalid_argument("persons must be [P, K, 4]");
+  Array scores(persons.shape(0));
+  const auto* joints = reinterpret_cast<const Joint*>(persons.data());
+  for (py::ssize_t p = 0; p < persons.shape(0); ++p)
+    scores.mutable_at(p) = person_score(joints + p * num_keypoints, num_keypoints, decoder.config());
+  return scores;
+}
+
+}  // namespace
+}  // namespace dgcn::pifpaf
+
+PYBIND11_MODULE(_pifpaf, module) {
+  using namespace dgcn::pifpaf;
+  module.attr("MAX_KEYPOINTS") = Skeleton::max_keypoints;
+
+  py::class_<DecoderConfig>(module, "DecoderConfig")
+      .def(py::init<>())
+      .def("validate", &DecoderConfig::validate)
+      .def_readwrite("map_threshold", &DecoderConfig::map_threshold)
+      .def_readwrite("map_neighbors", &DecoderConfig::map_neighbors)
+      .def_readwrite("map_sigma", &DecoderConfig::map_sigma)
+      .def_readwrite("map_min_sigma", &DecoderConfig::map_min_sigma)
+      .def_readwrite("max_map_pixels", &DecoderConfig::max_map_pixels)
+      .def_readwrite("seed_threshold", &DecoderConfig::seed_threshold)
+      .def_readwrite("seed_map_weight", &DecoderConfig::seed_map_weight)
+      .def_readwrite("connection_threshold", &DecoderConfig::connection_threshold)
+      .def_readwrite("connection_map_weight", &DecoderConfig::connection_map_weight)
+      .def_readwrite("connection_window", &DecoderConfig::connection_window)
+      .def_readwrite("connection_min_scale", &DecoderConfig::connection_min_scale)
+      .def_readwrite("blend_min_score", &DecoderConfig::blend_min_score)
+      .def_readwrite("blend_min_ratio", &DecoderConfig::blend_min_ratio)
+      .def_readwrite("blend_max_distance", &DecoderConfig::blend_max_distance)
+      .def_readwrite("keypoint_threshold", &DecoderConfig::keypoint_threshold)
+      .def_readwrite("keypoint_threshold_relative", &DecoderConfig::keypoint_threshold_relative)
+      .def_readwrite("reverse_match", &DecoderConfig::reverse_match)
+      .def_readwrite("reverse_max_distance", &DecoderConfig::reverse_max_distance)
+      .def_readwrite("occupancy_reduction", &DecoderConfig::occupancy_reduction)
+      .def_readwrite("occupancy_min_half_side", &DecoderConfig::occupancy_min_half_side)
+      .def_readwrite("suppression_factor", &DecoderConfig::suppression_factor)
+      .def_readwrite("instance_threshold", &DecoderConfig::instance_threshold)
+      .def_readwrite("force_complete", &DecoderConfig::force_complete)
+      .def_readwrite("complete_threshold", &DecoderConfig::complete_threshold)
+      .def_readwrite("complete_window", &DecoderConfig::complete_window)
+      .def_readwrite("complete_confidence", &DecoderConfig::complete_confidence)
+      .def_readwrite("score_top", &DecoderConfig::score_top)
+      .def_readwrite("score_top_weight", &DecoderConfig::score_top_weight);
+
+  py::class_<Decoder>(module, "Decoder")
+      .def(py::init([](int num_keypoints, const std::vector<std::pair<int, int>>& limbs, const DecoderConfig& config) {
+        return Decoder(Skeleton(num_keypoints, limbs), config);
+      }))
+      .def("decode", &decode)
+      .def("decode_batch", &decode_batch)
+      .def("person_scores", &person_scores);
+}

@@ -1,0 +1,266 @@
+"""The greedy PIF/PAF decoder: fields of an image in, persons out. Needs numpy, not torch.
+
+    decoder = PifPafDecoder(17, skeleton)
+    persons = decoder(pif, paf, stride=8)      # float32 [P, 17, 4]: confidence, x px, y px, scale px
+
+Legend: K keypoints, M limbs, H x W field cells, P persons; px are pixels of the network input, ``stride`` of them to a
+cell; a joint's scale is its size as the fields give it. The algorithm is PifPaf's (Kreiss et al., 2019) with the
+constants of OpenPifPaf 0.13; it lives in csrc/pifpaf, one file per stage.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields
+from numbers import Integral, Real
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from dgcn_ext import _pifpaf
+
+__all__ = ["DecoderConfig", "PifPafDecoder"]
+
+_INT_MAX = 2**31 - 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecoderConfig:
+    """Constants of the decoder, in the order in which it uses them. The defaults are OpenPifPaf's.
+
+    Raises TypeError for a value of the wrong type and ValueError for one out of range, naming the field.
+    """
+
+    map_threshold: float = 0.3
+    """PIF cells with at least this confidence are painted into the confidence map."""
+    map_neighbors: float = 16.0
+    """A cell adds confidence / map_neighbors: so many agreeing cells saturate a pixel of the map."""
+    map_sigma: float = 0.5
+    """Radius of a painted cell, in scales."""
+    map_min_sigma: float = 1.0
+    """Smallest radius of a painted cell, in px."""
+    max_map_pixels: int = 2**26
+    """Inputs of more pixels are refused, which bounds the memory of the map to four times as many bytes."""
+
+    seed_threshold: float = 0.2
+    """Smallest confidence of a seed: of the PIF cell, and of its blend with the map."""
+    seed_map_weight: float = 0.9
+    """Share of the map in a seed's confidence, in [0, 1]; the rest is the cell's."""
+
+    connection_threshold: float = 0.3
+    """Smallest confidence of a PAF cell; its score must exceed it."""
+    connection_map_weight: float = 0.9
+    """Share of a connection's score that the map at its target must vouch for, in [0, 1]."""
+    connection_window: float = 1.0
+    """Width of the window around a joint in which connections start, in scales."""
+    connection_min_scale: float = 0.5
+    """Smallest scale with which a joint searches, in px."""
+    blend_min_score: float = 0.01
+    """The second best connection is blended in from this score,"""
+    blend_min_ratio: float = 0.5
+    """... from this fraction of the best one's score,"""
+    blend_max_distance: float = 0.5
+    """... and up to this distance between their targets, in scales of the best one's target."""
+
+    keypoint_threshold: float = 0.15
+    """Smallest confidence of a joint."""
+    keypoint_threshold_relative: float = 0.5
+    """Smallest confidence of a joint relative to the one it was grown from."""
+    reverse_match: bool = True
+    """A new joint must lead back to the joint it was grown from,"""
+    reverse_max_distance: float = 1.0
+    """... to within this L1 distance, in scales of that joint."""
+
+    occupancy_reduction: float = 2.0
+    """Edge of a cell of the bitmaps that record where joints are, in px."""
+    occupancy_min_half_side: float = 2.0
+    """Smallest half side of the square that a joint occupies, in cells of the bitmap."""
+
+    suppression_factor: float = 1e-5
+    """A joint where a better person's has been keeps this share of its confidence, in [0, 1]."""
+    instance_threshold: float = 0.15
+    """Smallest mean confidence of a person over all keypoints."""
+
+    force_complete: bool = False
+    """Give every person every keypoint its skeleton reaches; both keypoint thresholds and the instance threshold then
+    count as zero."""
+    complete_threshold: float = 0.001
+    """Replaces connection_threshold while persons are completed."""
+    complete_window: float = 4.0
+    """Replaces connection_window while persons are completed, in scales."""
+    complete_confidence: float = 1e-5
+    """Confidence of a joint that is copied from its neighbour for want of any evidence."""
+
+    score_top: int = 3
+    """How many of a person's most confident joints weigh more in its score."""
+    score_top_weight: float = 3.0
+    """Their weight; the others weigh 1."""
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value, default = getattr(self, field.name), field.default
+            kind: type = bool if isinstance(default, bool) else Integral if isinstance(default, int) else Real
+            if not isinstance(value, kind) or (kind is not bool and isinstance(value, bool)):
+                required = {bool: "a bool", Integral: "an integer", Real: "a number"}[kind]
+                raise TypeError(f"{field.name} must be {required}, got {value!r}")
+            if kind is Integral and abs(value) > _INT_MAX:
+                raise ValueError(f"{field.name} must be at most {_INT_MAX}, got {value}")
+        self._native().validate()
+
+    def _native(self) -> _pifpaf.DecoderConfig:
+        native = _pifpaf.DecoderConfig()
+        for field in fields(self):
+            setattr(native, field.name, getattr(self, field.name))
+        return native
+
+
+class PifPafDecoder:
+    """Decodes PIF and PAF fields into persons.
+
+    Immutable: threads may share one, and the same fields give the same bits whatever was decoded before. Decoding
+    releases the GIL. Pickling keeps the three arguments.
+
+    Args:
+        num_keypoints: K, 1 to 10,000.
+        skeleton: the M limbs as pairs of zero-based keypoints, in the order of the PAF fields: ``[(i, j), ...]`` or an
+            integer array [M, 2]. Any graph without loops and repeated limbs, connected or not, also without any limb.
+        config: constants of the algorithm.
+
+    Raises:
+        TypeError, ValueError: naming the argument, what is required and what arrived.
+    """
+
+    def __init__(
+        self,
+        num_keypoints: int,
+        skeleton: Iterable[tuple[int, int]] | NDArray[np.integer[Any]],
+        config: DecoderConfig | None = None,
+    ) -> None:
+        if config is not None and not isinstance(config, DecoderConfig):
+            raise TypeError(f"config must be a DecoderConfig, got {type(config).__name__}")
+        self._num_keypoints = _integer("num_keypoints", num_keypoints, 1, _pifpaf.MAX_KEYPOINTS)
+        self._skeleton = _limbs(skeleton)
+        self._config = DecoderConfig() if config is None else config
+        self._native = _pifpaf.Decoder(self._num_keypoints, self._skeleton, self._config._native())
+
+    @property
+    def num_keypoints(self) -> int:
+        """K."""
+        return self._num_keypoints
+
+    @property
+    def skeleton(self) -> tuple[tuple[int, int], ...]:
+        """The M limbs, zero-based."""
+        return self._skeleton
+
+    @property
+    def config(self) -> DecoderConfig:
+        return self._config
+
+    def __call__(self, pif: ArrayLike, paf: ArrayLike, stride: int) -> NDArray[np.float32]:
+        """The persons in one image, float32 [P, K, 4]: confidence, x px, y px, scale px; best first.
+
+        Persons are ordered by mean confidence over all K; joints that were not found are zero in all four.
+
+        Args:
+            pif: [K, 5, H, W], per keypoint (unused, confidence, x, y, scale).
+            paf: [M, 8, H, W], per limb (unused, confidence, x1, y1, x2, y2, scale1, scale2).
+                Both float16, float32 or float64 in any memory layout; all but C-contiguous float32 is copied to that.
+                Confidences are in [0, 1] (above 1 counts as 1); coordinates are absolute, and they and scales in cells.
+            stride: edge of a cell in px.
+
+        A cell with a component that is NaN, infinite or beyond 1e9 px is skipped; H = 0 or W = 0 gives P = 0.
+
+        Raises:
+            TypeError, ValueError: naming the argument, what is required and what arrived. Also for more than
+                ``config.max_map_pixels`` pixels.
+        """
+        return self._native.decode(*self._check_fields(pif, paf, ""), _integer("stride", stride, 1, _INT_MAX))
+
+    def batch(
+        self, images: Sequence[tuple[ArrayLike, ArrayLike]], stride: int, threads: int = 0
+    ) -> list[NDArray[np.float32]]:
+        """``[self(pif, paf, stride) for pif, paf in images]`` to the bit, on several threads without the GIL.
+
+        Args:
+            images: pairs (pif, paf); sizes may differ from image to image.
+            stride: edge of a cell in px.
+            threads: how many to use; 0: as many as the machine has.
+
+        Raises:
+            As for one image, naming the image; nothing is returned then.
+        """
+        checked = []
+        for i, pair in enumerate(images):
+            if not isinstance(pair, (tuple, list)) or len(pair) != 2:
+                raise TypeError(f"images[{i}] must be a pair (pif, paf), got {type(pair).__name__}")
+            checked.append(self._check_fields(*pair, f"images[{i}] "))
+        stride = _integer("stride", stride, 1, _INT_MAX)
+        return self._native.decode_batch(checked, stride, _integer("threads", threads, 0, _INT_MAX))
+
+    def person_scores(self, persons: ArrayLike) -> NDArray[np.float32]:
+        """Scores to report for persons [P, K, 4], float32 [P]: the joint confidences' mean, weighted by rank.
+
+        The ``config.score_top`` most confident joints weigh ``config.score_top_weight``, the others 1; for 17 keypoints
+        that is (3, 3, 3, 1 x 14) / 23.
+        """
+        array = _float32("persons", persons)
+        if array.ndim != 3 or array.shape[1:] != (self._num_keypoints, 4):
+            raise ValueError(f"persons must have the shape [P, {self._num_keypoints}, 4], got {list(array.shape)}")
+        return self._native.person_scores(array)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return PifPafDecoder, (self._num_keypoints, self._skeleton, self._config)
+
+    def __repr__(self) -> str:
+        return f"PifPafDecoder({self._num_keypoints}, {list(self._skeleton)}, {self._config})"
+
+    def _check_fields(
+        self, pif: ArrayLike, paf: ArrayLike, prefix: str
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        arrays = []
+        for name, value, count, components in (
+            (f"{prefix}pif", pif, self._num_keypoints, 5),
+            (f"{prefix}paf", paf, len(self._skeleton), 8),
+        ):
+            array = _float32(name, value)
+            if array.ndim != 4 or array.shape[:2] != (count, components):
+                raise ValueError(f"{name} must have the shape [{count}, {components}, H, W], got {list(array.shape)}")
+            arrays.append(array)
+        if arrays[0].shape[2:] != arrays[1].shape[2:]:
+            sizes = [list(array.shape[2:]) for array in arrays]
+            raise ValueError(f"{prefix}paf must have pif's field size {sizes[0]}, got {sizes[1]}")
+        if max(arrays[0].shape) > _INT_MAX:
+            raise ValueError(f"{prefix}pif must have sizes of at most {_INT_MAX}, got {list(arrays[0].shape)}")
+        return arrays[0], arrays[1]
+
+
+def _integer(name: str, value: int, low: int, high: int) -> int:
+    try:
+        integer = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name} must be an integer, got {value!r}") from None
+    if not low <= integer <= high:
+        raise ValueError(f"{name} must be in [{low}, {high}], got {integer}")
+    return integer
+
+
+def _limbs(skeleton: Iterable[tuple[int, int]] | NDArray[np.integer[Any]]) -> tuple[tuple[int, int], ...]:
+    """The limbs as plain integers; whether they fit the keypoints is the core's to say."""
+    limbs = []
+    for i, limb in enumerate(skeleton):
+        ends = tuple(_integer(f"skeleton[{i}]", end, -_INT_MAX, _INT_MAX) for end in limb)
+        if len(ends) != 2:
+            raise ValueError(f"skeleton[{i}] must be a pair of keypoints, got {len(ends)} values")
+        limbs.append(ends)
+    return tuple(limbs)
+
+
+def _float32(name: str, value: ArrayLike) -> NDArray[np.float32]:
+    array = np.asarray(value)
+    if array.dtype not in (np.float16, np.float32, np.float64):
+        raise TypeError(f"{name} must be a float16, float32 or float64 array, got {array.dtype}")
+    with np.errstate(over="ignore", invalid="ignore"):  # float64 beyond float32 becomes infinite, which is then skipped
+        return np.ascontiguousarray(array, dtype=np.float32)
