@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
-import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -94,23 +93,20 @@ class PifPafCodec:
         in absolute cells; a limb's scales are those of the PIF at its end points."""
         self._check_heads(pif_head, paf_head)
         pif, paf = pif_head.detach().float(), paf_head.detach().float()
-        scale = F.softplus(pif[:, :, 4])
-        fields = self._assemble(pif[:, :, 0].sigmoid(), pif[:, :, 1:3], scale, paf[:, :, 0].sigmoid(), paf[:, :, 1:5])
-        return list(zip(*(field.cpu().numpy() for field in fields), strict=True))
+        parts = (
+            pif[:, :, 0].sigmoid(),
+            pif[:, :, 1:3],
+            F.softplus(pif[:, :, 4]),
+            paf[:, :, 0].sigmoid(),
+            paf[:, :, 1:5],
+        )
+        return [self._assemble(Targets(*of_image)) for of_image in zip(*(p.cpu().numpy() for p in parts), strict=True)]
 
     def targets_to_fields(self, targets: Targets) -> tuple[np.ndarray, np.ndarray]:
         """The fields of heads that learned `targets` by heart: what the decoder should turn back into the persons.
 
         NaN becomes 0: no confidence, no offset, and the smallest scale where a joint's is unknown."""
-        arrays = (
-            targets.pif_confidence,
-            targets.pif_offset,
-            targets.pif_scale,
-            targets.paf_confidence,
-            targets.paf_offset,
-        )
-        pif, paf = self._assemble(*(torch.from_numpy(array).nan_to_num(0.0)[None] for array in arrays))
-        return pif[0].numpy(), paf[0].numpy()
+        return self._assemble(Targets(*(np.nan_to_num(getattr(targets, field.name)) for field in fields(targets))))
 
     def _field_size(self, height_px: int, width_px: int) -> tuple[int, int]:
         for name, pixels in (("height_px", height_px), ("width_px", width_px)):
@@ -198,30 +194,24 @@ class PifPafCodec:
                 confidence[:, rows, columns] = np.nan
         return confidence
 
-    def _assemble(
-        self, pif_confidence: Tensor, pif_offset: Tensor, pif_scale: Tensor, paf_confidence: Tensor, paf_offset: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Fields pif [B, K, 5, H, W] and paf [B, M, 8, H, W] from float32 parts shaped as in `Targets`, batch first."""
-        height, width = pif_confidence.shape[2:]
-        rows, columns = torch.meshgrid(
-            torch.arange(height, device=pif_offset.device), torch.arange(width, device=pif_offset.device), indexing="ij"
-        )
-        cell = torch.stack([columns, rows])
-        joint = pif_offset + cell
-        ends = paf_offset + cell.repeat(2, 1, 1)
-
-        # NaN and infinity of a diverged network must not become indices; the decoder deals with them as values.
-        column, row = (
-            part.nan_to_num(0.0).clamp(0, size - 1).round().long()
-            for part, size in ((ends[:, :, 0::2], width), (ends[:, :, 1::2], height))
-        )
-        of_ends = pif_scale[:, torch.as_tensor(self._limbs, device=pif_scale.device)].flatten(3)
-        scales = of_ends.gather(3, (row * width + column).flatten(3)).view_as(column)
-
-        zero = torch.zeros_like(pif_confidence)[:, :, None]
-        pif = torch.cat([zero, pif_confidence[:, :, None], joint, pif_scale[:, :, None]], dim=2)
-        zero = torch.zeros_like(paf_confidence)[:, :, None]
-        return pif, torch.cat([zero, paf_confidence[:, :, None], ends, scales], dim=2)
+    def _assemble(self, values: Targets) -> tuple[np.ndarray, np.ndarray]:
+        """Decoder fields pif [K, 5, H, W] and paf [M, 8, H, W] of one picture from parts without NaN for "nothing"."""
+        (k, height, width), m = values.pif_confidence.shape, len(values.paf_confidence)
+        cell = np.indices((height, width), dtype=np.float32)[::-1]  # x, y
+        pif, paf = np.zeros((k, 5, height, width), np.float32), np.zeros((m, 8, height, width), np.float32)
+        pif[:, 1] = values.pif_confidence
+        pif[:, 2:4] = values.pif_offset + cell
+        pif[:, 4] = values.pif_scale
+        paf[:, 1] = values.paf_confidence
+        paf[:, 2:6] = values.paf_offset + np.tile(cell, (2, 1, 1))
+        for end, joint in enumerate(self._limbs.T):
+            # fmin and fmax also turn the NaN of a diverged network into an index; the decoder judges it as a value.
+            x, y = (
+                np.rint(np.fmin(np.fmax(paf[:, component + 2 * end], 0), size - 1)).astype(np.intp)
+                for component, size in ((2, width), (3, height))
+            )
+            paf[:, 6 + end] = values.pif_scale.take((joint[:, None, None] * height + y) * width + x)
+        return pif, paf
 
     def _check_heads(self, pif_head: Tensor, paf_head: Tensor) -> None:
         k, m = self.skeleton.num_keypoints, self.skeleton.num_limbs

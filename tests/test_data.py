@@ -1,0 +1,276 @@
+"""Reading a COCO file and its pictures: what comes out, that it repeats, and what is refused, by name."""
+
+from __future__ import annotations
+
+import json
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+from dgcn.codec import PifPafCodec
+from dgcn.data import CocoKeypoints, collate_train, init_worker, read_coco, read_image
+from dgcn.losses import TargetBatch
+from dgcn.skeleton import COCO
+from dgcn.transforms import TrainTransform
+
+SIZE = 129
+
+
+def joints(*xyv):
+    """COCO's flat list with the first joints given."""
+    flat = [value for joint in xyv for value in joint]
+    return flat + [0] * (51 - len(flat))
+
+
+def content():
+    """A COCO file of three pictures: two persons, a crowd and a person without keypoints; nobody; one person."""
+
+    def annotation(number, image_id, keypoints, box, **other):
+        return {
+            "id": number,
+            "image_id": image_id,
+            "category_id": 1,
+            "keypoints": keypoints,
+            "bbox": box,
+            "area": box[2] * box[3] / 2,
+            "iscrowd": 0,
+            **other,
+        }
+
+    many = joints(*[(20.5 + 3 * k, 30 + 2 * k, 1 + k % 2) for k in range(17)])
+    return {
+        "categories": [{"id": 1, "name": "person", "keypoints": list(COCO.keypoints)}],
+        "images": [
+            {"id": 7, "file_name": "a.png", "width": 120, "height": 80},
+            {"id": 8, "file_name": "b.png", "width": 60, "height": 90},
+            {"id": 9, "file_name": "c.png", "width": 64, "height": 64},
+        ],
+        "annotations": [
+            annotation(1, 7, many, [20, 30, 50, 40]),
+            annotation(2, 7, joints((90, 20, 2), (95, 18, 2), (85, 18, 2)), [80, 10, 20, 40]),
+            annotation(3, 7, joints(), [0, 0, 30, 20], iscrowd=1),
+            annotation(4, 7, joints(), [100, 60, 10, 10]),
+            annotation(5, 9, many, [20, 30, 50, 40]),
+        ],
+    }
+
+
+@pytest.fixture
+def coco(tmp_path):
+    """Write `content` with changes, return (folder of pictures, JSON)."""
+    rng = np.random.default_rng(0)
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for image in content()["images"]:
+        pixels = rng.integers(0, 256, (image["height"], image["width"], 3), dtype=np.uint8)
+        cv2.imwrite(str(folder / image["file_name"]), pixels)
+
+    def write(document=None):
+        path = tmp_path / "coco.json"
+        path.write_text(json.dumps(content() if document is None else document))
+        return folder, path
+
+    return write
+
+
+def dataset(paths, seed=0, node_strides=(16,)):
+    transform = TrainTransform(size=SIZE, skeleton=COCO)
+    return CocoKeypoints(*paths, COCO, transform, PifPafCodec(COCO, 8), node_strides=node_strides, seed=seed)
+
+
+def test_records_are_what_the_file_says(coco):
+    records = read_coco(*coco(), COCO)
+    assert [record.image_id for record in records] == [7, 8, 9]
+    assert [len(record.annotations) for record in records] == [4, 0, 1]
+    assert [len(record.persons) for record in records] == [2, 0, 1]
+    first, second, crowd, nobody = records[0].annotations
+    assert first.keypoints.dtype == np.float32
+    assert first.keypoints[3].tolist() == [29.5, 36, 2]
+    assert first.box == (20, 30, 50, 40)
+    assert first.area == 1000
+    assert second.keypoints[:, 2].sum() == 6
+    assert crowd.iscrowd
+    assert nobody.is_ignored
+    assert not nobody.iscrowd
+
+
+def test_optional_fields_and_other_categories(coco):
+    document = content()
+    del document["annotations"][2]["keypoints"], document["annotations"][0]["area"]
+    document["categories"].append({"id": 2, "name": "dog"})
+    document["annotations"].append({"id": 6, "image_id": 7, "category_id": 2, "bbox": [0, 0, 5, 5]})
+    record = read_coco(*coco(document), COCO)[0]
+    assert len(record.annotations) == 4
+    assert record.annotations[0].area == 2000
+    assert record.annotations[2].is_ignored
+    del document["categories"], document["annotations"][-1]
+    assert len(read_coco(*coco(document), COCO)[0].annotations) == 4
+
+
+def test_pictures_are_rgb_and_not_turned(tmp_path):
+    image = np.zeros((20, 30, 3), np.uint8)
+    image[..., 0] = 200
+    cv2.imwrite(str(tmp_path / "red.png"), image[..., ::-1])
+    np.testing.assert_array_equal(read_image(tmp_path / "red.png"), image)
+    cv2.imwrite(str(tmp_path / "gray.png"), image[..., 0])
+    assert read_image(tmp_path / "gray.png").shape == (20, 30, 3)
+
+    # The same picture with an EXIF orientation of 6 (turn by 90 degrees), which COCO's coordinates know nothing of.
+    _, jpeg = cv2.imencode(".jpg", image)
+    tiff = b"MM\x00*\x00\x00\x00\x08\x00\x01\x01\x12\x00\x03\x00\x00\x00\x01\x00\x06\x00\x00\x00\x00\x00\x00"
+    exif = b"Exif\x00\x00" + tiff
+    segment = b"\xff\xe1" + (len(exif) + 2).to_bytes(2, "big") + exif
+    turned = tmp_path / "turned.jpg"
+    turned.write_bytes(jpeg.tobytes()[:2] + segment + jpeg.tobytes()[2:])
+    assert cv2.imread(str(turned)).shape == (30, 20, 3)
+    assert read_image(turned).shape == (20, 30, 3)
+
+
+def test_corrupt_picture_is_named(tmp_path):
+    broken = tmp_path / "broken.jpg"
+    broken.write_bytes(b"not a picture")
+    with pytest.raises(ValueError, match=r"broken\.jpg is missing or not a readable picture"):
+        read_image(broken)
+
+
+def test_sample(coco):
+    data = dataset(coco(), node_strides=(16, 8))
+    assert len(data) == 2  # the picture with nobody on it is left out
+    item = data[0]
+    assert item["image"].shape == (3, SIZE, SIZE)
+    assert item["image"].dtype == torch.uint8
+    assert item["image"].is_contiguous()
+    assert item["image_id"] == 7
+    assert item["targets"].pif_confidence.shape == (17, 17, 17)
+    assert np.nansum(item["targets"].pif_confidence) > 0
+    assert set(item["node_confidence"]) == {16, 8}
+    assert item["node_confidence"][16].shape == (17, 9, 9)
+    np.testing.assert_array_equal(item["node_confidence"][8], item["targets"].pif_confidence)
+
+
+def same(a, b):
+    return torch.equal(a["image"], b["image"]) and np.array_equal(
+        a["targets"].paf_offset, b["targets"].paf_offset, equal_nan=True
+    )
+
+
+def test_samples_depend_on_seed_epoch_and_index_alone(coco):
+    paths = coco()
+    data = dataset(paths)
+    data.set_epoch(3)
+    later = data[1]
+    data.set_epoch(0)
+    first = data[1]
+    assert same(first, data[1])
+    assert same(first, dataset(paths)[1])
+    assert not same(first, later)
+    assert not same(first, dataset(paths, seed=1)[1])
+    data.set_epoch(3)
+    assert same(later, data[1])
+
+
+def test_workers_that_stay_alive_see_the_next_epoch(coco):
+    data = dataset(coco())
+    loader = DataLoader(
+        data,
+        batch_size=2,
+        num_workers=1,
+        persistent_workers=True,
+        collate_fn=collate_train,
+        worker_init_fn=init_worker,
+    )
+    batches = []
+    for epoch in range(2):
+        data.set_epoch(epoch)
+        batches.append(next(iter(loader))["image"])
+        assert torch.equal(batches[-1][1], data[1]["image"])
+    assert not torch.equal(*batches)
+
+
+def test_batch(coco):
+    data = dataset(coco())
+    batch = collate_train([data[0], data[1], data[0]])
+    assert batch["image"].shape == (3, 3, SIZE, SIZE)
+    assert batch["image_id"] == [7, 9, 7]
+    targets = batch["targets"]
+    assert isinstance(targets, TargetBatch)
+    assert targets.pif_offset.shape == (3, 17, 2, 17, 17)
+    assert targets.paf_offset.shape == (3, 19, 4, 17, 17)
+    assert targets.node_confidence[16].shape == (3, 17, 9, 9)
+    assert targets.pif_scale.dtype == torch.float32
+    np.testing.assert_array_equal(targets.paf_confidence[1], data[1]["targets"].paf_confidence)
+
+
+def test_persons_for_the_distance_matrix(coco):
+    document = content()
+    document["annotations"][0]["area"] = 0  # unknown: the box has to do
+    document["annotations"][4].update(area=0, bbox=[0, 0, 0, 5])  # without any size: cannot be measured
+    xy, visibility, scale = dataset(coco(document)).persons()
+    assert xy.shape == (2, 17, 2)
+    assert visibility.shape == (2, 17)
+    np.testing.assert_allclose(scale, np.sqrt([2000, 400]))
+
+
+def test_missing_files_are_named(coco, tmp_path):
+    folder, path = coco()
+    with pytest.raises(FileNotFoundError, match=r"the image folder .*nowhere does not exist"):
+        read_coco(tmp_path / "nowhere", path, COCO)
+    with pytest.raises(FileNotFoundError, match=r"none\.json"):
+        read_coco(folder, tmp_path / "none.json", COCO)
+    (folder / "b.png").unlink()
+    with pytest.raises(FileNotFoundError, match=r"image 8 of .*coco\.json is missing: .*b\.png"):
+        read_coco(folder, path, COCO)
+
+
+def broken(change):
+    document = content()
+    change(document)
+    return document
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda d: d.pop("images"), "must be a COCO file with the lists 'images' and 'annotations'"),
+        (lambda d: d["images"].append(d["images"][0]), "lists image 7 twice"),
+        (lambda d: d["annotations"][4].update(image_id=99), "annotation 5 is on image 99, which is not listed"),
+        (lambda d: d["annotations"][1].update(keypoints=[1, 2, 2]), "annotation 2 on image 7 must have 17 keypoints"),
+        (lambda d: d["annotations"][1]["keypoints"].__setitem__(0, float("nan")), "annotation 2 .* not finite"),
+        (lambda d: d["annotations"][0]["keypoints"].__setitem__(2, 3), "annotation 1 .* visibility is not 0, 1 or 2"),
+        (lambda d: d["annotations"][3].pop("bbox"), "annotation 4 on image 7 must have a bbox"),
+        (lambda d: d["annotations"][3].update(bbox=[0, 0, -1, 5]), r"annotation 4 .* got \[0.0, 0.0, -1.0, 5.0\]"),
+        (lambda d: d["annotations"][3].update(bbox=[0, float("inf"), 1, 5]), "annotation 4 .* must have a bbox"),
+        (lambda d: d["annotations"][3].update(area=float("nan")), "annotation 4 .* area of at least 0, got nan"),
+        (lambda d: d["categories"][0].pop("keypoints"), "no category of .* has keypoints"),
+        (lambda d: d["categories"][0].update(keypoints=["nose"]), r"of the skeleton 'coco' .* got \['nose'\]"),
+    ],
+)
+def test_malformed_files_are_refused(coco, change, message):
+    paths = coco(broken(change))
+    with pytest.raises(ValueError, match=message):
+        read_coco(*paths, COCO)
+
+
+def test_not_json_and_nobody(coco):
+    folder, path = coco()
+    path.write_text("{")
+    with pytest.raises(ValueError, match=r"coco\.json is not a JSON file"):
+        read_coco(folder, path, COCO)
+    path.write_text(json.dumps({**content(), "annotations": []}))
+    with pytest.raises(ValueError, match=r"coco\.json has no person with keypoints"):
+        dataset((folder, path))
+
+
+def test_real_pictures(data_dir):
+    root = data_dir / "coco320"
+    data = dataset((root / "images" / "val", root / "annotations" / "person_keypoints_val.json"))
+    assert len(data) == 250
+    xy, visibility, scale = data.persons()
+    assert len(xy) == len(visibility) == len(scale) == 683
+    for index in range(20):
+        item = data[index]
+        assert (item["targets"].pif_confidence == 1).any()
+        assert not np.isnan(item["targets"].pif_offset[:, 0][item["targets"].pif_confidence == 1]).any()
