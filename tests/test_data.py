@@ -236,6 +236,12 @@ def broken(change):
     [
         (lambda d: d.pop("images"), "must be a COCO file with the lists 'images' and 'annotations'"),
         (lambda d: d["images"].append(d["images"][0]), "lists image 7 twice"),
+        (lambda d: d["images"][1].pop("file_name"), "every image of .* must have an 'id' and a 'file_name'"),
+        (
+            lambda d: d["annotations"][2].update(bbox=[1, "2", None, 4]),
+            "annotation 3 .* bbox that is not made of numbers",
+        ),
+        (lambda d: d["annotations"][4]["keypoints"].__setitem__(5, "x"), "annotation 5 .* keypoints that is not made"),
         (lambda d: d["annotations"][4].update(image_id=99), "annotation 5 is on image 99, which is not listed"),
         (lambda d: d["annotations"][1].update(keypoints=[1, 2, 2]), "annotation 2 on image 7 must have 17 keypoints"),
         (lambda d: d["annotations"][1]["keypoints"].__setitem__(0, float("nan")), "annotation 2 .* not finite"),

@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
+
 from dgcn.graph import (
     coco_distances,
     distance_matrix,

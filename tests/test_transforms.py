@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+
 from dgcn.skeleton import COCO, Annotation
 from dgcn.transforms import (
     PAD_COLOR,

@@ -54,6 +54,8 @@ def read_coco(images: str | Path, annotations: str | Path, skeleton: Skeleton) -
     categories = _keypoint_categories(content, annotations, skeleton)
     paths: dict[int, Path] = {}
     for image in content["images"]:
+        if "id" not in image or "file_name" not in image:
+            raise ValueError(f"every image of {annotations} must have an 'id' and a 'file_name', got {image}")
         image_id = image["id"]
         if image_id in paths:
             raise ValueError(f"{annotations} lists image {image_id} twice")
@@ -181,7 +183,7 @@ def _parse_annotation(entry: dict[str, Any], skeleton: Skeleton) -> Annotation:
     """One entry of COCO's list 'annotations', checked; without keypoints (a crowd may have none) all are missing."""
     where = f"annotation {entry.get('id')} on image {entry.get('image_id')}"
     count = skeleton.num_keypoints
-    numbers = np.array(entry.get("keypoints") or [0] * (3 * count), dtype=np.float32)
+    numbers = _to_numbers(entry.get("keypoints") or [0] * (3 * count), "keypoints", where).astype(np.float32)
     if numbers.shape != (3 * count,):
         raise ValueError(f"{where} must have {count} keypoints of (x, y, v), got {numbers.size} numbers")
     keypoints = numbers.reshape(count, 3)
@@ -189,10 +191,18 @@ def _parse_annotation(entry: dict[str, Any], skeleton: Skeleton) -> Annotation:
         raise ValueError(f"{where} has a keypoint that is not finite")
     if not np.isin(keypoints[:, 2], (0, 1, 2)).all():
         raise ValueError(f"{where} has a keypoint whose visibility is not 0, 1 or 2: {keypoints[:, 2].tolist()}")
-    box = tuple(float(value) for value in entry.get("bbox", ()))
-    if len(box) != 4 or not all(math.isfinite(value) for value in box) or box[2] < 0 or box[3] < 0:
-        raise ValueError(f"{where} must have a bbox (x, y, width >= 0, height >= 0), got {list(box)}")
-    area = float(entry.get("area", box[2] * box[3]))
-    if not (math.isfinite(area) and area >= 0):
+    box = _to_numbers(entry.get("bbox", ()), "bbox", where)
+    if box.shape != (4,) or not np.isfinite(box).all() or (box[2:] < 0).any():
+        raise ValueError(f"{where} must have a bbox (x, y, width >= 0, height >= 0), got {box.tolist()}")
+    x, y, width, height = box.tolist()
+    area = float(_to_numbers(entry.get("area", width * height), "area", where))
+    if not 0 <= area < math.inf:
         raise ValueError(f"{where} must have an area of at least 0, got {area}")
-    return Annotation(keypoints, box, area, bool(entry.get("iscrowd", 0)))
+    return Annotation(keypoints, (x, y, width, height), area, bool(entry.get("iscrowd", 0)))
+
+
+def _to_numbers(value: Any, name: str, where: str) -> np.ndarray:
+    try:
+        return np.array(value, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{where} has a {name} that is not made of numbers: {value}") from error

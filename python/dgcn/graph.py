@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import math
-from importlib import resources
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from .skeleton import Skeleton
 
+_COCO_DISTANCES = Path(__file__).parent / "assets" / "coco_distances.json"
 _MIN_DISTANCE = 1e-6  # in units of the person's scale; keeps gamma / distance finite for keypoints that always coincide
 
 
@@ -92,5 +93,4 @@ def coco_distances() -> np.ndarray:
     """Eq. 5 for the persons of COCO train2017, float64 [17, 17] in the order of `dgcn.skeleton.COCO`.
 
     assets/coco_distances.json, which says where it comes from."""
-    content = json.loads(resources.files("dgcn").joinpath("assets/coco_distances.json").read_text(encoding="utf-8"))
-    return np.array(content["distances"], dtype=np.float64)
+    return np.array(json.loads(_COCO_DISTANCES.read_text(encoding="utf-8"))["distances"])
