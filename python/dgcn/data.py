@@ -205,4 +205,4 @@ def _to_numbers(value: Any, name: str, where: str) -> np.ndarray:
     try:
         return np.array(value, dtype=np.float64)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"{where} has a {name} that is not made of numbers: {value}") from error
+        raise ValueError(f"the {name} of {where} must be numbers, got {value}") from error
