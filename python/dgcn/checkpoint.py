@@ -128,7 +128,9 @@ def load_training_state(path: str | os.PathLike[str]) -> dict[str, Any]:
     """
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
+    except (FileNotFoundError, PermissionError):
+        raise
+    except (RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:  # OSError: seeking past a cut end
         raise ValueError(f"{path} is not a training state or is damaged: {_first_line(error)}") from error
     if not isinstance(state, dict):
         raise ValueError(f"{path} is not a training state: expected a dict, got {type(state).__name__}")

@@ -122,8 +122,8 @@ class _Matches:
     def average_precision(self, counts: np.ndarray) -> float:
         """AP of the set in which image i occurs `counts[i]` times; -1 if it holds no ground truth.
 
-        A repeated image's detections are tied, so weighting them is the same as repeating them: within such a run of
-        hits precision rises, and a run of misses adds no recall.
+        Weighting a detection is repeating it, save for the arbitrary order of equal scores within an image: inside a
+        run of repeated hits precision rises, and repeated misses add no recall.
         """
         values = []
         for owner, hits, misses, truths in self._categories:

@@ -14,8 +14,9 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
-from dgcn_ext.decoder import DecoderConfig, PifPafDecoder
 from tqdm import tqdm
+
+from dgcn_ext.decoder import DecoderConfig, PifPafDecoder
 
 from .checkpoint import DEFAULT_CHECKPOINT, load_model
 from .codec import PifPafCodec
@@ -37,17 +38,12 @@ class Pose:
 
     keypoints: float32 [K, 2], (x, y) in pixels of the original picture; (0, 0) where not found.
     scores: float32 [K], confidence of each keypoint in [0, 1]; 0 where not found.
+    score: confidence in the person, by which COCO ranks it: a mean of `scores` in which the best three count more.
     """
 
     keypoints: np.ndarray
     scores: np.ndarray
-
-    @property
-    def score(self) -> float:
-        """Confidence in the person: mean of the keypoint scores in which the three best count threefold."""
-        weights = np.ones(len(self.scores))
-        weights[:3] = 3
-        return float(np.average(np.sort(self.scores)[::-1], weights=weights))
+    score: float
 
     @property
     def box(self) -> tuple[float, float, float, float]:
@@ -123,6 +119,7 @@ class Predictor:
         Raises:
             FileNotFoundError, ValueError: no such checkpoint or a damaged one, no such device, or a bad number.
         """
+        device = check_device(device)
         model, metadata = load_model(DEFAULT_CHECKPOINT if checkpoint is None else checkpoint)
         self._prepare(model, metadata, device, long_edge, batch_size, config)
 
@@ -138,27 +135,27 @@ class Predictor:
     ) -> Predictor:
         """The predictor of a model in memory, of which it takes a folded copy."""
         predictor = cls.__new__(cls)
-        predictor._prepare(model, {}, device, long_edge, batch_size, config)
+        predictor._prepare(model, {}, check_device(device), long_edge, batch_size, config)
         return predictor
 
     def _prepare(
         self,
         model: DGCN,
         metadata: dict[str, Any],
-        device: str | torch.device,
+        device: torch.device,
         long_edge: int | None,
         batch_size: int,
         config: DecoderConfig | None,
     ) -> None:
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-        self.device = check_device(device)
+        self.device = device
         self.long_edge = normalize_size(long_edge or metadata.get("long_edge", DEFAULT_LONG_EDGE))
         self.batch_size = batch_size
         self.metadata = metadata
         self.skeleton = model.config.skeleton
         self.timings = Timings()
-        self._model = model.fold().to(self.device)
+        self._model = model.fold().to(self.device, memory_format=torch.channels_last)
         self._codec = PifPafCodec(self.skeleton, model.stride)
         self._decoder = PifPafDecoder(
             self.skeleton.num_keypoints, self.skeleton.limbs, config=config or DecoderConfig()
@@ -221,8 +218,8 @@ class Predictor:
 
         found: list[list[Pose]] = [[] for _ in sources]
         for members in groups.values():
-            for index, poses in zip(members, self._find(np.stack([canvases[i] for i in members])), strict=True):
-                found[index] = [_to_pose(pose, preprocesses[index]) for pose in poses]
+            for index, persons in zip(members, self._find(np.stack([canvases[i] for i in members])), strict=True):
+                found[index] = self._to_poses(persons, preprocesses[index])
         return found
 
     def _find(self, canvases: np.ndarray) -> list[np.ndarray]:
@@ -238,6 +235,12 @@ class Predictor:
         persons = self._decoder.batch(self._codec.decode_fields(pif, paf), self._codec.stride)
         self.timings.decoder_ms += _milliseconds_since(start)
         return persons
+
+    def _to_poses(self, persons: np.ndarray, preprocess: Preprocess) -> list[Pose]:
+        """[P, K, 4] (confidence, x px, y px, scale px) of the network's input to poses in the original picture."""
+        keypoints = preprocess.to_original(persons[:, :, 1:3]).astype(np.float32)
+        person_scores = self._decoder.person_scores(persons).tolist()
+        return [Pose(*each) for each in zip(keypoints, persons[:, :, 0], person_scores, strict=True)]
 
 
 def read_upright(path: str | os.PathLike[str]) -> np.ndarray:
@@ -275,13 +278,6 @@ def check_device(device: str | torch.device) -> torch.device:
 
 def _to_image(source: Source) -> np.ndarray:
     return source if isinstance(source, np.ndarray) else read_upright(source)
-
-
-def _to_pose(person: np.ndarray, preprocess: Preprocess) -> Pose:
-    """[K, 4] (confidence, x px, y px, scale px) of the network's input to a `Pose` in the original picture."""
-    scores = person[:, 0]
-    keypoints = np.where(scores[:, None] > 0, preprocess.to_original(person[:, 1:3]), 0)
-    return Pose(keypoints.astype(np.float32), scores.copy())
 
 
 def _milliseconds_since(start: float) -> float:

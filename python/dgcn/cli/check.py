@@ -99,15 +99,16 @@ def graph_convolution(device: str) -> str:
 def decoder() -> str:
     """Fields of two joints and the limb between them hold one person, empty fields none."""
     import numpy as np
+
     from dgcn_ext.decoder import PifPafDecoder
 
     find = PifPafDecoder(2, [(0, 1)])
     pif, paf = np.zeros((2, 5, 9, 9), np.float32), np.zeros((1, 8, 9, 9), np.float32)
     if len(find(pif, paf, 8)):
         raise RuntimeError("found a person in empty fields")
-    pif[0, 1:, 4, 2] = 1.0, 2.0, 4.0, 1.0  # confidence, x, y, scale
-    pif[1, 1:, 4, 6] = 1.0, 6.0, 4.0, 1.0
-    paf[0, 1:, 4, 4] = 1.0, 2.0, 4.0, 6.0, 4.0, 1.0, 1.0
+    pif[0, 1:, 3:6, 1:4] = np.reshape([1.0, 2.0, 4.0, 1.0], (4, 1, 1))  # confidence, x, y, scale
+    pif[1, 1:, 3:6, 5:8] = np.reshape([1.0, 6.0, 4.0, 1.0], (4, 1, 1))
+    paf[0, 1:, 3:6, 1:8] = np.reshape([1.0, 2.0, 4.0, 6.0, 4.0, 1.0, 1.0], (7, 1, 1))  # ..., x1, y1, x2, y2, scales
     count = len(find(pif, paf, 8))
     if count != 1:
         raise RuntimeError(f"found {count} persons in the fields of one")

@@ -1,0 +1,266 @@
+"""Checkpoints: what is saved comes back, damage is named, and no kill leaves a broken file."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+
+from dgcn import checkpoint
+from dgcn.checkpoint import (
+    DEFAULT_CHECKPOINT,
+    HEADER_KEY,
+    atomic_write,
+    load_model,
+    load_training_state,
+    save_model,
+    save_training_state,
+    write_json,
+)
+from dgcn.model import DGCN, build_model
+
+
+@pytest.fixture
+def model() -> DGCN:
+    torch.manual_seed(0)
+    return build_model("mobilenetv1_075", lift_channels=8)
+
+
+@pytest.fixture
+def saved(model, tmp_path) -> Path:
+    path = tmp_path / "model.safetensors"
+    save_model(path, model, {"AP": 0.25, "long_edge": 385})
+    return path
+
+
+def rewrite(path: Path, *, drop: str | None = None, add: dict | None = None, document: dict | None = None) -> None:
+    """Write the checkpoint at `path` again with other tensors, or with entries of its header changed."""
+    with safetensors.safe_open(path, framework="pt") as file:
+        header = file.metadata()
+    tensors = safetensors.torch.load_file(path)
+    tensors = {name: tensor for name, tensor in tensors.items() if name != drop} | (add or {})
+    header[HEADER_KEY] = json.dumps(json.loads(header[HEADER_KEY]) | (document or {}))
+    safetensors.torch.save_file(tensors, path, metadata=header)
+
+
+def test_round_trip(model, saved) -> None:
+    loaded, metadata = load_model(saved)
+    assert metadata == {"AP": 0.25, "long_edge": 385}
+    assert loaded.config == model.config
+    assert not loaded.training
+    expected, found = model.state_dict(), loaded.state_dict()
+    assert expected.keys() == found.keys()
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
+
+
+def test_round_trip_of_any_memory_format(model, tmp_path) -> None:
+    path = tmp_path / "model.safetensors"
+    save_model(path, model.to(memory_format=torch.channels_last), {})
+    loaded, _ = load_model(path)
+    name = "backbone.blocks.0.dw.weight"
+    assert torch.equal(model.state_dict()[name], loaded.state_dict()[name])
+
+
+def test_side_car_repeats_the_header(saved, model) -> None:
+    document = json.loads(saved.with_suffix(".json").read_text())
+    assert document["config"] == model.config.to_dict()
+    assert document["versions"]["torch"] == torch.__version__
+    assert document["metadata"]["AP"] == 0.25
+    with safetensors.safe_open(saved, framework="pt") as file:
+        assert json.loads(file.metadata()[HEADER_KEY]) == document
+
+
+def test_side_car_is_not_needed(saved) -> None:
+    saved.with_suffix(".json").unlink()
+    assert load_model(saved)[1]["AP"] == 0.25
+
+
+def test_kill_between_the_two_renames_keeps_the_model_whole(saved, model, monkeypatch) -> None:
+    """The new weights must not meet the old metadata."""
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(checkpoint, "write_json", killed)
+    with torch.no_grad():
+        model.pif_head.conv.weight.fill_(7.0)
+    with pytest.raises(KeyboardInterrupt):
+        save_model(saved, model, {"AP": 0.5})
+    loaded, metadata = load_model(saved)
+    assert (metadata["AP"], loaded.pif_head.conv.weight.unique().tolist()) == (0.5, [7.0])
+
+
+def test_missing_files(tmp_path, monkeypatch) -> None:
+    with pytest.raises(FileNotFoundError, match=r"no checkpoint at .*absent\.safetensors$"):
+        load_model(tmp_path / "absent.safetensors")
+    with pytest.raises(FileNotFoundError):
+        load_training_state(tmp_path / "absent.pt")
+    monkeypatch.setattr(checkpoint, "DEFAULT_CHECKPOINT", tmp_path / DEFAULT_CHECKPOINT.name)
+    with pytest.raises(FileNotFoundError, match=r"the model that ships with the package"):
+        load_model(checkpoint.DEFAULT_CHECKPOINT)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.001, 0.5, 0.999])
+def test_truncated_model(saved, share) -> None:
+    content = saved.read_bytes()
+    saved.write_bytes(content[: int(share * len(content))])
+    with pytest.raises(ValueError, match=r"model\.safetensors is not a safetensors file or is damaged"):
+        load_model(saved)
+
+
+def test_safetensors_of_somebody_else(tmp_path) -> None:
+    path = tmp_path / "other.safetensors"
+    safetensors.torch.save_file({"weight": torch.zeros(2)}, path)
+    with pytest.raises(ValueError, match=r'other\.safetensors was not written by dgcn: its header has no entry "dgcn"'):
+        load_model(path)
+
+
+def test_newer_format(saved) -> None:
+    rewrite(saved, document={"format_version": 99})
+    with pytest.raises(ValueError, match=r"has checkpoint format 99, this version of dgcn reads 1"):
+        load_model(saved)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"drop": "pif_head.conv.bias"}, r"pif_head\.conv\.bias is missing$"),
+        ({"add": {"surplus": torch.zeros(1)}}, r"surplus is unknown$"),
+        ({"add": {"pif_head.conv.bias": torch.zeros(3)}}, r"pif_head\.conv\.bias has shape \(3,\), expected \(340,\)$"),
+        ({"add": {f"surplus{i}": torch.zeros(1) for i in range(5)}}, r"surplus2 is unknown and 2 more$"),
+    ],
+)
+def test_tensors_that_do_not_fit(saved, change, message) -> None:
+    rewrite(saved, **change)
+    with pytest.raises(ValueError, match=message):
+        load_model(saved)
+
+
+def test_bad_arguments_leave_the_old_file(saved, model) -> None:
+    with pytest.raises(ValueError, match=r"must end in \.safetensors, got .*model\.pt"):
+        save_model(saved.with_suffix(".pt"), model, {})
+    with pytest.raises(ValueError, match=r"JSON"):
+        save_model(saved, model, {"AP": float("nan")})
+    assert load_model(saved)[1]["AP"] == 0.25
+
+
+def test_training_state_round_trip(tmp_path) -> None:
+    state = {"step": 3, "history": [{"AP": 0.5}], "optimizer": {"state": {0: {"m": torch.arange(3.0)}}}}
+    save_training_state(tmp_path / "new" / "state.pt", state)
+    loaded = load_training_state(tmp_path / "new" / "state.pt")
+    assert torch.equal(loaded["optimizer"]["state"][0].pop("m"), state["optimizer"]["state"][0].pop("m"))
+    assert loaded == state
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.99])
+def test_truncated_training_state(tmp_path, share) -> None:
+    path = tmp_path / "state.pt"
+    save_training_state(path, {"weights": torch.zeros(1000)})
+    path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
+    with pytest.raises(ValueError, match=r"state\.pt is not a training state or is damaged"):
+        load_training_state(path)
+
+
+class Payload:
+    """Would make a file when unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple:
+        return Path.touch, (self.path,)
+
+
+def test_nothing_else_is_unpickled(tmp_path) -> None:
+    path, trace = tmp_path / "state.pt", tmp_path / "trace"
+    torch.save({"step": Payload(trace)}, path)
+    with pytest.raises(ValueError, match=r"is not a training state or is damaged"):
+        load_training_state(path)
+    assert not trace.exists()
+    torch.save([1, 2], path)
+    with pytest.raises(ValueError, match=r"expected a dict, got list"):
+        load_training_state(path)
+
+
+def test_atomic_write(tmp_path) -> None:
+    path = tmp_path / "folder" / "file"
+    with atomic_write(path) as file:
+        file.write(b"old")
+        assert not path.exists()
+
+    def fail() -> None:
+        with atomic_write(path) as file:
+            file.write(b"new")
+            raise RuntimeError("half way")
+
+    with pytest.raises(RuntimeError, match="half way"):
+        fail()
+    assert path.read_bytes() == b"old"
+    assert [entry.name for entry in path.parent.iterdir()] == ["file"]
+
+
+def test_files_have_the_permissions_of_ordinary_ones(tmp_path) -> None:
+    (tmp_path / "ordinary").touch()
+    write_json(tmp_path / "written.json", {})
+    assert (tmp_path / "written.json").stat().st_mode == (tmp_path / "ordinary").stat().st_mode
+
+
+def test_write_json_refuses_what_is_not_json(tmp_path) -> None:
+    with pytest.raises(ValueError, match="JSON"):
+        write_json(tmp_path / "file.json", {"AP": float("inf")})
+    assert list(tmp_path.iterdir()) == []
+
+
+SAVE_FOREVER = """
+import sys, torch
+from dgcn.checkpoint import save_model, save_training_state
+from dgcn.model import build_model
+
+torch.set_num_threads(1)
+model = build_model("mobilenetv1_075", lift_channels=8)
+number = 0
+while True:
+    number += 1
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.fill_(number)
+    save_model(f"{sys.argv[1]}/model.safetensors", model, {"number": number})
+    save_training_state(f"{sys.argv[1]}/state.pt", {"number": number, "weights": model.state_dict()})
+    if number == 1:
+        print("saved", flush=True)
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs SIGKILL")
+def test_kill_at_any_time_leaves_whole_files(tmp_path) -> None:
+    folders = [tmp_path / str(index) for index in range(3)]
+    processes = []
+    for folder in folders:
+        folder.mkdir()
+        command = [sys.executable, "-c", SAVE_FOREVER, str(folder)]
+        processes.append(subprocess.Popen(command, stdout=subprocess.PIPE, text=True))
+    delays = np.random.default_rng().uniform(0.05, 0.6, len(folders))
+    for process, delay in zip(processes, delays, strict=True):
+        assert process.stdout is not None
+        assert process.stdout.readline() == "saved\n"
+        time.sleep(delay)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        process.stdout.close()
+    for folder in folders:
+        model, metadata = load_model(folder / "model.safetensors")
+        values = torch.cat([parameter.flatten() for parameter in model.parameters()]).unique().tolist()
+        assert values == [metadata["number"]]
+        side_car = json.loads((folder / "model.json").read_text())
+        assert side_car["metadata"]["number"] in (metadata["number"], metadata["number"] - 1)
+        state = load_training_state(folder / "state.pt")
+        assert state["weights"]["pif_head.conv.bias"].unique().tolist() == [state["number"]]

@@ -1,0 +1,232 @@
+"""From pictures to poses: coordinates, batches, files of every kind, errors."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from oracle import Oracle, coco_set, picture, standing
+
+from dgcn.checkpoint import save_model
+from dgcn.metrics import evaluate_keypoints
+from dgcn.model import build_model
+from dgcn.predictor import DEFAULT_LONG_EDGE, Pose, Predictor, read_upright
+from dgcn_ext.decoder import DecoderConfig
+
+PICTURES = {
+    20: ((640, 480), [standing(200, 80, 300)]),
+    60: ((640, 480), [standing(150, 60, 350), standing(450, 100, 280)]),
+    100: ((300, 500), [standing(150, 60, 380)]),
+    140: ((640, 480), []),
+    180: ((1281, 700), [standing(300, 100, 500), standing(700, 150, 450), standing(1050, 200, 420)]),
+}
+TOLERANCE = 2.0  # px of the picture; the fields are exact, the decoder blends neighbouring cells
+
+
+def pictures() -> list[np.ndarray]:
+    return [picture(tone, *size) for tone, (size, _) in PICTURES.items()]
+
+
+def same_people(poses: list[Pose], expected: list[np.ndarray]) -> bool:
+    """Whether each expected person [17, 3] is matched by a pose within TOLERANCE, and nobody else was found."""
+    return len(poses) == len(expected) and all(
+        any(np.abs(pose.keypoints - keypoints[:, :2]).max() < TOLERANCE for pose in poses) for keypoints in expected
+    )
+
+
+@pytest.fixture
+def predictor() -> Predictor:
+    return Predictor.from_model(Oracle(PICTURES), long_edge=513)
+
+
+@pytest.mark.parametrize("long_edge", [321, 513, 641])
+def test_poses_are_in_pixels_of_the_picture(long_edge) -> None:
+    predictor = Predictor.from_model(Oracle(PICTURES), long_edge=long_edge)
+    for image, (_, expected) in zip(pictures(), PICTURES.values(), strict=True):
+        assert same_people(predictor(image), expected)
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 3, 8])
+def test_a_batch_changes_nothing(predictor, batch_size) -> None:
+    alone = [predictor(image) for image in pictures()]
+    oracle = Oracle(PICTURES)
+    together = list(Predictor.from_model(oracle, long_edge=513, batch_size=batch_size).batch(iter(pictures())))
+    assert len(together) == len(alone)
+    for one, other in zip(alone, together, strict=True):
+        assert [pose.to_coco() for pose in one] == [pose.to_coco() for pose in other]
+    assert sum(oracle.batch_sizes) == len(PICTURES)
+    assert max(oracle.batch_sizes) == {1: 1, 2: 2, 3: 2, 8: 3}[batch_size]  # three have the same shape
+
+
+def test_batch_is_lazy(predictor) -> None:
+    read = []
+
+    def sources():
+        for index, image in enumerate(pictures()):
+            read.append(index)
+            yield image
+
+    poses = predictor.batch(sources())
+    assert read == []
+    next(poses)
+    assert read == [0]
+    assert list(predictor.batch([])) == []
+
+
+def test_pose(predictor) -> None:
+    (pose,) = predictor(pictures()[0])
+    x, y, width, height = pose.box
+    assert (x, y) == pytest.approx(pose.keypoints.min(axis=0))
+    assert (x + width, y + height) == pytest.approx(pose.keypoints.max(axis=0))
+    weights = np.array([3, 3, 3] + [1] * 14) / 23
+    assert pose.score == pytest.approx(float(weights @ np.sort(pose.scores)[::-1]), abs=1e-6)
+
+
+def test_to_coco_with_missing_keypoints() -> None:
+    keypoints, scores = np.zeros((17, 2), np.float32), np.zeros(17, np.float32)
+    keypoints[[3, 8]] = [[10.123, 20.0], [4.0, 50.456]]
+    scores[[3, 8]] = [0.5, 0.25]
+    annotation = Pose(keypoints, scores, 0.1234567).to_coco(image_id=7)
+    assert json.loads(json.dumps(annotation)) == annotation
+    assert annotation["keypoints"][9:12] == [10.12, 20.0, 2]
+    assert annotation["keypoints"][:9] == [0] * 9
+    assert annotation["bbox"] == [4.0, 20.0, 6.12, 30.46]
+    assert (annotation["image_id"], annotation["category_id"], annotation["num_keypoints"]) == (7, 1, 2)
+    assert annotation["score"] == pytest.approx(0.123457)
+
+
+def test_timings(predictor) -> None:
+    predictor(pictures()[0])
+    timings = predictor.timings
+    assert timings.num_images == 1
+    assert min(timings.preprocess_ms, timings.network_ms, timings.decoder_ms) > 0
+    list(predictor.batch(pictures()))
+    assert predictor.timings.num_images == 5
+    assert timings.num_images == 1
+
+
+def test_decoder_config(predictor) -> None:
+    nobody = Predictor.from_model(Oracle(PICTURES), long_edge=513, config=DecoderConfig(seed_threshold=1.0))
+    assert predictor(pictures()[0])
+    assert not nobody(pictures()[0])
+
+
+def test_checkpoint_decides_the_long_edge(tmp_path) -> None:
+    model = build_model("mobilenetv1_075", lift_channels=8)
+    path = tmp_path / "model.safetensors"
+    for metadata, asked, expected in (({"long_edge": 257}, None, 257), ({"long_edge": 257}, 97, 97), ({}, None, None)):
+        save_model(path, model, metadata)
+        predictor = Predictor(path, long_edge=asked)
+        assert predictor.long_edge == (expected or DEFAULT_LONG_EDGE)
+        assert predictor.metadata == metadata
+
+
+def test_real_network_leaves_the_model_alone() -> None:
+    model = build_model("mobilenetv1_075", lift_channels=8).train()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    predictor = Predictor.from_model(model, long_edge=97, batch_size=2)
+    rng = np.random.default_rng(0)
+    found = list(predictor.batch(rng.integers(0, 256, (3, 60, 80, 3), dtype=np.uint8)))
+    assert len(found) == 3
+    assert model.training
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+
+
+def write(path: Path, image: np.ndarray) -> Path:
+    assert cv2.imwrite(str(path), image)
+    return path
+
+
+def with_orientation(path: Path, orientation: int) -> None:
+    """Put an EXIF block that says how to turn the picture into the JPEG at `path`."""
+    entry = (0x0112).to_bytes(2, "big") + (3).to_bytes(2, "big") + (1).to_bytes(4, "big")
+    tiff = (
+        b"MM\0*" + (8).to_bytes(4, "big") + (1).to_bytes(2, "big") + entry + orientation.to_bytes(2, "big") + bytes(6)
+    )
+    segment = b"Exif\0\0" + tiff
+    content = path.read_bytes()
+    path.write_bytes(content[:2] + b"\xff\xe1" + (len(segment) + 2).to_bytes(2, "big") + segment + content[2:])
+
+
+def test_read_is_rgb(tmp_path) -> None:
+    image = np.zeros((8, 8, 3), np.uint8)
+    image[:] = (10, 20, 30)  # blue, green, red for OpenCV
+    assert read_upright(write(tmp_path / "ä b.png", image))[0, 0].tolist() == [30, 20, 10]
+
+
+def test_read_turns_pictures_upright(tmp_path) -> None:
+    path = write(tmp_path / "turned.jpg", picture(50, 64, 32))
+    assert read_upright(path).shape == (32, 64, 3)
+    with_orientation(path, 6)
+    assert read_upright(path).shape == (64, 32, 3)
+
+
+@pytest.mark.parametrize("shape", [(6, 9), (6, 9, 4)])
+def test_read_gray_and_alpha(tmp_path, shape) -> None:
+    image = read_upright(write(tmp_path / "picture.png", np.full(shape, 77, np.uint8)))
+    assert (image.shape, image.dtype) == ((6, 9, 3), np.uint8)
+    assert (image == 77).all()
+
+
+def test_read_sixteen_bits(tmp_path) -> None:
+    image = read_upright(write(tmp_path / "deep.png", np.full((6, 9, 3), 77 * 256, np.uint16)))
+    assert (image == 77).all()
+
+
+def test_unreadable_files(tmp_path, predictor) -> None:
+    empty, text = tmp_path / "empty.jpg", tmp_path / "text.jpg"
+    empty.touch()
+    text.write_text("not a picture")
+    cut = write(tmp_path / "cut.png", np.random.default_rng(0).integers(0, 256, (50, 50, 3), dtype=np.uint8))
+    cut.write_bytes(cut.read_bytes()[:40])
+    for path, message in ((empty, "is empty"), (text, "not a picture"), (cut, "")):
+        with pytest.raises(ValueError, match=rf"{path.name}.*{message}"):
+            predictor(path)
+    with pytest.raises(FileNotFoundError, match=r"absent\.jpg"):
+        predictor(tmp_path / "absent.jpg")
+    with pytest.raises(IsADirectoryError):
+        predictor(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"batch_size": 0}, r"batch_size must be at least 1, got 0"),
+        ({"long_edge": 640}, r"multiple of 16 plus 1 .*, got 640"),
+        ({"device": "tpu9"}, r"device must be 'cpu', 'cuda' or 'cuda:N', got 'tpu9'"),
+        ({"device": "cuda:99"}, r"device 'cuda:99' is not available"),
+    ],
+)
+def test_bad_arguments(arguments, message) -> None:
+    with pytest.raises(ValueError, match=message):
+        Predictor.from_model(Oracle(PICTURES), **arguments)
+
+
+@pytest.mark.parametrize("image", [np.zeros((5, 5), np.uint8), np.zeros((5, 5, 3)), np.zeros((0, 5, 3), np.uint8)])
+def test_bad_arrays(predictor, image) -> None:
+    with pytest.raises(ValueError, match=r"image must be non-empty uint8 \[H, W, 3\]"):
+        predictor(image)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 500), (2000, 3)])
+def test_extreme_shapes(size) -> None:
+    assert Predictor.from_model(Oracle({9: (size, [])}), long_edge=257)(picture(9, *size)) == []
+
+
+def test_evaluation_of_a_dataset(tmp_path, predictor) -> None:
+    """A network that sees everything has AP 1, also where a picture's EXIF says that it lies on its side."""
+    names = [write(tmp_path / f"{tone}.jpg", picture(tone, *size)).name for tone, (size, _) in PICTURES.items()]
+    with_orientation(tmp_path / names[0], 6)
+    truth = tmp_path / "truth.json"
+    truth.write_text(json.dumps(coco_set(names, list(PICTURES.values()))))
+    results = predictor.predict_dataset(tmp_path, truth)
+    assert len(results) == sum(len(persons) for _, persons in PICTURES.values())
+    assert evaluate_keypoints(truth, results)["AP"] == pytest.approx(1.0)
+    assert predictor.evaluate(tmp_path, truth)["AP"] == pytest.approx(1.0)
+    (tmp_path / names[2]).unlink()
+    with pytest.raises(FileNotFoundError, match=r"image 3 .*100\.jpg"):
+        predictor.predict_dataset(tmp_path, truth)
