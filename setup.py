@@ -83,12 +83,13 @@ class NinjaBuild(build_ext):
 
     def build_extensions(self) -> None:
         self.cuda = find_cuda()
-        build_dir = (ROOT / self.build_temp).resolve()
-        build_dir.mkdir(parents=True, exist_ok=True)
-        graph = build_dir / "build.ninja"
+        # pip hands out a new temporary folder each time; one that stays makes the next build incremental.
+        self.build_dir = ROOT / "build" / f"{sysconfig.get_platform()}-{sys.implementation.cache_tag}"
+        self.build_dir.mkdir(parents=True, exist_ok=True)
+        graph = self.build_dir / "build.ninja"
         with graph.open("w") as stream:
             writer = ninja.Writer(stream, width=120)
-            writer.variable("builddir", str(build_dir))  # where ninja keeps its log
+            writer.variable("builddir", str(self.build_dir))  # where ninja keeps its log
             self.write_rules(writer)
             for extension in self.extensions:
                 self.write_extension(writer, extension)
@@ -121,7 +122,7 @@ class NinjaBuild(build_ext):
             common.append("-DDGCN_WITH_CUDA")
         for source in compilable([ROOT / path for path in extension.sources], cuda=self.cuda is not None):
             path = Path(source)
-            target = str((ROOT / self.build_temp).resolve() / extension.name / f"{source}.o")
+            target = str(self.build_dir / extension.name / f"{source}.o")
             flags = list(common)
             for suffix, switches in INSTRUCTION_SETS.items():
                 if path.stem.endswith(suffix):

@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch.nn.functional import binary_cross_entropy_with_logits, smooth_l1_loss, softplus
 
-from dgcn.losses import LossConfig, PifPafLoss, TargetBatch, confidence_loss
+from dgcn.data import TargetBatch
+from dgcn.losses import LossConfig, PifPafLoss, confidence_loss
 from dgcn.model import Output
 
 B, K, M, H, W = 2, 3, 2, 5, 7

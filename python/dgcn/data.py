@@ -16,7 +16,6 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from .codec import PifPafCodec, Targets
-from .losses import TargetBatch
 from .skeleton import Annotation, Skeleton
 from .transforms import TrainTransform
 
@@ -140,6 +139,23 @@ class CocoKeypoints(Dataset[dict[str, Any]]):
                 codec.stride: codec.encode_confidence(annotations, height, width) for codec in self.node_codecs
             },
         }
+
+
+@dataclass(frozen=True, kw_only=True)
+class TargetBatch:
+    """The codec's targets of a batch as tensors; NaN marks what is not supervised."""
+
+    pif_confidence: Tensor  # [B, K, h, w] in {0, 1, NaN}
+    pif_offset: Tensor  # [B, K, 2, h, w] cells
+    pif_scale: Tensor  # [B, K, h, w] cells
+    paf_confidence: Tensor  # [B, M, h, w] in {0, 1, NaN}
+    paf_offset: Tensor  # [B, M, 4, h, w] cells
+    node_confidence: dict[int, Tensor]  # stride s -> [B, K, h_s, w_s] in {0, 1, NaN}
+
+    def to(self, device: torch.device) -> TargetBatch:
+        moved = {name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)}
+        nodes = {stride: value.to(device) for stride, value in self.node_confidence.items()}
+        return TargetBatch(**moved, node_confidence=nodes)
 
 
 def collate_train(items: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from .data import TargetBatch
 from .model import Output
 
 REGRESSIONS = ("smooth_l1", "laplace")
@@ -42,23 +43,6 @@ class LossConfig:
             raise ValueError(f"regression must be one of {REGRESSIONS}, got {self.regression!r}")
         if self.smooth_l1_beta <= 0:
             raise ValueError(f"smooth_l1_beta must be positive, got {self.smooth_l1_beta}")
-
-
-@dataclass(frozen=True, kw_only=True)
-class TargetBatch:
-    """The codec's targets of a batch as tensors; NaN marks what is not supervised."""
-
-    pif_confidence: Tensor  # [B, K, h, w] in {0, 1, NaN}
-    pif_offset: Tensor  # [B, K, 2, h, w] cells
-    pif_scale: Tensor  # [B, K, h, w] cells
-    paf_confidence: Tensor  # [B, M, h, w] in {0, 1, NaN}
-    paf_offset: Tensor  # [B, M, 4, h, w] cells
-    node_confidence: dict[int, Tensor]  # stride s -> [B, K, h_s, w_s] in {0, 1, NaN}
-
-    def to(self, device: torch.device) -> TargetBatch:
-        moved = {name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)}
-        nodes = {stride: value.to(device) for stride, value in self.node_confidence.items()}
-        return TargetBatch(**moved, node_confidence=nodes)
 
 
 def confidence_loss(logits: Tensor, target: Tensor) -> Tensor:
