@@ -105,8 +105,8 @@ class DecoderConfig:
             if not isinstance(value, kind) or (kind is not bool and isinstance(value, bool)):
                 required = {bool: "a bool", Integral: "an integer", Real: "a number"}[kind]
                 raise TypeError(f"{field.name} must be {required}, got {value!r}")
-            if kind is Integral and abs(value) > _INT_MAX:
-                raise ValueError(f"{field.name} must be at most {_INT_MAX}, got {value}")
+            if isinstance(value, Integral) and abs(int(value)) > _INT_MAX:
+                raise ValueError(f"{field.name} must be in [-{_INT_MAX}, {_INT_MAX}], got {value}")
         self._native().validate()
 
     def _native(self) -> _pifpaf.DecoderConfig:
@@ -249,18 +249,22 @@ def _integer(name: str, value: int, low: int, high: int) -> int:
 
 def _limbs(skeleton: Iterable[tuple[int, int]] | NDArray[np.integer[Any]]) -> tuple[tuple[int, int], ...]:
     """The limbs as plain integers; whether they fit the keypoints is the core's to say."""
+    if not isinstance(skeleton, Iterable):
+        raise TypeError(f"skeleton must be a sequence of pairs, got {skeleton!r}")
     limbs = []
     for i, limb in enumerate(skeleton):
-        ends = tuple(_integer(f"skeleton[{i}]", end, -_INT_MAX, _INT_MAX) for end in limb)
+        if not isinstance(limb, Iterable):
+            raise TypeError(f"skeleton[{i}] must be a pair of keypoints, got {limb!r}")
+        ends = [_integer(f"skeleton[{i}]", end, -_INT_MAX, _INT_MAX) for end in limb]
         if len(ends) != 2:
             raise ValueError(f"skeleton[{i}] must be a pair of keypoints, got {len(ends)} values")
-        limbs.append(ends)
+        limbs.append((ends[0], ends[1]))
     return tuple(limbs)
 
 
 def _float32(name: str, value: ArrayLike) -> NDArray[np.float32]:
     array = np.asarray(value)
-    if array.dtype not in (np.float16, np.float32, np.float64):
+    if array.dtype.kind != "f" or array.dtype.itemsize > 8:
         raise TypeError(f"{name} must be a float16, float32 or float64 array, got {array.dtype}")
     with np.errstate(over="ignore", invalid="ignore"):  # float64 beyond float32 becomes infinite, which is then skipped
         return np.ascontiguousarray(array, dtype=np.float32)

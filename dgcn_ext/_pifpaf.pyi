@@ -1,0 +1,21 @@
+"""Types of the compiled module (csrc/pifpaf_bindings.cpp); use dgcn_ext.decoder instead."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+MAX_KEYPOINTS: int
+
+class DecoderConfig:
+    def validate(self) -> None: ...
+    def __setattr__(self, name: str, value: Any) -> None: ...
+
+class Decoder:
+    def __init__(self, num_keypoints: int, limbs: Sequence[tuple[int, int]], config: DecoderConfig) -> None: ...
+    def decode(self, pif: NDArray[np.float32], paf: NDArray[np.float32], stride: int) -> NDArray[np.float32]: ...
+    def decode_batch(
+        self, images: Sequence[tuple[NDArray[np.float32], NDArray[np.float32]]], stride: int, threads: int
+    ) -> list[NDArray[np.float32]]: ...
+    def person_scores(self, persons: NDArray[np.float32]) -> NDArray[np.float32]: ...

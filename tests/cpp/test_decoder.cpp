@@ -1,0 +1,218 @@
+#include <cmath>
+#include <cstddef>
+#include <limits>
+#include <random>
+#include <stdexcept>
+#include <thread>
+#include <vector>
+
+#include "check.h"
+#include "pifpaf/decoder.h"
+
+using namespace dgcn::pifpaf;
+
+namespace {
+
+constexpr int kStride = 8;
+
+/// Fields of a skeleton onto which persons can be painted: 4 x 4 PIF cells a joint, and PAF cells around both ends.
+struct Scene {
+  Scene(int num_keypoints, std::vector<std::pair<int, int>> limb_list, int field_height, int field_width)
+      : limbs(std::move(limb_list)),
+        height(field_height),
+        width(field_width),
+        plane(static_cast<std::size_t>(height * width)),
+        pif(static_cast<std::size_t>(num_keypoints) * 5 * plane),
+        paf(limbs.size() * 8 * plane),
+        keypoints(num_keypoints) {}
+
+  /// `joints` in cells; a negative x leaves a joint out.
+  void paint(const std::vector<Joint>& joints) {
+    for (std::size_t k = 0; k < joints.size(); ++k) {
+      const Joint& j = joints[k];
+      if (j.x < 0.0F) continue;
+      around(j, [&](std::size_t cell) {
+        const float values[] = {0.0F, j.confidence, j.x, j.y, j.scale};
+        for (std::size_t i = 0; i < 5; ++i) pif[(k * 5 + i) * plane + cell] = values[i];
+      });
+    }
+    for (std::size_t l = 0; l < limbs.size(); ++l) {
+      const Joint &a = joints[static_cast<std::size_t>(limbs[l].first)],
+                  &b = joints[static_cast<std::size_t>(limbs[l].second)];
+      if (a.x < 0.0F || b.x < 0.0F) continue;
+      const auto set = [&](std::size_t cell) {
+        const float values[] = {0.0F, a.confidence, a.x, a.y, b.x, b.y, a.scale, b.scale};
+        for (std::size_t i = 0; i < 8; ++i) paf[(l * 8 + i) * plane + cell] = values[i];
+      };
+      around(a, set);
+      around(b, set);
+    }
+  }
+
+  template <typename Set>
+  void around(const Joint& joint, Set set) const {
+    for (int y = static_cast<int>(joint.y) - 1; y <= static_cast<int>(joint.y) + 2; ++y) {
+      for (int x = static_cast<int>(joint.x) - 1; x <= static_cast<int>(joint.x) + 2; ++x) {
+        if (x >= 0 && y >= 0 && x < width && y < height) set(static_cast<std::size_t>(y * width + x));
+      }
+    }
+  }
+
+  Fields fields() const { return {pif.data(), paf.data(), keypoints, static_cast<int>(limbs.size()), height, width}; }
+  Skeleton skeleton() const { return Skeleton(keypoints, limbs); }
+
+  std::vector<std::pair<int, int>> limbs;
+  int height, width;
+  std::size_t plane;
+  std::vector<float> pif, paf;
+  int keypoints;
+};
+
+Joint joint(float x, float y, float confidence = 0.9F) { return {confidence, x, y, 1.0F}; }
+
+Scene two_persons() {
+  Scene scene(3, {{0, 1}, {1, 2}}, 30, 40);
+  scene.paint({joint(5, 5, 0.8F), joint(10, 6, 0.8F), joint(15, 7, 0.8F)});
+  scene.paint({joint(20, 20), joint(26.5F, 20), joint(32, 21.25F)});
+  return scene;
+}
+
+bool same_bits(const Persons& a, const Persons& b) {
+  if (a.joints.size() != b.joints.size()) return false;
+  for (std::size_t i = 0; i < a.joints.size(); ++i) {
+    const Joint &p = a.joints[i], &q = b.joints[i];
+    if (p.confidence != q.confidence || p.x != q.x || p.y != q.y || p.scale != q.scale) return false;
+  }
+  return true;
+}
+
+void test_round_trip() {
+  const Scene scene = two_persons();
+  const Persons persons = Decoder(scene.skeleton(), {}).decode(scene.fields(), kStride);
+  CHECK(persons.size() == 2);
+  if (persons.size() != 2) return;
+  const float best[][2] = {{20, 20}, {26.5F, 20}, {32, 21.25F}}, second[][2] = {{5, 5}, {10, 6}, {15, 7}};
+  for (int k = 0; k < 3; ++k) {
+    CHECK_NEAR(persons[0][k].x, best[k][0] * kStride, 1e-3);
+    CHECK_NEAR(persons[0][k].y, best[k][1] * kStride, 1e-3);
+    CHECK_NEAR(persons[1][k].x, second[k][0] * kStride, 1e-3);
+    CHECK_NEAR(persons[1][k].y, second[k][1] * kStride, 1e-3);
+    CHECK_NEAR(persons[1][k].scale, kStride, 1e-3);
+  }
+  CHECK(mean_confidence(persons[0], 3) > mean_confidence(persons[1], 3));
+}
+
+void test_seeds_in_an_occupied_place_start_no_person() {
+  Scene scene(1, {}, 20, 20);
+  scene.paint({joint(8, 8)});
+  CHECK(Decoder(scene.skeleton(), {}).decode(scene.fields(), kStride).size() == 1);  // of sixteen seeds
+}
+
+void test_force_complete() {
+  Scene scene(4, {{0, 1}, {1, 2}}, 30, 40);  // keypoint 2 is not there, 3 has no limb
+  scene.paint({joint(5, 5), joint(10, 6), joint(-1, 0), joint(-1, 0)});
+  DecoderConfig config;
+  config.force_complete = true;
+  const Persons persons = Decoder(scene.skeleton(), config).decode(scene.fields(), kStride);
+  CHECK(persons.size() == 1);
+  if (persons.size() != 1) return;
+  CHECK_NEAR(persons[0][1].x, 80.0, 1e-3);
+  CHECK_NEAR(persons[0][2].x, 80.0, 1e-3);
+  CHECK(persons[0][2].confidence == config.complete_confidence);
+  CHECK(!persons[0][3].found());
+
+  // A connection too weak for the first pass completes the person.
+  for (std::size_t cell = 0; cell < scene.plane; ++cell) scene.paf[cell + scene.plane] *= 0.02F;
+  const Persons weak = Decoder(scene.skeleton(), config).decode(scene.fields(), kStride);
+  CHECK_NEAR(weak[0][1].x, 80.0, 1e-3);
+  CHECK(weak[0][1].confidence > 0.05F && weak[0][1].confidence < 0.2F);
+  CHECK(weak.size() == 2);  // the other joint seeded a person of its own
+}
+
+void test_history_and_batch() {
+  const Scene scene = two_persons();
+  Scene other(3, {{0, 1}, {1, 2}}, 50, 50);
+  for (float& value : other.pif) value = 1.0F;
+  const Decoder decoder(scene.skeleton(), {});
+  const Persons first = decoder.decode(scene.fields(), kStride);
+  decoder.decode(other.fields(), kStride);
+  CHECK(same_bits(first, decoder.decode(scene.fields(), kStride)));
+
+  const std::vector<Fields> images{scene.fields(), other.fields(), scene.fields(), scene.fields()};
+  for (const int threads : {0, 1, 2, 7}) {
+    const std::vector<Persons> batch = decoder.decode_batch(images, kStride, threads);
+    CHECK(batch.size() == 4);
+    CHECK(same_bits(batch[0], first) && same_bits(batch[3], first));
+    CHECK(same_bits(batch[1], decoder.decode(other.fields(), kStride)));
+  }
+  CHECK(decoder.decode_batch({}, kStride, 0).empty());
+  CHECK_THROWS(decoder.decode_batch(images, kStride, -1), std::invalid_argument);
+  Fields wrong = scene.fields();
+  wrong.num_limbs = 5;
+  CHECK_THROWS(decoder.decode_batch({scene.fields(), wrong, scene.fields()}, kStride, 2), std::invalid_argument);
+}
+
+void test_shared_between_threads() {
+  const Scene scene = two_persons();
+  const Decoder decoder(scene.skeleton(), {});
+  const Persons expected = decoder.decode(scene.fields(), kStride);
+  std::vector<int> wrong(4, 0);
+  std::vector<std::thread> threads;
+  for (int& count : wrong)
+    threads.emplace_back([&] {
+      for (int i = 0; i < 20; ++i) count += same_bits(decoder.decode(scene.fields(), kStride), expected) ? 0 : 1;
+    });
+  for (std::thread& thread : threads) thread.join();
+  for (const int count : wrong) CHECK(count == 0);
+}
+
+void test_empty_and_wrong() {
+  const Decoder decoder(Skeleton(2, {{0, 1}}), {});
+  CHECK(decoder.decode({nullptr, nullptr, 2, 1, 0, 9}, kStride).size() == 0);
+  CHECK_THROWS(decoder.decode({nullptr, nullptr, 2, 1, 9, 9}, 0), std::invalid_argument);
+  CHECK_THROWS(decoder.decode({nullptr, nullptr, 3, 1, 9, 9}, kStride), std::invalid_argument);
+  DecoderConfig config;
+  config.map_neighbors = 0.0F;
+  CHECK_THROWS(Decoder(Skeleton(1, {}), config), std::invalid_argument);
+}
+
+void test_garbage() {
+  std::mt19937 random(7);
+  const float specials[] = {0.0F,
+                            1.0F,
+                            -1.0F,
+                            1e30F,
+                            -1e30F,
+                            1e8F,
+                            1e-30F,
+                            std::numeric_limits<float>::infinity(),
+                            -std::numeric_limits<float>::infinity(),
+                            std::numeric_limits<float>::quiet_NaN()};
+  std::normal_distribution<float> normal(1.0F, 3.0F);
+  for (int round = 0; round < 200; ++round) {
+    Scene scene(3, {{0, 1}, {2, 1}}, 1 + round % 7, 1 + round % 5);
+    for (std::vector<float>* field : {&scene.pif, &scene.paf}) {
+      for (float& value : *field) value = random() % 8 == 0 ? specials[random() % 10] : normal(random);
+    }
+    DecoderConfig config;
+    config.force_complete = round % 2 == 0;
+    const Persons persons = Decoder(scene.skeleton(), config).decode(scene.fields(), 1 + round % 9);
+    for (const Joint& j : persons.joints) {
+      CHECK(j.confidence >= 0.0F && j.confidence <= 1.0F);
+      CHECK(std::isfinite(j.x) && std::isfinite(j.y) && std::isfinite(j.scale));
+    }
+  }
+}
+
+}  // namespace
+
+int main() {
+  test_round_trip();
+  test_seeds_in_an_occupied_place_start_no_person();
+  test_force_complete();
+  test_history_and_batch();
+  test_shared_between_threads();
+  test_empty_and_wrong();
+  test_garbage();
+  return check_result();
+}

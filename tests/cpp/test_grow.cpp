@@ -1,0 +1,132 @@
+#include <cmath>
+#include <utility>
+#include <vector>
+
+#include "check.h"
+#include "pifpaf/grow.h"
+
+using namespace dgcn::pifpaf;
+
+namespace {
+
+constexpr PixelSize kSize{200, 200};
+constexpr GrowPass kStrict{1.0F, true};
+constexpr GrowPass kLoose{1.0F, false};
+
+/// Two limbs' worth of candidates can be put between any two places of a skeleton, in one or both directions.
+struct Scene {
+  explicit Scene(Skeleton s, DecoderConfig c = {})
+      : skeleton(std::move(s)),
+        config(c),
+        candidates(static_cast<std::size_t>(2 * skeleton.num_limbs())),
+        connections{BucketGrid(kSize), std::vector<ConnectionList>(candidates.size())} {}
+
+  /// Candidates of equal score, two of them so that the value of the connection is the score itself.
+  void connect(int directed_limb, float score, float x, float y, float target_x, float target_y) {
+    for (int cell = 0; cell < 2; ++cell)
+      candidates[static_cast<std::size_t>(directed_limb)].push_back(
+          {score, x, y, {0.0F, target_x, target_y, 10.0F}, cell});
+  }
+  void connect_both_ways(int limb, float score, float x, float y, float target_x, float target_y) {
+    connect(2 * limb, score, x, y, target_x, target_y);
+    connect(2 * limb + 1, score, target_x, target_y, x, y);
+  }
+
+  std::vector<Joint> grow(std::vector<Joint> person, const GrowPass& pass = kStrict) {
+    for (std::size_t i = 0; i < candidates.size(); ++i) connections.lists[i].assign(candidates[i], connections.grid);
+    Grower(skeleton, config).grow(connections, pass, person.data());
+    return person;
+  }
+
+  Skeleton skeleton;
+  DecoderConfig config;
+  std::vector<std::vector<Connection>> candidates;
+  ConnectionSet connections;
+};
+
+void test_chain() {
+  Scene scene(Skeleton(4, {{1, 0}, {1, 2}}));  // keypoint 3 is on its own
+  scene.connect_both_ways(0, 0.64F, 50.0F, 50.0F, 90.0F, 50.0F);
+  scene.connect_both_ways(1, 0.81F, 50.0F, 50.0F, 50.0F, 90.0F);
+  const auto person = scene.grow({{1.0F, 90.0F, 50.0F, 10.0F}, {}, {}, {}});
+  CHECK_NEAR(person[1].confidence, 0.8, 1e-6);  // √(0.64 · 1)
+  CHECK(person[1].x == 50.0F && person[1].y == 50.0F && person[1].scale == 10.0F);
+  CHECK_NEAR(person[2].confidence, std::sqrt(0.81 * 0.8), 1e-6);
+  CHECK(person[2].y == 90.0F);
+  CHECK(!person[3].found());
+}
+
+void test_best_way_first() {
+  // Keypoint 2 can be reached from 0 directly, weakly, or through 1: the stronger joint is accepted.
+  Scene scene(Skeleton(3, {{0, 2}, {0, 1}, {1, 2}}));
+  scene.connect_both_ways(0, 0.36F, 20.0F, 20.0F, 150.0F, 20.0F);
+  scene.connect_both_ways(1, 0.9F, 20.0F, 20.0F, 20.0F, 60.0F);
+  scene.connect_both_ways(2, 0.9F, 20.0F, 60.0F, 60.0F, 60.0F);
+  const auto person = scene.grow({{1.0F, 20.0F, 20.0F, 10.0F}, {}, {}});
+  CHECK(person[2].x == 60.0F);
+}
+
+void test_thresholds() {
+  const std::vector<Joint> start{{0.9F, 20.0F, 20.0F, 10.0F}, {}};
+  const auto reaches = [&](float score, DecoderConfig config, Joint from) {
+    Scene scene(Skeleton(2, {{0, 1}}), config);
+    scene.connect_both_ways(0, score, 20.0F, 20.0F, 60.0F, 20.0F);
+    return scene.grow({from, {}})[1].found();
+  };
+  DecoderConfig config;
+  CHECK(reaches(0.23F, config, start[0]));   // √(0.23·0.9) = 0.455 ≥ 0.5·0.9
+  CHECK(!reaches(0.22F, config, start[0]));  // 0.445
+  const Joint weak{0.2F, 20.0F, 20.0F, 10.0F};
+  CHECK(reaches(0.12F, config, weak));   // 0.1549
+  CHECK(!reaches(0.11F, config, weak));  // 0.1483
+  config.keypoint_threshold = config.keypoint_threshold_relative = 0.0F;
+  CHECK(reaches(0.11F, config, weak));
+}
+
+void test_reverse_match() {
+  const std::vector<Joint> start{{1.0F, 20.0F, 20.0F, 10.0F}, {}};
+  Scene one_way(Skeleton(2, {{0, 1}}));
+  one_way.connect(0, 0.9F, 20.0F, 20.0F, 60.0F, 20.0F);
+  CHECK(!one_way.grow(start)[1].found());
+  CHECK(one_way.grow(start, kLoose)[1].found());
+
+  const auto comes_back_to = [&](float x, float y) {
+    Scene scene(Skeleton(2, {{0, 1}}));
+    scene.connect(0, 0.9F, 20.0F, 20.0F, 60.0F, 20.0F);
+    scene.connect(1, 0.9F, 60.0F, 20.0F, x, y);
+    return scene.grow(start)[1].found();
+  };
+  CHECK(comes_back_to(25.0F, 25.0F));  // L1 distance 10 = the start's scale
+  CHECK(!comes_back_to(26.0F, 25.0F));
+}
+
+void test_known_joints_stay() {
+  Scene scene(Skeleton(2, {{0, 1}}));
+  scene.connect_both_ways(0, 0.9F, 20.0F, 20.0F, 60.0F, 20.0F);
+  const auto person = scene.grow({{1.0F, 20.0F, 20.0F, 10.0F}, {0.3F, 1.0F, 2.0F, 3.0F}});
+  CHECK(person[1].confidence == 0.3F && person[1].x == 1.0F);
+}
+
+void test_fill_missing() {
+  const Skeleton skeleton(6, {{0, 1}, {1, 2}, {2, 3}, {3, 4}});
+  const DecoderConfig config;
+  std::vector<Joint> person{{0.5F, 10.0F, 10.0F, 4.0F}, {}, {}, {}, {0.9F, 90.0F, 90.0F, 8.0F}, {}};
+  Grower(skeleton, config).fill_missing(person.data());
+  CHECK(person[0].confidence == 0.5F && person[4].confidence == 0.9F);
+  CHECK(person[1].x == 10.0F && person[1].scale == 4.0F && person[1].confidence == 1e-5F);
+  CHECK(person[2].x == 90.0F);  // two limbs from either: the more confident one
+  CHECK(person[3].x == 90.0F);
+  CHECK(!person[5].found());  // no limb leads there
+}
+
+}  // namespace
+
+int main() {
+  test_chain();
+  test_best_way_first();
+  test_thresholds();
+  test_reverse_match();
+  test_known_joints_stay();
+  test_fill_missing();
+  return check_result();
+}

@@ -1,0 +1,41 @@
+#include <vector>
+
+#include "check.h"
+#include "pifpaf/seeds.h"
+
+using namespace dgcn::pifpaf;
+
+int main() {
+  const DecoderConfig config;
+  ConfidenceMap map({17, 17}, config);
+  // Eight agreeing cells at (8, 8): the map there is 8 · 0.8 / 16 = 0.4.
+  const std::vector<PifCell> cells(8, {0, 0.8F, 8.0F, 8.0F, 4.0F});
+  map.paint(cells);
+
+  std::vector<Seed> seeds;
+  append_seeds(3, {{5, 0.8F, 8.0F, 8.0F, 4.0F}}, map, config, seeds);
+  CHECK(seeds.size() == 1);
+  CHECK(seeds[0].keypoint == 3 && seeds[0].cell == 5);
+  CHECK_NEAR(seeds[0].joint.confidence, 0.9 * 0.4 + 0.1 * 0.8, 1e-6);
+  CHECK(seeds[0].joint.x == 8.0F && seeds[0].joint.y == 8.0F && seeds[0].joint.scale == 4.0F);
+
+  seeds.clear();
+  append_seeds(0,
+               {{0, 0.19F, 8.0F, 8.0F, 4.0F},    // the cell itself is too weak
+                {1, 1.0F, 2.0F, 2.0F, 4.0F},     // no map there
+                {2, 1.0F, -40.0F, 8.0F, 4.0F}},  // outside
+               map, config, seeds);
+  CHECK(seeds.empty());
+
+  DecoderConfig permissive;
+  permissive.seed_threshold = 0.0F;
+  permissive.seed_map_weight = 0.0F;
+  append_seeds(0, {{0, 0.0F, 8.0F, 8.0F, 4.0F}}, map, permissive, seeds);
+  CHECK(seeds.empty());  // confidence 0 means "not found"
+
+  seeds = {{2, 0, {0.5F}}, {1, 9, {0.5F}}, {1, 4, {0.5F}}, {0, 0, {0.4F}}, {7, 7, {0.6F}}};
+  sort_seeds(seeds);
+  const int order[][2] = {{7, 7}, {1, 4}, {1, 9}, {2, 0}, {0, 0}};
+  for (std::size_t i = 0; i < 5; ++i) CHECK(seeds[i].keypoint == order[i][0] && seeds[i].cell == order[i][1]);
+  return check_result();
+}

@@ -1,0 +1,236 @@
+"""The PIF/PAF decoder: recorded scenes, painted scenes, garbage, threads."""
+
+from __future__ import annotations
+
+import functools
+import json
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from painting import COCO_LIMBS, HAND_LIMBS, STRIDE, components, layouts, paint
+
+from dgcn_ext.decoder import DecoderConfig, PifPafDecoder
+
+
+@pytest.fixture(scope="module")
+def coco_decoder() -> PifPafDecoder:
+    return PifPafDecoder(17, COCO_LIMBS)
+
+
+# Recorded scenes ------------------------------------------------------------------------------------------------------
+
+SCENES = ("scene00_p01", "scene01_p03", "scene02_p08", "scene03_p13")
+
+
+def load_scene(data_dir: Path, name: str):
+    with np.load(data_dir / "decoder_scenes" / f"{name}.npz") as scene:
+        fields = scene["pif"], scene["paf"]
+        skeleton, stride = scene["skeleton"], int(scene["stride"])
+    recorded = json.loads((data_dir / "decoder_scenes" / f"{name}.openpifpaf.json").read_text())
+    return *fields, skeleton, stride, np.array(recorded["annotations"])
+
+
+@pytest.mark.parametrize("name", SCENES)
+def test_recorded_scene(data_dir, name):
+    pif, paf, skeleton, stride, expected = load_scene(data_dir, name)
+    persons = PifPafDecoder(17, skeleton)(pif, paf, stride)
+    assert persons.shape == expected.shape
+    assert persons.dtype == np.float32
+    np.testing.assert_allclose(persons[..., 0], expected[..., 0], rtol=0, atol=2e-5)  # recorded with five decimals
+    np.testing.assert_allclose(persons[..., 1:], expected[..., 1:], rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", SCENES)
+def test_recorded_scene_force_complete(data_dir, name):
+    pif, paf, skeleton, stride, expected = load_scene(data_dir, name)
+    config = DecoderConfig(force_complete=True)
+    persons = PifPafDecoder(17, skeleton, config)(pif, paf, stride)
+    assert len(persons) >= len(expected)
+    assert (persons[..., 0] > 0).all()
+    means = persons[..., 0].mean(1)
+    assert (np.diff(means) <= 0).all()
+
+
+# Painted scenes -------------------------------------------------------------------------------------------------------
+
+
+def test_single_persons_come_back(data_dir, coco_decoder):
+    """Every connected part with at least 15 % of the keypoints is one person, exactly where it was painted."""
+    for index, (persons, scales, height, width) in enumerate(layouts(data_dir, 1)):
+        if index % 17:
+            continue
+        found = coco_decoder(*paint(persons, scales, COCO_LIMBS, height, width), STRIDE)
+        parts = {frozenset(part) for part in components(persons[0, :, 2] > 0, COCO_LIMBS) if len(part) / 17 >= 0.15}
+        assert {frozenset(np.flatnonzero(person[:, 0])) for person in found} == parts, index
+        for person in found:
+            joints = np.flatnonzero(person[:, 0])
+            np.testing.assert_allclose(person[joints, 1:3], persons[0, joints, :2] * STRIDE, atol=0.01)
+            np.testing.assert_allclose(person[joints, 3], scales[0, joints] * STRIDE, rtol=1e-4, atol=1e-3)
+
+
+def test_groups_come_back(data_dir, coco_decoder):
+    """Among four persons nearly every painted joint of a large enough part is found by a person of its own part."""
+    painted = recovered = invented = 0
+    for index, (persons, scales, height, width) in enumerate(layouts(data_dir, 4)):
+        if index % 7:
+            continue
+        found = coco_decoder(*paint(persons, scales, COCO_LIMBS, height, width), STRIDE)
+        for person in persons:
+            for part in components(person[:, 2] > 0, COCO_LIMBS):
+                if len(part) / 17 < 0.15:
+                    continue
+                joints = sorted(part)
+                error = np.linalg.norm(found[:, joints, 1:3] - person[joints, :2] * STRIDE, axis=-1)
+                hits = ((error < 0.5) & (found[:, joints, 0] > 0)).sum(1)
+                painted += len(joints)
+                recovered += hits.max(initial=0)
+        truth = persons[persons[..., 2] > 0][:, :2] * STRIDE
+        for x, y in found[found[..., 0] > 0][:, 1:3]:
+            invented += np.hypot(truth[:, 0] - x, truth[:, 1] - y).min() > 0.5
+    assert painted > 500
+    assert recovered / painted > 0.99  # a joint hidden behind a nearer one of the same kind has no cells left
+    assert invented == 0
+
+
+@pytest.mark.parametrize(
+    ("num_keypoints", "limbs"),
+    [
+        (2, [(0, 1)]),
+        (1, []),
+        (4, [(0, 1), (3, 2)]),
+        (21, HAND_LIMBS),
+        (133, [(k, k + 1) for k in range(132)]),
+    ],
+    ids=["toy", "point", "disconnected", "hand", "chain of 133"],
+)
+def test_any_skeleton(num_keypoints, limbs):
+    """A person comes back as its connected parts, those with too few of the keypoints excepted."""
+    rng = np.random.default_rng(num_keypoints)
+    cells = np.stack(np.unravel_index(rng.permutation(30 * 30)[:num_keypoints], (30, 30)), 1)
+    persons = np.concatenate([cells + rng.uniform(2, 3, cells.shape), np.ones((num_keypoints, 1))], 1)[None]
+    found = PifPafDecoder(num_keypoints, limbs)(*paint(persons, np.ones((1, num_keypoints)), limbs, 36, 36), STRIDE)
+    parts = {frozenset(part) for part in components(persons[0, :, 2] > 0, limbs) if len(part) / num_keypoints >= 0.15}
+    assert {frozenset(np.flatnonzero(person[:, 0])) for person in found} == parts
+    for person in found:
+        joints = np.flatnonzero(person[:, 0])
+        np.testing.assert_allclose(person[joints, 1:3], persons[0, joints, :2] * STRIDE, atol=0.01)
+
+
+def test_stride_scales_everything():
+    """Coordinates and scales are in pixels: a finer stride moves a joint, its confidence may change a little."""
+    persons = np.array([[[5.25, 6.5, 1], [10, 7, 1], [12, 12, 1]]])
+    limbs = [(0, 1), (1, 2)]
+    fields = paint(persons, np.full((1, 3), 1.5), limbs, 20, 20)
+    for stride in (1, 4, 16):
+        (person,) = PifPafDecoder(3, limbs)(*fields, stride)
+        np.testing.assert_allclose(person[:, 1:3], persons[0, :, :2] * stride, rtol=1e-5)
+        np.testing.assert_allclose(person[:, 3], 1.5 * stride, rtol=1e-5)
+
+
+# Garbage --------------------------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=150, deadline=None)
+@given(data=st.data())
+def test_any_content_gives_finite_persons(data):
+    num_keypoints = data.draw(st.integers(1, 4))
+    pairs = [(a, b) for a in range(num_keypoints) for b in range(a)]
+    limbs = data.draw(st.lists(st.sampled_from(pairs), unique=True, max_size=4)) if pairs else []
+    size = data.draw(st.tuples(st.integers(0, 4), st.integers(0, 4)))
+    numbers = st.one_of(st.floats(0, 1, width=32), st.floats(-5, 5, width=32), st.floats(width=32))
+    pif = data.draw(hnp.arrays(np.float32, (num_keypoints, 5, *size), elements=numbers))
+    paf = data.draw(hnp.arrays(np.float32, (len(limbs), 8, *size), elements=numbers))
+    config = DecoderConfig(force_complete=data.draw(st.booleans()))
+    persons = PifPafDecoder(num_keypoints, limbs, config)(pif, paf, data.draw(st.integers(1, 20)))
+    assert persons.shape[1:] == (num_keypoints, 4)
+    assert np.isfinite(persons).all()
+    assert (persons[..., 0] >= 0).all()
+    assert (persons[..., 0] <= 1).all()
+    assert (persons[..., 0].any(1)).all()
+
+
+def test_full_size_garbage(coco_decoder):
+    ones = np.ones((17, 5, 81, 81), np.float32), np.ones((19, 8, 81, 81), np.float32)
+    (person,) = coco_decoder(*ones, STRIDE)  # every cell points at cell (1, 1)
+    np.testing.assert_allclose(person[:, 1:], STRIDE, rtol=1e-5)
+    rng = np.random.default_rng(0)
+    noise = [rng.uniform(0, 1, field.shape) * np.float32(3) for field in ones]
+    assert np.isfinite(coco_decoder(*noise, STRIDE)).all()
+
+
+# Threads --------------------------------------------------------------------------------------------------------------
+
+
+@functools.cache
+def crowd(seed: int, height: int = 40, width: int = 40):
+    rng = np.random.default_rng(seed)
+    persons = np.concatenate([rng.uniform(2, 36, (6, 21, 2)), np.ones((6, 21, 1))], -1)
+    return paint(persons, rng.uniform(0.5, 2, (6, 21)), HAND_LIMBS, height, width)
+
+
+def test_history_does_not_matter():
+    decoder = PifPafDecoder(21, HAND_LIMBS)
+    first = decoder(*crowd(0), STRIDE)
+    assert len(first) > 0
+    for seed in range(1, 5):
+        decoder(*crowd(seed, 38 + seed, 40), STRIDE)
+        np.testing.assert_array_equal(decoder(*crowd(0), STRIDE), first)
+
+
+@pytest.mark.parametrize("threads", [0, 1, 2, 5])
+def test_batch_equals_serial(threads):
+    decoder = PifPafDecoder(21, HAND_LIMBS)
+    images = [crowd(seed, 38 + seed, 44) for seed in range(6)]
+    batch = decoder.batch(images, STRIDE, threads)
+    assert len(batch) == len(images)
+    for persons, fields in zip(batch, images, strict=True):
+        np.testing.assert_array_equal(persons, decoder(*fields, STRIDE))
+    assert decoder.batch([], STRIDE) == []
+
+
+def test_one_decoder_in_two_threads():
+    decoder = PifPafDecoder(21, HAND_LIMBS)
+    images = [crowd(seed) for seed in range(2)]
+    expected = [decoder(*fields, STRIDE) for fields in images]
+    mismatches = []
+
+    def work(i):
+        for _ in range(30):
+            if not np.array_equal(decoder(*images[i], STRIDE), expected[i]):
+                mismatches.append(i)
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert mismatches == []
+
+
+def test_decoding_releases_the_gil(coco_decoder):
+    """With a switch interval of minutes, this thread only gets to look around while the other one decodes."""
+    ones = np.ones((17, 5, 81, 81), np.float32), np.ones((19, 8, 81, 81), np.float32)
+    begun, finished = threading.Event(), threading.Event()
+
+    def work():
+        begun.set()
+        coco_decoder.batch([ones] * 12, STRIDE, threads=1)
+        finished.set()
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(600)
+    try:
+        thread = threading.Thread(target=work)
+        thread.start()
+        begun.wait()
+        decoding = not finished.is_set()
+        thread.join()
+    finally:
+        sys.setswitchinterval(interval)
+    assert decoding
