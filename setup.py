@@ -64,10 +64,12 @@ def find_cuda() -> Path | None:
         candidates.append(Path(on_path).resolve().parent.parent)
     candidates.append(Path("/usr/local/cuda"))
     for home in candidates:
-        if (home / "bin" / "nvcc").is_file():
+        # An nvcc on the PATH may be a script that calls the real one; a toolkit has headers beside it.
+        if (home / "bin" / "nvcc").is_file() and (home / "include" / "cuda_runtime.h").is_file():
             return home
     if wish == "1":
-        raise RuntimeError(f"DGCN_CUDA=1, but there is no bin/nvcc in any of {[str(home) for home in candidates]}")
+        searched = ", ".join(str(home) for home in candidates)
+        raise RuntimeError(f"DGCN_CUDA=1, but no toolkit (bin/nvcc, include/cuda_runtime.h) is in any of {searched}")
     return None
 
 
@@ -151,8 +153,8 @@ class NinjaBuild(build_ext):
         flags = ["-pthread", f"-L{torch_dir() / 'lib'}"]
         flags += ["-ltorch"] if IS_MACOS else ["-Wl,--no-as-needed", "-ltorch", "-Wl,--as-needed"]
         if self.cuda:
-            libraries = next(path for path in (self.cuda / "lib64", self.cuda / "lib") if path.is_dir())
-            flags += [f"-L{libraries}", "-lcudart_static", "-ldl", "-lrt"]
+            folders = [path for path in (self.cuda / "lib64", self.cuda / "lib") if path.is_dir()]
+            flags += [*(f"-L{path}" for path in folders), "-lcudart_static", "-ldl", "-lrt"]
         return flags
 
 
