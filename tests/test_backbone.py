@@ -98,7 +98,7 @@ def test_resnet_has_lost_its_max_pool():
 def test_every_cell_sees_the_pixel_it_is_centred_on():
     """Symmetric padding: the gradient of cell (i, j) at stride 16 is centred on pixel (16 i, 16 j)."""
     backbone = MobileNetV1().eval().double()
-    x = torch.zeros(1, 3, 257, 257, dtype=torch.float64, requires_grad=True)
+    x = torch.randn(1, 3, 257, 257, dtype=torch.float64, requires_grad=True)
     (gradient,) = torch.autograd.grad(backbone(x)[16][0, :, 8, 8].sum(), x)
     rows = gradient.abs().sum(dim=(0, 1, 3)).nonzero().flatten()
     assert (rows.min() + rows.max()) / 2 == 128

@@ -81,6 +81,9 @@ def test_only_a_dynamic_graph_in_training_is_random():
     images = torch.rand(2, 3, 65, 65) * 255
     for graph, random in (("dynamic", True), ("soft", False)):
         model = build_model("mobilenetv1_075", graph=graph).train()
+        for stream in (model.pif_stream, model.paf_stream):
+            # W_d starts as a multiple of I, under which every draw gives the same S (an absent edge has logit 0).
+            torch.nn.init.normal_(stream.dgcms["16"].graph.edge_weight)
         outputs = []
         for _ in range(2):
             torch.manual_seed(len(outputs))
