@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import signal
@@ -29,10 +30,15 @@ from dgcn.checkpoint import (
 from dgcn.model import DGCN, build_model
 
 
-@pytest.fixture
-def model() -> DGCN:
+@pytest.fixture(scope="module")
+def trained() -> DGCN:
     torch.manual_seed(0)
     return build_model("mobilenetv1_075", lift_channels=8)
+
+
+@pytest.fixture
+def model(trained) -> DGCN:
+    return copy.deepcopy(trained)
 
 
 @pytest.fixture
@@ -220,42 +226,47 @@ def test_write_json_refuses_what_is_not_json(tmp_path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+# Imports torch once; then, for one folder after the other, forks a process that saves there until it is killed.
 SAVE_FOREVER = """
-import sys, torch
+import os, sys, torch
 from dgcn.checkpoint import save_model, save_training_state
 from dgcn.model import build_model
 
 torch.set_num_threads(1)
-model = build_model("mobilenetv1_075", lift_channels=8)
-number = 0
-while True:
-    number += 1
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.fill_(number)
-    save_model(f"{sys.argv[1]}/model.safetensors", model, {"number": number})
-    save_training_state(f"{sys.argv[1]}/state.pt", {"number": number, "weights": model.state_dict()})
-    if number == 1:
-        print("saved", flush=True)
+
+def save_forever(folder):
+    model = build_model("mobilenetv1_075", levels=())
+    number = 0
+    while True:
+        number += 1
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.fill_(number)
+        save_model(f"{folder}/model.safetensors", model, {"number": number})
+        save_training_state(f"{folder}/state.pt", {"number": number, "weights": model.state_dict()})
+        if number == 1:
+            print(f"{os.getpid()} {folder}", flush=True)
+
+for folder in sys.argv[1:]:
+    if os.fork() == 0:
+        save_forever(folder)
+    os.wait()
 """
 
 
-@pytest.mark.skipif(os.name != "posix", reason="needs SIGKILL")
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork and SIGKILL")
 def test_kill_at_any_time_leaves_whole_files(tmp_path) -> None:
-    folders = [tmp_path / str(index) for index in range(3)]
-    processes = []
+    folders = [tmp_path / str(index) for index in range(5)]
     for folder in folders:
         folder.mkdir()
-        command = [sys.executable, "-c", SAVE_FOREVER, str(folder)]
-        processes.append(subprocess.Popen(command, stdout=subprocess.PIPE, text=True))
-    delays = np.random.default_rng().uniform(0.05, 0.6, len(folders))
-    for process, delay in zip(processes, delays, strict=True):
-        assert process.stdout is not None
-        assert process.stdout.readline() == "saved\n"
-        time.sleep(delay)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        process.stdout.close()
+    rng = np.random.default_rng()
+    command = [sys.executable, "-c", SAVE_FOREVER, *map(str, folders)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as launcher:
+        assert launcher.stdout is not None
+        for _ in folders:
+            number, _ = launcher.stdout.readline().split()
+            time.sleep(rng.uniform(0.0, 0.1))
+            os.kill(int(number), signal.SIGKILL)
     for folder in folders:
         model, metadata = load_model(folder / "model.safetensors")
         values = torch.cat([parameter.flatten() for parameter in model.parameters()]).unique().tolist()

@@ -42,11 +42,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         x, y, w, h = (round(value) for value in pose.box)
         found = int((pose.scores > 0).sum())
         print(f"  {number}. score {pose.score:.2f}, {found} of {num_keypoints} keypoints, {w}×{h} px at ({x}, {y})")
-    where = (
-        torch.cuda.get_device_name(predictor.device)
-        if predictor.device.type == "cuda"
-        else f"CPU, {torch.get_num_threads()} threads"
-    )
+    on_gpu = predictor.device.type == "cuda"
+    where = torch.cuda.get_device_name(predictor.device) if on_gpu else f"CPU, threads: {torch.get_num_threads()}"
     print(f"network {predictor.timings.network_ms:.1f} ms at {predictor.long_edge} px ({where})")
     print(f"decoder {predictor.timings.decoder_ms:.1f} ms")
 
