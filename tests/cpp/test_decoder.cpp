@@ -108,6 +108,15 @@ void test_seeds_in_an_occupied_place_start_no_person() {
   CHECK(Decoder(scene.skeleton(), {}).decode(scene.fields(), kStride).size() == 1);  // of sixteen seeds
 }
 
+void test_keypoints_have_maps_of_their_own() {
+  Scene scene(2, {}, 20, 20);
+  scene.paint({joint(8, 8), joint(-1, 0)});
+  const std::size_t cell = 8 * 20 + 8;
+  const float lonely[] = {0.0F, 0.9F, 8.0F, 8.0F, 1.0F};  // one cell is no evidence unless keypoint 0 lends it its map
+  for (std::size_t i = 0; i < 5; ++i) scene.pif[(5 + i) * scene.plane + cell] = lonely[i];
+  CHECK(Decoder(scene.skeleton(), {}).decode(scene.fields(), kStride).size() == 1);
+}
+
 void test_force_complete() {
   Scene scene(4, {{0, 1}, {1, 2}}, 30, 40);  // keypoint 2 is not there, 3 has no limb
   scene.paint({joint(5, 5), joint(10, 6), joint(-1, 0), joint(-1, 0)});
@@ -209,6 +218,7 @@ void test_garbage() {
 int main() {
   test_round_trip();
   test_seeds_in_an_occupied_place_start_no_person();
+  test_keypoints_have_maps_of_their_own();
   test_force_complete();
   test_history_and_batch();
   test_shared_between_threads();

@@ -13,7 +13,7 @@ constexpr PixelSize kSize{200, 200};
 constexpr GrowPass kStrict{1.0F, true};
 constexpr GrowPass kLoose{1.0F, false};
 
-/// Two limbs' worth of candidates can be put between any two places of a skeleton, in one or both directions.
+/// Connections between places, in one or both directions of a limb.
 struct Scene {
   explicit Scene(Skeleton s, DecoderConfig c = {})
       : skeleton(std::move(s)),
@@ -64,6 +64,17 @@ void test_best_way_first() {
   scene.connect_both_ways(2, 0.9F, 20.0F, 60.0F, 60.0F, 60.0F);
   const auto person = scene.grow({{1.0F, 20.0F, 20.0F, 10.0F}, {}, {}});
   CHECK(person[2].x == 60.0F);
+}
+
+void test_ties() {
+  // Keypoint 2 is reached with the same confidence from 0 and, later, from 1.
+  Scene scene(Skeleton(3, {{0, 1}, {0, 2}, {1, 2}}));
+  scene.connect_both_ways(0, 1.0F, 20.0F, 20.0F, 20.0F, 60.0F);
+  scene.connect_both_ways(1, 0.36F, 20.0F, 20.0F, 150.0F, 20.0F);
+  scene.connect_both_ways(2, 0.36F, 20.0F, 60.0F, 60.0F, 60.0F);
+  const auto person = scene.grow({{1.0F, 20.0F, 20.0F, 10.0F}, {}, {}});
+  CHECK(person[1].confidence == 1.0F);
+  CHECK(person[2].x == 150.0F);
 }
 
 void test_thresholds() {
@@ -124,6 +135,7 @@ void test_fill_missing() {
 int main() {
   test_chain();
   test_best_way_first();
+  test_ties();
   test_thresholds();
   test_reverse_match();
   test_known_joints_stay();

@@ -15,12 +15,12 @@ Persons run(std::vector<Joint> joints, const DecoderConfig& config = {}) {
 }
 
 void test_order_and_duplicates() {
-  const Persons persons = run({{0.4F, 100.0F, 100.0F, 8.0F},
+  const Persons persons = run({{0.6F, 22.0F, 22.0F, 8.0F},
+                               {0.5F, 120.0F, 20.0F, 8.0F},  // keypoint 0 as the best
+                               {0.4F, 100.0F, 100.0F, 8.0F},
                                {0.4F, 150.0F, 150.0F, 8.0F},  // apart
                                {0.9F, 20.0F, 20.0F, 8.0F},
-                               {0.7F, 60.0F, 60.0F, 8.0F},  // best
-                               {0.6F, 22.0F, 22.0F, 8.0F},
-                               {0.5F, 120.0F, 20.0F, 8.0F}});  // shares keypoint 0
+                               {0.7F, 60.0F, 60.0F, 8.0F}});  // best
   CHECK(persons.size() == 3);
   CHECK(persons[0][0].x == 20.0F);
   CHECK(persons[1][0].x == 100.0F);
