@@ -64,12 +64,11 @@ def test_every_optional_tensor(device: torch.device, optional: tuple[str, ...], 
 
 @pytest.mark.parametrize("memory_format", FORMATS)
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("num_nodes", [1, 2, 3, 8, 14, 17, 19, 32, 133])
+@pytest.mark.parametrize("num_nodes", [1, 2, 14, 17, 19, 133])
 def test_sizes(device: torch.device, num_nodes: int, dtype: torch.dtype, memory_format: torch.memory_format) -> None:
     """Every remainder of a vector, a register block and a tile."""
-    for batch, height, width in [(1, 1, 1), (2, 1, 3), (1, 7, 9), (3, 13, 11), (1, 41, 41), (70, 3, 2)]:
-        if num_nodes == 133 and height == 41:
-            continue
+    large = (41, 41) if num_nodes < 100 else (23, 29)
+    for batch, height, width in [(1, 1, 1), (3, 13, 11), (1, *large), (70, 3, 2)]:
         inputs = make_inputs((batch, num_nodes, height, width), dtype, device, memory_format)
         check_against_reference(inputs, options_on(device, seed=9, per_sample=batch == 3))
 
@@ -235,7 +234,8 @@ def test_each_instruction_set(capability: str) -> None:
     if (capability, supported) in {("avx2", "DEFAULT"), ("avx512", "DEFAULT"), ("avx512", "AVX2")}:
         pytest.skip(f"this CPU has no {capability}")
     # Run from the tests' folder: in the root, `python -m` would put the uninstalled sources first on the path.
-    command = [sys.executable, "-m", "pytest", "-q", "-x", __file__, "-k", "cpu and (test_sizes or strided_input)"]
+    selected = "cpu and (every_width or strided_input or (sizes and 17-))"
+    command = [sys.executable, "-m", "pytest", "-q", "-x", __file__, "-k", selected]
     environment = os.environ | {"DGCN_CPU_CAPABILITY": capability}
     result = subprocess.run(command, cwd=Path(__file__).parent, env=environment, capture_output=True, text=True)
     assert result.returncode == 0, result.stdout

@@ -66,6 +66,7 @@ def test_no_graph_is_recorded_without_need(device: torch.device) -> None:
         assert functional.graph_conv(**inputs).grad_fn is None
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:FutureWarning")  # raised inside forward_ad
 def test_unsupported_derivatives_raise(device: torch.device) -> None:
     inputs = make_inputs((2, 3, 2, 2), torch.float64, device)
     x = inputs.pop("x")
@@ -73,7 +74,7 @@ def test_unsupported_derivatives_raise(device: torch.device) -> None:
     (gradient,) = torch.autograd.grad(functional.graph_conv(leaf, **inputs).square().sum(), leaf, create_graph=True)
     with pytest.raises(RuntimeError, match="differentiate twice"):
         gradient.sum().backward()
-    with forward_ad.dual_level(), pytest.raises(NotImplementedError, match="forward AD"):
+    with forward_ad.dual_level(), pytest.raises(NotImplementedError, match="forward mode AD"):
         functional.graph_conv(forward_ad.make_dual(x, x), **inputs)
     with pytest.raises(RuntimeError, match="functorch"):
         torch.func.grad(lambda x: functional.graph_conv(x, **inputs).sum())(x)

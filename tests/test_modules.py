@@ -1,0 +1,301 @@
+"""``DGCM`` and ``DGCMFused``: the parameters of Table 4, one module in two implementations, folding, repeatability."""
+
+from __future__ import annotations
+
+import copy
+import io
+import math
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import dgcn_ext
+from dgcn_ext import DGCM, DGCMFused, functional, reference
+from dgcn_ext.modules import GraphConv, NonLocal
+
+OPTIONS: dict[str, dict[str, Any]] = {
+    "default": {},
+    "mask, target, soft, per sample": {
+        "semantics": "mask",
+        "aggregate": "target",
+        "eval_graph": "soft",
+        "per_sample": True,
+    },
+    "static": {"dynamic": False},
+    "without non-local": {"non_local": False},
+}
+
+
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def device(request: pytest.FixtureRequest) -> torch.device:
+    return torch.device(request.param)
+
+
+def soft_adjacency(num_nodes: int = 17) -> Tensor:
+    adjacency = torch.rand(num_nodes, num_nodes, generator=torch.Generator().manual_seed(num_nodes))
+    return adjacency.fill_diagonal_(1)
+
+
+def make_pair(device: torch.device, num_nodes: int = 17, **options: Any) -> tuple[DGCM, DGCMFused]:
+    """A plain and a fused module of the same state, in which no term is at its neutral start."""
+    torch.manual_seed(0)
+    options = {"in_channels": 24, "lift_channels": 32} | options
+    plain = DGCM(adjacency=soft_adjacency(num_nodes), **options)
+    for name, tensor in plain.state_dict().items():
+        if tensor.is_floating_point() and name != "graph.adjacency":
+            tensor.add_(0.3 * torch.rand_like(tensor))
+    fused = DGCMFused(adjacency=torch.zeros(num_nodes, num_nodes), **options)
+    fused.load_state_dict(plain.state_dict())
+    return plain.to(device), fused.to(device)
+
+
+def features(device: torch.device, batch: int = 3) -> Tensor:
+    return torch.randn(batch, 24, 9, 7, generator=torch.Generator().manual_seed(1)).to(device)
+
+
+def forward_backward(module: nn.Module, x: Tensor, seed: int = 5) -> list[Tensor]:
+    """Outputs, then the gradients of x and of every parameter."""
+    module.zero_grad()
+    x = x.clone().requires_grad_()
+    torch.manual_seed(seed)
+    outputs = module(x)
+    sum(output.float().square().sum() for output in outputs).backward()
+    return [*outputs, x.grad, *(parameter.grad for parameter in module.parameters())]
+
+
+# ---- Structure ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("module_type", [DGCM, DGCMFused])
+@pytest.mark.parametrize(("in_channels", "total"), [(2048, 701_156), (1024, 419_556), (512, 278_756)])
+def test_parameters_of_table_4(module_type: type[DGCM], in_channels: int, total: int) -> None:
+    module = module_type(in_channels, soft_adjacency())
+    counts = {name: sum(p.numel() for p in child.parameters()) for name, child in module.named_children()}
+    assert counts == {
+        "lift": in_channels * 256 + 512,
+        "non_local": 132_480,
+        "kmap": 4_369,
+        "graph": 595,
+        "expand": 17 * in_channels + 2 * in_channels,
+    }
+    assert sum(counts.values()) == total
+
+
+@pytest.mark.parametrize("num_nodes", [1, 2, 14, 17])
+def test_edge_weight_starts_with_self_weight_one_half(num_nodes: int) -> None:
+    graph = DGCMFused(24, soft_adjacency(num_nodes), lift_channels=8).graph
+    assert isinstance(graph, GraphConv)
+    expected = math.log(num_nodes - 1) * torch.eye(num_nodes) if num_nodes > 1 else torch.zeros(1, 1)
+    torch.testing.assert_close(graph.edge_weight.detach(), expected)
+    if num_nodes > 2:
+        s = reference.edge_softmax(graph.edge_weight, graph.frozen_adjacency())
+        torch.testing.assert_close(s.diagonal(), torch.full((num_nodes,), 0.5))
+
+
+def test_adjacency_is_a_copy_in_the_state_dict() -> None:
+    adjacency = soft_adjacency()
+    module = DGCMFused(24, adjacency)
+    adjacency.zero_()
+    assert torch.equal(module.state_dict()["graph.adjacency"], soft_adjacency())
+
+
+def test_non_local_starts_as_the_identity_and_matches_its_formula(device: torch.device) -> None:
+    torch.manual_seed(0)
+    layer = NonLocal(6).double().to(device)
+    x = torch.randn(2, 6, 3, 5, dtype=torch.float64, device=device)
+    assert torch.equal(layer(x), x)
+
+    conv, norm = layer.out
+    nn.init.ones_(norm.weight)
+    theta, phi, g = layer.theta(x).flatten(2), layer.phi(x).flatten(2), layer.g(x).flatten(2)
+    y = torch.zeros_like(g)
+    for i in range(15):
+        for j in range(15):
+            pair = torch.cat([theta[:, :, i], phi[:, :, j]], dim=1)
+            y[:, :, i] += (pair @ layer.affinity.weight.flatten()).relu()[:, None] * g[:, :, j] / 15
+    torch.testing.assert_close(layer(x), x + norm(conv(y.unflatten(2, (3, 5)))))
+
+
+# ---- Plain and fused ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+def test_fused_equals_plain(device: torch.device, options: dict[str, Any], training: bool) -> None:
+    plain, fused = (module.train(training) for module in make_pair(device, **options))
+    x = features(device)
+    for ours, theirs in zip(forward_backward(fused, x), forward_backward(plain, x), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4 * max(1.0, theirs.abs().max().item()))
+    for ours, theirs in zip(fused.buffers(), plain.buffers(), strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("module_type", [DGCM, DGCMFused])
+def test_training_draws_the_documented_graph(device: torch.device, module_type: type[DGCM]) -> None:
+    """The seed is the next number of torch's generator; the graph is what sample_adjacency shows for it."""
+    module = make_pair(device)[module_type is DGCMFused]
+    graph = module.graph
+    assert isinstance(graph, GraphConv)
+    x = torch.randn(2, 17, 5, 3, device=device)
+    torch.manual_seed(3)
+    y = graph(x)
+    torch.manual_seed(3)
+    seed = torch.randint(2**63 - 1, (), device=device)
+    drawn = functional.sample_adjacency(graph.adjacency, seed)
+    expected = reference.graph_conv(x, graph.edge_weight, drawn, graph.weight, graph.bias)
+    torch.testing.assert_close(y, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("module_type", [DGCM, DGCMFused])
+def test_manual_seed_repeats_a_run_and_forwards_differ(device: torch.device, module_type: type[DGCM]) -> None:
+    module = make_pair(device)[module_type is DGCMFused]
+    x = features(device)
+    torch.manual_seed(3)
+    first, second = module(x)[0], module(x)[0]
+    torch.manual_seed(3)
+    assert torch.equal(module(x)[0], first)
+    assert not torch.allclose(second, first)
+
+
+@pytest.mark.parametrize(
+    ("options", "frozen"),
+    [
+        ({}, torch.ones(17, 17)),
+        ({"eval_graph": "soft"}, soft_adjacency()),
+        ({"dynamic": False}, soft_adjacency()),
+    ],
+)
+def test_graph_of_inference(device: torch.device, options: dict[str, Any], frozen: Tensor) -> None:
+    fused = make_pair(device, **options)[1].eval()
+    x = features(device)
+    result = fused(x)
+    fused.graph = make_pair(device, dynamic=False)[1].graph
+    fused.graph.adjacency.copy_(frozen)
+    torch.testing.assert_close(result, fused(x))
+
+
+def test_a_static_graph_ignores_the_generator(device: torch.device) -> None:
+    fused = make_pair(device, dynamic=False)[1]
+    torch.manual_seed(0)
+    state = torch.get_rng_state()
+    first = fused(features(device))[0]
+    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.equal(fused(features(device))[0], first)
+
+
+def test_saved_state_and_copies(device: torch.device) -> None:
+    plain, fused = make_pair(device)
+    file = io.BytesIO()
+    torch.save(fused.state_dict(), file)
+    file.seek(0)
+    restored = DGCMFused(24, torch.ones(17, 17), lift_channels=32).to(device)
+    restored.load_state_dict(torch.load(file, weights_only=True))
+    x = features(device)
+    expected = forward_backward(fused, x)
+    for module in (restored, copy.deepcopy(fused)):
+        assert all(map(torch.equal, forward_backward(module, x), expected))
+    assert plain.state_dict().keys() == fused.state_dict().keys()
+
+
+# ---- Folding --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("module_type", [DGCM, DGCMFused])
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+def test_fold(device: torch.device, options: dict[str, Any], module_type: type[DGCM]) -> None:
+    module = make_pair(device, **options)[module_type is DGCMFused].double()
+    x = features(device).double()
+    folded = module.fold()
+    assert not any(isinstance(layer, (GraphConv, nn.BatchNorm2d)) for layer in folded.modules())
+    assert not folded.training
+    assert module.training
+    expected = module.eval()(x)
+    torch.testing.assert_close(folded(x), expected)
+    torch.testing.assert_close(folded.train()(x), expected)  # nothing left that training would change
+    torch.testing.assert_close(folded.fold()(x), expected)
+
+
+# ---- Compilation, autocast, other places ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("module_type", [DGCM, DGCMFused])
+@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
+def test_compile(device: torch.device, training: bool, module_type: type[DGCM]) -> None:
+    torch.compiler.reset()
+    module = make_pair(device)[module_type is DGCMFused].train(training)
+    x = features(device)
+    expected = forward_backward(copy.deepcopy(module), x)
+    compiled = torch.compile(module, fullgraph=True, backend="aot_eager")
+    for ours, theirs in zip(forward_backward(compiled, x), expected, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4 * max(1.0, theirs.abs().max().item()))
+
+
+@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
+def test_autocast(device: torch.device, training: bool) -> None:
+    modules = [module.train(training) for module in make_pair(device)]
+    x = features(device)
+    with torch.autocast(device.type, torch.bfloat16):
+        plain, fused = (forward_backward(module, x) for module in modules)
+    for ours, theirs in zip(fused, plain, strict=True):
+        assert ours.dtype == theirs.dtype
+        scale = theirs.abs().max().item()
+        torch.testing.assert_close(ours, theirs, rtol=0.05, atol=0.02 * max(1.0, scale))
+    assert fused[1].dtype == torch.bfloat16
+    assert all(gradient.dtype == torch.float32 for gradient in fused[2:])
+
+
+def test_channels_last(device: torch.device) -> None:
+    plain, fused = make_pair(device)
+    x = features(device)
+    ours = forward_backward(fused.to(memory_format=torch.channels_last), x.to(memory_format=torch.channels_last))
+    for our, their in zip(ours, forward_backward(plain, x), strict=True):
+        torch.testing.assert_close(our, their, rtol=1e-4, atol=1e-4 * max(1.0, their.abs().max().item()))
+
+
+@pytest.mark.parametrize("module_type", [DGCM, DGCMFused])
+def test_meta_device(module_type: type[DGCM]) -> None:
+    with torch.device("meta"):
+        module = module_type(24, soft_adjacency(), lift_channels=8)
+        result = module(torch.empty(2, 24, 5, 3))
+    assert [tuple(output.shape) for output in result] == [(2, 24, 5, 3), (2, 17, 5, 3)]
+
+
+# ---- Bad input and imports ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"in_channels": 0}, ValueError, "in_channels must be at least 1, got 0"),
+        ({"in_channels": 24.0}, TypeError, "in_channels must be an int, got float"),
+        ({"lift_channels": 1}, ValueError, "lift_channels must be at least 2, got 1"),
+        ({"adjacency": [[1.0]]}, TypeError, "adjacency must be a tensor, got list"),
+        ({"adjacency": torch.eye(3).long()}, TypeError, "adjacency must have a floating dtype, got torch.int64"),
+        ({"adjacency": torch.ones(3, 4)}, ValueError, r"adjacency must have shape \[K, K\] with K >= 1, got \[3, 4\]"),
+        ({"adjacency": torch.ones(0, 0)}, ValueError, r"adjacency must have shape \[K, K\].*got \[0, 0\]"),
+        ({"adjacency": torch.full((3, 3), 1.5)}, ValueError, r"adjacency must be in \[0, 1\], got values from 1.5"),
+        ({"adjacency": torch.full((3, 3), torch.nan)}, ValueError, r"adjacency must be in \[0, 1\].*nan"),
+        ({"semantics": "soft"}, ValueError, "semantics must be 'literal' or 'mask', got 'soft'"),
+        ({"aggregate": "mean"}, ValueError, "aggregate must be 'source' or 'target', got 'mean'"),
+        ({"eval_graph": "zeros"}, ValueError, "eval_graph must be 'ones' or 'soft', got 'zeros'"),
+    ],
+)
+def test_bad_input(change: dict[str, Any], error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        DGCMFused(**({"in_channels": 24, "adjacency": soft_adjacency()} | change))
+
+
+def test_the_package_imports_torch_only_when_asked() -> None:
+    code = "import sys, dgcn_ext, dgcn_ext.decoder; dgcn_ext.__version__; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=sys.prefix).returncode == 0
+
+
+def test_package_names() -> None:
+    assert set(dgcn_ext.__all__) <= set(dir(dgcn_ext))
+    assert all(getattr(dgcn_ext, name) is not None for name in dgcn_ext.__all__)
+    with pytest.raises(AttributeError, match="module 'dgcn_ext' has no attribute 'nonsense'"):
+        _ = dgcn_ext.nonsense
