@@ -125,6 +125,13 @@ def test_checkpoint_decides_the_long_edge(monkeypatch, metadata, asked, expected
     assert (predictor.long_edge, predictor.metadata) == (expected, metadata)
 
 
+def test_checkpoint_decides_the_decoder(monkeypatch) -> None:
+    deaf = {"long_edge": 385, "decoder": {"seed_threshold": 1.0}}
+    monkeypatch.setattr(predictor_module, "load_model", lambda path: (Oracle(PICTURES), deaf))
+    assert Predictor()(pictures()[0]) == []
+    assert len(Predictor(config=DecoderConfig())(pictures()[0])) == 1
+
+
 def test_real_network_leaves_the_model_alone() -> None:
     model = build_model("mobilenetv1_075", lift_channels=8).train()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}

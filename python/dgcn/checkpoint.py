@@ -75,7 +75,8 @@ def save_model(path: str | os.PathLike[str], model: DGCN, metadata: Mapping[str,
     Args:
         path: file to write, ending in ``.safetensors``; the side-car gets the same name with ``.json``.
         model: trained or not, on any device.
-        metadata: what a reader should know: data, epoch, AP, the long edge it was evaluated at.
+        metadata: what a reader should know: data, epoch, AP. `Predictor` takes its defaults from two entries:
+            "long_edge" (px) and "decoder" (the fields of `DecoderConfig` that differ from its defaults).
     """
     path = Path(path)
     if path.suffix != ".safetensors":

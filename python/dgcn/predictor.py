@@ -114,13 +114,17 @@ class Predictor:
             long_edge: pictures are scaled until their long edge has this many pixels, 16n+1; default: what the
                 checkpoint was evaluated at.
             batch_size: pictures in one pass of the network, where they have the same shape.
-            config: thresholds of the decoder.
+            config: constants of the decoder; default: what the checkpoint was evaluated with.
 
         Raises:
             FileNotFoundError, ValueError: no such checkpoint or a damaged one, no such device, or a bad number.
         """
         device = check_device(device)
         model, metadata = load_model(DEFAULT_CHECKPOINT if checkpoint is None else checkpoint)
+        if long_edge is None:
+            long_edge = metadata.get("long_edge", DEFAULT_LONG_EDGE)
+        if config is None:
+            config = DecoderConfig(**metadata.get("decoder", {}))
         self._prepare(model, metadata, device, long_edge, batch_size, config)
 
     @classmethod
@@ -143,23 +147,21 @@ class Predictor:
         model: DGCN,
         metadata: dict[str, Any],
         device: torch.device,
-        long_edge: int | None,
+        long_edge: int,
         batch_size: int,
         config: DecoderConfig | None,
     ) -> None:
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
         self.device = device
-        self.long_edge = normalize_size(long_edge or metadata.get("long_edge", DEFAULT_LONG_EDGE))
+        self.long_edge = normalize_size(long_edge)
         self.batch_size = batch_size
         self.metadata = metadata
         self.skeleton = model.config.skeleton
         self.timings = Timings()
-        self._model = model.fold().to(self.device, memory_format=torch.channels_last)
+        self._model = model.fold().to(self.device).to(memory_format=torch.channels_last)
         self._codec = PifPafCodec(self.skeleton, model.stride)
-        self._decoder = PifPafDecoder(
-            self.skeleton.num_keypoints, self.skeleton.limbs, config=config or DecoderConfig()
-        )
+        self._decoder = PifPafDecoder(self.skeleton.num_keypoints, self.skeleton.limbs, config)
 
     def __call__(self, source: Source) -> list[Pose]:
         """The persons in one picture, given as a path or as uint8 [H, W, 3] RGB; empty if there is nobody.

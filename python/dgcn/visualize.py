@@ -33,7 +33,7 @@ class Drawable(Protocol):
 
 
 def draw_poses(
-    image: np.ndarray, poses: Iterable[Drawable], skeleton: Skeleton, *, threshold: float = 0.0
+    image: np.ndarray, poses: Iterable[Drawable], skeleton: Skeleton, *, threshold: float = 0.1
 ) -> np.ndarray:
     """A copy of `image` with the `poses` on it: the person's left side orange, the right side blue.
 
@@ -43,8 +43,8 @@ def draw_poses(
         image: uint8 [H, W, 3], RGB.
         poses: keypoints in pixels of `image`.
         skeleton: names and limbs of their keypoints.
-        threshold: keypoints with a score up to this, and limbs that end in one, are left out; 0 leaves out only
-            what was not found.
+        threshold: keypoints with a score up to this, and limbs that end in one, are left out. The default hides
+            nothing that the decoder found by its usual thresholds, but what `force_complete` made up.
 
     Raises:
         ValueError: an image that is not uint8 [H, W, 3], or a pose with another number of keypoints.
