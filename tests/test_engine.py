@@ -94,7 +94,18 @@ def run_in_process(config: TrainConfig) -> subprocess.Popen:
         "from dgcn.model import ModelConfig\n"
         f"fit(TrainConfig(model=ModelConfig({model}), **{values!r}))\n"
     )
-    return subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True)
+    command = [sys.executable, "-c", code]
+    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+
+
+def wait_for_steps(config: TrainConfig, process: subprocess.Popen, steps: int) -> None:
+    """Return once the state that `process` saves has done at least `steps` optimizer steps."""
+    state = config.work_dir / STATE_FILE
+    deadline = time.monotonic() + 120
+    while not (state.exists() and load_training_state(state)["step"] >= steps):
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
 
 
 def test_a_run_leaves_checkpoints_and_a_history(config):
@@ -124,13 +135,7 @@ def test_killed_and_resumed_is_the_same_run(config, tmp_path, workers):
     fit(whole)
     broken = dataclasses.replace(whole, work_dir=tmp_path / "broken")
     process = run_in_process(broken)
-    deadline = time.monotonic() + 120
-    while True:
-        assert process.poll() is None, process.stderr.read()
-        assert time.monotonic() < deadline
-        if (broken.work_dir / STATE_FILE).exists() and load_training_state(broken.work_dir / STATE_FILE)["step"] >= 2:
-            break
-        time.sleep(0.001)
+    wait_for_steps(broken, process, 2)
     process.kill()
     process.communicate()
     assert load_training_state(broken.work_dir / STATE_FILE)["step"] < 12
@@ -154,6 +159,17 @@ def test_an_interrupt_saves_and_resumes(config, tmp_path, monkeypatch):
             fit(broken)
     fit(dataclasses.replace(broken, resume="auto"))
     assert states_equal(config.work_dir / STATE_FILE, broken.work_dir / STATE_FILE)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_to_the_whole_process_group_saves(config, number):
+    """Ctrl-C in a terminal reaches the loader's processes as well."""
+    process = run_in_process(dataclasses.replace(config, epochs=10_000, eval_every=10_000, save_seconds=0.0, workers=1))
+    wait_for_steps(config, process, 2)
+    os.killpg(process.pid, number)
+    _, errors = process.communicate(timeout=60)
+    assert "Interrupted: interrupted; the training state is in" in errors
+    assert load_training_state(config.work_dir / STATE_FILE)["step"] >= 2
 
 
 def test_resume_auto_starts_where_there_is_nothing(config):

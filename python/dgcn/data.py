@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import signal
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -174,9 +175,13 @@ def collate_train(items: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def init_worker(worker_id: int) -> None:
-    """For DataLoader's `worker_init_fn`: the workers are the parallelism, so each stays on one core."""
+    """For DataLoader's `worker_init_fn`: the workers are the parallelism, so each stays on one core.
+
+    Ctrl-C reaches the whole process group; only the training process may decide what it means."""
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def _keypoint_categories(content: dict[str, Any], source: Path, skeleton: Skeleton) -> set[int] | None:
