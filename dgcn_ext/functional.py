@@ -13,7 +13,8 @@ from dgcn_ext import ops
 
 __all__ = ["graph_conv", "sample_adjacency"]
 
-_FEATURE_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+_AUTOCAST_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+_FEATURE_DTYPES = (*_AUTOCAST_DTYPES, torch.float64)
 
 
 def graph_conv(
@@ -169,8 +170,8 @@ def _autocast_dtype(device_type: str) -> torch.dtype | None:
 
 
 def _autocast(features: Tensor, dtype: torch.dtype | None) -> Tensor:
-    """``features`` as ``conv2d`` takes them under autocast to ``dtype``: float64 is left alone."""
-    return features if dtype is None or features.dtype == torch.float64 else features.to(dtype)
+    """``features`` as ``conv2d`` takes them under autocast to ``dtype``: float64 and integers are left alone."""
+    return features if dtype is None or features.dtype not in _AUTOCAST_DTYPES else features.to(dtype)
 
 
 def _check_is_tensor(name: str, value: object) -> None:

@@ -196,7 +196,8 @@ def test_parameters_of_another_dtype(device: torch.device, parameter_dtype: torc
         ({"bias": torch.ones(1)}, ValueError, r"bias must have shape \[17\], got \[1\]"),
         ({"bias": torch.ones(17, device="meta")}, ValueError, "bias must be on cpu, where x is.*meta"),
         ({"residual": torch.ones(1, 17, 5, 7)}, ValueError, r"residual must have shape \[2, 17, 5, 7\]"),
-        ({"residual": torch.ones(2, 17, 5, 7).half()}, TypeError, "residual must have the dtype of x.*float16"),
+        ({"residual": torch.ones(2, 17, 5, 7).int()}, TypeError, "residual must have the dtype of x.*int32"),
+        ({"residual": torch.ones(2, 17, 5, 7).double()}, TypeError, "residual must have the dtype of x.*float64"),
         ({"residual": 0}, TypeError, "residual must be a tensor, got int"),
         ({"seed": 3}, TypeError, "seed must be a 0-dim int64 tensor.*got int"),
         ({"seed": torch.tensor(3, dtype=torch.int32)}, TypeError, "seed must be int64, got torch.int32"),
@@ -208,8 +209,9 @@ def test_parameters_of_another_dtype(device: torch.device, parameter_dtype: torc
     ],
 )
 def test_bad_input(change: dict[str, Any], error: type[Exception], message: str) -> None:
-    with pytest.raises(error, match=message):
-        functional.graph_conv(**(make_inputs((2, 17, 5, 7)) | change))
+    for autocast in (False, True):
+        with torch.autocast("cpu", enabled=autocast), pytest.raises(error, match=message):
+            functional.graph_conv(**(make_inputs((2, 17, 5, 7)) | change))
 
 
 @pytest.mark.skipif(ops.HAS_CUDA, reason="built with CUDA kernels")
