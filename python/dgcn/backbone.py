@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -103,6 +103,7 @@ class MobileNetV1(Backbone):
             conv.weight.copy_(folded[f"{name}.weight"])
             x = conv(x)
             variance, mean = torch.var_mean(x, dim=(0, 2, 3), correction=0)
+            assert norm.running_mean is not None and norm.running_var is not None  # noqa: PT018 - for the type checker
             norm.running_mean.copy_(mean)
             norm.running_var.copy_(variance)
             norm.weight.copy_((variance + norm.eps).sqrt())
@@ -111,6 +112,7 @@ class MobileNetV1(Backbone):
 
         x = start(self.stem, self.stem_bn, "stem", calibration)
         for number, block in enumerate(self.blocks, start=1):
+            assert isinstance(block, DepthwiseSeparable)
             x = start(block.dw, block.dw_bn, f"blocks.{number}.dw", x)
             x = start(block.pw, block.pw_bn, f"blocks.{number}.pw", x)
 
@@ -130,26 +132,27 @@ class TimmBackbone(Backbone):
         if not timm.is_model(name):
             raise ValueError(f"backbone must be '{MOBILENET}' or the name of a timm model, got '{name}'")
         try:
-            self.body = timm.create_model(name, pretrained=pretrained, features_only=True)
+            body: Any = timm.create_model(name, pretrained=pretrained, features_only=True)
         except RuntimeError as error:
             if "features_only" not in str(error):
                 raise
             raise ValueError(f"backbone must support timm's features_only, and '{name}' does not") from error
-        strides = list(self.body.feature_info.reduction())
-        if isinstance(getattr(self.body, "maxpool", None), nn.MaxPool2d):
-            self.body.maxpool = nn.Identity()
+        self.body = body
+        strides = list(body.feature_info.reduction())
+        if isinstance(getattr(body, "maxpool", None), nn.MaxPool2d):
+            body.maxpool = nn.Identity()
             strides = [stride // 2 if stride > 2 else stride for stride in strides]
         # The last map of a stride is the deepest one there.
         self.taps = {stride: index for index, stride in enumerate(strides) if stride in STRIDES}
         if 16 not in self.taps:
             raise ValueError(f"backbone must have a map at stride 16, and '{name}' has strides {strides}")
-        widths = self.body.feature_info.channels()
+        widths = body.feature_info.channels()
         self.channels = {stride: widths[index] for stride, index in self.taps.items()}
         try:
             self.rounds_down = self.map_sizes(65)[16] != 5
         except (AssertionError, RuntimeError) as error:  # what models of a fixed input size raise
             raise ValueError(f"backbone must take images of any size 16n+1, and '{name}' does not: {error}") from error
-        settings = timm.data.resolve_model_data_config(self.body)
+        settings = timm.data.resolve_model_data_config(body)
         red, green, blue = (255 * value for value in settings["mean"])
         self.mean = (red, green, blue)
         red, green, blue = (255 * value for value in settings["std"])

@@ -158,7 +158,7 @@ class Trainer:
         )
         self.loss = PifPafLoss(config.loss)
         # Convolutions run fastest in this layout, on the CPU as on a GPU.
-        self.model = self.build().to(self.device, memory_format=torch.channels_last)
+        self.model = self.build().to(self.device).to(memory_format=torch.channels_last)
         self.ema = ModelEmaV3(self.model, decay=config.ema, use_warmup=True) if config.ema else None
         self.optimizer = build_optimizer(self.model, config)
         self.steps_per_epoch = len(self.dataset) // config.batch_size

@@ -116,6 +116,12 @@ class GraphStream(nn.Module):
             {str(2**e): Downsample(channels[2**e], channels[2 ** (e + 1)]) for e in strides if 2**e < 16}
         )
 
+    def fold_modules(self) -> None:
+        """Replace every DGCM by its folded form; for inference, in place."""
+        for stride, dgcm in self.dgcms.items():
+            assert isinstance(dgcm, DGCM)
+            self.dgcms[stride] = dgcm.fold()
+
     def forward(self, features: dict[int, Tensor]) -> tuple[Tensor, list[tuple[int, Tensor]]]:
         """F_s by stride to (F_g at stride 16, node logits of every level)."""
         total: Tensor | None = None
@@ -139,6 +145,8 @@ class DGCN(nn.Module):
     """
 
     stride = 8  # pixels per field cell
+    mean: Tensor
+    std: Tensor
 
     def __init__(self, config: ModelConfig, adjacency: Tensor, *, pretrained: bool = False, fused: bool = True) -> None:
         super().__init__()
@@ -189,8 +197,7 @@ class DGCN(nn.Module):
             folded.backbone.fold_batch_norms()
         for stream in (folded.pif_stream, folded.paf_stream):
             if stream is not None:
-                for stride, dgcm in stream.dgcms.items():
-                    stream.dgcms[stride] = dgcm.fold()
+                stream.fold_modules()
         return folded
 
 

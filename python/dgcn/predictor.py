@@ -7,7 +7,7 @@ import os
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -161,7 +161,11 @@ class Predictor:
         self.timings = Timings()
         self._model = model.fold().to(self.device).to(memory_format=torch.channels_last)
         self._codec = PifPafCodec(self.skeleton, model.stride)
-        self._decoder = PifPafDecoder(self.skeleton.num_keypoints, self.skeleton.limbs, config)
+        self._decoder = self._make_decoder(config or DecoderConfig())
+        self._completing_decoder = self._make_decoder(replace(config or DecoderConfig(), force_complete=True))
+
+    def _make_decoder(self, config: DecoderConfig) -> PifPafDecoder:
+        return PifPafDecoder(self.skeleton.num_keypoints, self.skeleton.limbs, config)
 
     def __call__(self, source: Source) -> list[Pose]:
         """The persons in one picture, given as a path or as uint8 [H, W, 3] RGB; empty if there is nobody.
@@ -170,7 +174,7 @@ class Predictor:
             OSError, ValueError: a file that is missing or not a picture, or an array of another type or shape.
         """
         self.timings = Timings()
-        return self._predict([source])[0]
+        return self._predict([source], self._decoder)[0]
 
     def batch(self, sources: Iterable[Source]) -> Iterator[list[Pose]]:
         """The persons of every picture, in order; `sources` is read `batch_size` pictures at a time.
@@ -178,26 +182,26 @@ class Predictor:
         Raises:
             OSError, ValueError: as for one picture, when its turn comes.
         """
-        self.timings = Timings()
-        remaining = iter(sources)
-        while chunk := list(itertools.islice(remaining, self.batch_size)):
-            yield from self._predict(chunk)
+        return self._batch(sources, self._decoder)
 
     def predict_dataset(
-        self, images: str | Path, annotations: str | Path, *, progress: bool = False
+        self, images: str | Path, annotations: str | Path, *, force_complete: bool = True, progress: bool = False
     ) -> list[dict[str, Any]]:
         """COCO keypoint results on every picture of a COCO keypoint set.
 
         Args:
             images: folder of the pictures, taken as stored, as COCO does, whatever their EXIF says.
             annotations: the set's JSON; only its list of pictures is used.
+            force_complete: give every person every keypoint. OKS counts a missing keypoint as wrong, so a guess can
+                only gain; PifPaf is evaluated in this way.
             progress: show a progress bar on stderr, if that is a terminal.
 
         Raises:
             OSError, ValueError: a JSON or a picture that is missing or damaged.
         """
         records = read_coco(images, annotations, self.skeleton)
-        predictions = self.batch(read_image(record.path) for record in records)
+        decoder = self._completing_decoder if force_complete else self._decoder
+        predictions = self._batch((read_image(record.path) for record in records), decoder)
         bar = tqdm(predictions, total=len(records), unit="image", leave=False, disable=None if progress else True)
         return [pose.to_coco(record.image_id) for record, poses in zip(records, bar, strict=True) for pose in poses]
 
@@ -206,7 +210,13 @@ class Predictor:
         results = self.predict_dataset(images, annotations)
         return evaluate_keypoints(annotations, results, sigmas=self.skeleton.sigmas)
 
-    def _predict(self, sources: Sequence[Source]) -> list[list[Pose]]:
+    def _batch(self, sources: Iterable[Source], decoder: PifPafDecoder) -> Iterator[list[Pose]]:
+        self.timings = Timings()
+        remaining = iter(sources)
+        while chunk := list(itertools.islice(remaining, self.batch_size)):
+            yield from self._predict(chunk, decoder)
+
+    def _predict(self, sources: Sequence[Source], decoder: PifPafDecoder) -> list[list[Pose]]:
         start = time.perf_counter()
         canvases, preprocesses = zip(
             *(resize_pad(_to_image(source), self.long_edge) for source in sources), strict=True
@@ -220,11 +230,12 @@ class Predictor:
 
         found: list[list[Pose]] = [[] for _ in sources]
         for members in groups.values():
-            for index, persons in zip(members, self._find(np.stack([canvases[i] for i in members])), strict=True):
+            batch = np.stack([canvases[i] for i in members])
+            for index, persons in zip(members, self._find(batch, decoder), strict=True):
                 found[index] = self._to_poses(persons, preprocesses[index])
         return found
 
-    def _find(self, canvases: np.ndarray) -> list[np.ndarray]:
+    def _find(self, canvases: np.ndarray, decoder: PifPafDecoder) -> list[np.ndarray]:
         """uint8 [B, H, W, 3] to the persons of each, float32 [P, K, 4] (confidence, x px, y px, scale px)."""
         start = time.perf_counter()
         with torch.inference_mode():
@@ -234,7 +245,7 @@ class Predictor:
         self.timings.network_ms += _milliseconds_since(start)
 
         start = time.perf_counter()
-        persons = self._decoder.batch(self._codec.decode_fields(pif, paf), self._codec.stride)
+        persons = decoder.batch(self._codec.decode_fields(pif, paf), self._codec.stride)
         self.timings.decoder_ms += _milliseconds_since(start)
         return persons
 

@@ -27,6 +27,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--json-output", type=Path, metavar="FILE", help="write the ten numbers as JSON")
     parser.add_argument("--results", type=Path, metavar="FILE", help="write the persons found as COCO keypoint results")
     parser.add_argument(
+        "--no-force-complete",
+        dest="force_complete",
+        action="store_false",
+        help="do not guess the keypoints that the decoder did not find; AP counts a missing keypoint as wrong",
+    )
+    parser.add_argument(
         "--bootstrap",
         type=positive,
         metavar="N",
@@ -38,7 +44,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     from ..metrics import bootstrap_interval, evaluate_keypoints
 
     predictor = load_predictor(args, args.batch_size)
-    results = predictor.predict_dataset(args.images, args.annotations, progress=True)
+    results = predictor.predict_dataset(
+        args.images, args.annotations, force_complete=args.force_complete, progress=True
+    )
     sigmas = predictor.skeleton.sigmas
     metrics = evaluate_keypoints(args.annotations, results, sigmas=sigmas)
     for name, value in metrics.items():
