@@ -1,22 +1,24 @@
 // The K×K half of the graph convolution (Eq. 7, 8), shared by the CPU and CUDA kernels and free of torch.
 //
-//   y = act( P W x + b ) (+ residual)      S = row_softmax(W_d ⊙ A)      P = Sᵀ ("source": X·S, the paper)  or  S
-//   ("target")
+//   S = row_softmax(W_d ⊙ A)      P = Sᵀ for "source" (X·S, the paper), S for "target"      M = P W
+//   y = act(M x + b) (+ residual)
 //
-//   K          nodes = channels of x
-//   x, y       [B, K, H, W]   features; a pixel is one (h, w) of one image, N = H·W of them per image
-//   W_d        [K, K]         edge_weight
-//   A          [K, K]         adjacency in [0, 1]; "effective": A itself without a seed, else the 0/1 draw from
-//   Bernoulli(A) S, P       [K, K]         row-stochastic mixing matrix, and the orientation in which it is applied W,
-//   b       [K, K], [K]    weight and bias of the 1×1 convolution; W may be null, which stands for the identity M [K,
-//   K]         folded matrix P·W: the only one that meets the pixels, y = act(M x + b)
+//   K       nodes = channels of x
+//   x, y    [B, K, H, W]  features; a pixel is one (h, w) of one image, N = H·W of them an image
+//   W_d     [K, K]        edge_weight
+//   A       [K, K]        adjacency in [0, 1]; "effective": A itself, or with a seed the 0/1 draw from Bernoulli(A)
+//   S, P    [K, K]        row-stochastic mixing matrix, and the way in which it is applied
+//   W, b    [K, K], [K]   weight and bias of the 1×1 convolution; either may be null
+//   M       [K, K]        the only matrix that meets the pixels
 //
-// Matrices are row-major and dense. Work is divided by (begin, step): a thread of a CUDA block passes (rank, block
-// size), the CPU (0, 1). Where a V is asked for, it is either T or a vector of adjacent columns.
+// Backward, with g = ∂L/∂y where ReLU let through: dx = Mᵀ g, db = Σ g and dM = Σ g xᵀ over all pixels, from there
+// dW = Pᵀ dM, dP = dM Wᵀ, dS = dPᵀ or dP, and through the softmax to dW_d.
+//
+// Matrices are row-major and dense. The products are the kernels' own, each in its registers; what is here divides its
+// work by (begin, step): a thread of a CUDA block passes (rank, block size), the CPU (0, 1).
 #pragma once
 
 #include <cmath>
-#include <cstring>
 
 #include "../philox.h"
 
@@ -82,44 +84,6 @@ DGCN_HOST_DEVICE void row_softmax(T* s, const T* effective, const GraphParams<T>
     const T scale = sum == T(0) ? T(0) : T(1) / sum;
     for (int j = 0; j < K; ++j) out[j] *= scale;
   }
-}
-
-/// Σ_t a[t·a_stride] · (b[t·b_stride], and for a vector V its right neighbours), summed in the order of t.
-template <typename V, typename T>
-DGCN_HOST_DEVICE V inner_product(const T* a, int a_stride, const T* b, int b_stride, int count) {
-  V sum{};
-  for (int t = 0; t < count; ++t) {
-    V value;
-    memcpy(&value, b + t * b_stride, sizeof(V));
-    sum += a[t * a_stride] * value;
-  }
-  return sum;
-}
-
-/// M_rc = Σ_t P_rt W_tc. `weight` must not be null.
-template <typename V, typename T>
-DGCN_HOST_DEVICE V folded(const T* s, const T* weight, int K, GraphMode mode, int r, int c) {
-  return mode.target ? inner_product<V>(s + r * K, 1, weight + c, K, K) : inner_product<V>(s + r, K, weight + c, K, K);
-}
-
-/// M_rc = P_rc: the folded matrix where there is no weight.
-template <typename T>
-DGCN_HOST_DEVICE T folded(const T* s, int K, GraphMode mode, int r, int c) {
-  return mode.target ? s[r * K + c] : s[c * K + r];
-}
-
-/// dW_tc = Σ_r P_rt dM_rc.
-template <typename V, typename T>
-DGCN_HOST_DEVICE V weight_gradient(const T* s, const T* grad_m, int K, GraphMode mode, int t, int c) {
-  return mode.target ? inner_product<V>(s + t, K, grad_m + c, K, K) : inner_product<V>(s + t * K, 1, grad_m + c, K, K);
-}
-
-/// dP_rt = Σ_c dM_rc W_tc, with W_tc at weight[t·row_stride + c·column_stride]; a vector V of adjacent t therefore
-/// needs W transposed (row_stride 1). Without a weight, dP = dM.
-template <typename V, typename T>
-DGCN_HOST_DEVICE V mixing_gradient(const T* grad_m, const T* weight, int row_stride, int column_stride, int K, int r,
-                                   int t) {
-  return inner_product<V>(grad_m + r * K, 1, weight + t * row_stride, column_stride, K);
 }
 
 /// dW_d = A_eff ⊙ dL, where dL_ij = S_ij (dS_ij − Σ_l S_il dS_il) goes back through the softmax. Absent edges and empty

@@ -12,24 +12,27 @@
 
 namespace dgcn {
 
-Tiling::Tiling(const FeatureShape& shape, bool per_sample, int64_t capacity)
+Tiling::Tiling(const FeatureShape& shape, bool per_sample, int64_t tile_pixels)
     : batch_(shape.images), image_pixels_(shape.height * shape.width) {
   if (batch_ == 0 || image_pixels_ == 0) return;  // no tiles
-  // Enough chunks to keep every core busy, few enough that their partial sums stay small.
-  constexpr int64_t kMostChunks = 64;
   samples_ = per_sample ? batch_ : 1;
   const int64_t images = batch_ / samples_;  // that may share a tile
-  images_ = std::clamp<int64_t>(capacity / image_pixels_, 1, images);
-  pixels_ = std::min(capacity, image_pixels_);
-  tiles_per_image_ = (image_pixels_ + pixels_ - 1) / pixels_;
+  images_ = std::clamp<int64_t>(tile_pixels / image_pixels_, 1, images);
+  pixels_ = std::min(tile_pixels, image_pixels_);
+  tiles_per_image_ = std::max<int64_t>(1, (image_pixels_ + pixels_ / 2) / pixels_);
   tiles_per_sample_ = (images + images_ - 1) / images_ * tiles_per_image_;
+  // Enough chunks to keep every core busy, few enough that their partial sums stay small.
+  constexpr int64_t kMostChunks = 64;
   chunks_per_sample_ = std::min(tiles_per_sample_, std::max<int64_t>(1, kMostChunks / samples_));
-  capacity_ = (images_ * pixels_ + kTileUnit - 1) / kTileUnit * kTileUnit;
+  const int64_t most = images_ * std::max(pixels_, tile(tiles_per_image_ - 1).pixels);
+  capacity_ = (most + kTileUnit - 1) / kTileUnit * kTileUnit;
 }
 
 Tile Tiling::tile(int64_t index) const {
-  const int64_t image = index / tiles_per_image_ * images_, pixel = index % tiles_per_image_ * pixels_;
-  return {image, std::min(images_, batch_ - image), pixel, std::min(pixels_, image_pixels_ - pixel)};
+  const int64_t image = index / tiles_per_image_ * images_, part = index % tiles_per_image_, pixel = part * pixels_;
+  // The last tile takes the rest of an image, half a tile to one and a half: never just a few pixels.
+  const bool last = part == tiles_per_image_ - 1;
+  return {image, std::min(images_, batch_ - image), pixel, last ? image_pixels_ - pixel : pixels_};
 }
 
 int64_t Tiling::sample_of_tile(int64_t index) const { return index / tiles_per_sample_; }
@@ -67,8 +70,8 @@ void parallel_for(int64_t count, int64_t cost, const Body& body) {
   if (count > 0) torch::stable::parallel_for(0, count, std::max<int64_t>(1, kWorthAThread / cost), body);
 }
 
-/// Pixels that fit a tile such that K rows of them have about `elements` elements.
-int64_t tile_capacity(int64_t elements, int nodes, int64_t least, int64_t most) {
+/// Pixels of a tile such that K rows of them have about `elements` elements.
+int64_t tile_pixels(int64_t elements, int nodes, int64_t least, int64_t most) {
   return std::clamp(elements / nodes, least, most) / kTileUnit * kTileUnit;
 }
 
@@ -101,8 +104,8 @@ template <typename Stored, typename T = typename Accumulation<Stored>::type>
 struct MixingStorage : Mixing<T> {
   MixingStorage(const CpuKernels<Stored>& kernels, const GraphConvInputs& inputs) {
     const int64_t K = inputs.nodes(), samples = inputs.samples(), size = samples * K * K;
-    memory.reset(new T[4 * size]);
-    Mixing<T>::operator=({&memory[0], &memory[size], &memory[2 * size], &memory[3 * size]});
+    memory.reset(new T[5 * size]);
+    Mixing<T>::operator=({&memory[0], &memory[size], &memory[2 * size], &memory[3 * size], &memory[4 * size]});
     parallel_for(samples, K * K * (K + 16),
                  [&](int64_t begin, int64_t end) { kernels.mix(inputs.params<T>(), *this, begin, end); });
   }
@@ -116,7 +119,7 @@ void forward(const CpuKernels<Stored>& kernels, const GraphConvInputs& inputs, c
   const int64_t K = inputs.nodes();
   check_probabilities(static_cast<const T*>(inputs.adjacency.const_data_ptr()), K);
   const FeatureShape shape = feature_shape(inputs.x);
-  const Tiling tiling(shape, inputs.per_sample, tile_capacity(4096, shape.nodes, kTileUnit, 480));  // 16 KiB: L1
+  const Tiling tiling(shape, inputs.per_sample, tile_pixels(4096, shape.nodes, kTileUnit, 480));  // 16 KiB: L1
   if (tiling.tiles() == 0) return;
   const MixingStorage mixing(kernels, inputs);
   ForwardArguments<Stored> arguments{
@@ -142,7 +145,7 @@ void backward(const CpuKernels<Stored>& kernels, const GraphConvInputs& inputs, 
   const int64_t K = inputs.nodes();
   const FeatureShape shape = feature_shape(inputs.x);
   // 256 KiB: the long way from accumulators to dM should be worth it, and the tile stay in L2.
-  const Tiling tiling(shape, inputs.per_sample, tile_capacity(65536, shape.nodes, 480, 1008));
+  const Tiling tiling(shape, inputs.per_sample, tile_pixels(65536, shape.nodes, 480, 1008));
   const int64_t samples = tiling.tiles() == 0 ? 0 : inputs.samples(), partial_size = K * K + K;
   const MixingStorage mixing(kernels, inputs);
   const std::unique_ptr<T[]> partial(need_params ? new T[tiling.chunks() * partial_size] : nullptr);

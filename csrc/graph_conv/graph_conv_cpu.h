@@ -49,16 +49,16 @@ struct Tile {
   int64_t first_image, images, first_pixel, pixels;
 };
 
-/// The capacity of a tile is a multiple of every register block's width in pixels.
+/// A multiple of every register block's width in pixels.
 constexpr int64_t kTileUnit = 48;
 
 /// How a batch is cut into tiles, and the tiles into chunks: a function of the shape alone, so that results are too.
 class Tiling {
  public:
-  /// `capacity` is the number of pixels that fit a tile, a multiple of kTileUnit.
-  Tiling(const FeatureShape& shape, bool per_sample, int64_t capacity);
+  /// `tile_pixels` is the usual size of a tile, a multiple of kTileUnit.
+  Tiling(const FeatureShape& shape, bool per_sample, int64_t tile_pixels);
 
-  int64_t capacity() const { return capacity_; }
+  int64_t capacity() const { return capacity_; }  ///< pixels that the largest tile needs, rounded up to kTileUnit
   int64_t tiles() const { return samples_ * tiles_per_sample_; }
   int64_t chunks() const { return samples_ * chunks_per_sample_; }
   int64_t chunks_per_sample() const { return chunks_per_sample_; }
@@ -70,17 +70,14 @@ class Tiling {
 
  private:
   int64_t batch_, image_pixels_;
-  int64_t images_ = 0, pixels_ = 0, capacity_ = 0;  // of a full tile
+  int64_t images_ = 0, pixels_ = 0, capacity_ = 0;
   int64_t tiles_per_image_ = 0, tiles_per_sample_ = 0, chunks_per_sample_ = 0, samples_ = 0;
 };
 
 /// The K×K matrices of every sample, each [samples, K, K].
 template <typename T>
 struct Mixing {
-  T* effective;     ///< A_eff
-  T* s;             ///< S
-  T* m;             ///< M
-  T* m_transposed;  ///< Mᵀ
+  T *effective, *s, *s_transposed, *m, *m_transposed;
 };
 
 template <typename Stored, typename T = typename Accumulation<Stored>::type>

@@ -10,6 +10,7 @@
 // reason nothing of the standard library is used that could leave an out-of-line copy.
 #pragma once
 
+#include <cstring>
 #include <new>
 #include <type_traits>
 
@@ -103,14 +104,51 @@ struct Simd {
     memcpy(&value, from, sizeof(Vector));
     return value;
   }
+  static inline Vector broadcast(T value) { return value - Vector{}; }  // "-" as x - 0 is x: no instruction
   static inline void store(T* to, Vector value) { memcpy(to, &value, sizeof(Vector)); }
 
+  /// Keeps the compiler from loading the value anew for each of its uses.
+  static inline void keep_in_register([[maybe_unused]] Vector& value) {
+#if defined(__x86_64__)
+    asm("" : "+v"(value));
+#endif
+  }
+
+  /// Calls `body(pixel)` for vectors that cover [0, pixels), of which there is at least one vector's worth: the last
+  /// one overlaps its neighbour.
+  template <typename Body>
+  static inline void for_each(int64_t pixels, Body body) {
+    int64_t pixel = 0;
+    for (; pixel + kLanes <= pixels; pixel += kLanes) body(pixel);
+    if (pixel < pixels) body(pixels - kLanes);
+  }
+
+  /// The same for sums: `body(pixel, once)`, where `once(vector)` zeroes the lanes that the neighbour has counted.
+  template <typename Body>
+  static inline __attribute__((always_inline)) void for_each_once(int64_t pixels, Body body) {
+    int64_t pixel = 0;
+    for (; pixel + kLanes <= pixels; pixel += kLanes) body(pixel, [](Vector value) { return value; });
+    if (pixel == pixels) return;
+    T fresh[kLanes];
+    for (int lane = 0; lane < kLanes; ++lane) fresh[lane] = lane < kLanes - (pixels - pixel) ? T(0) : T(1);
+    const Vector mask = load(fresh);
+    body(pixels - kLanes, [mask](Vector value) { return mask > T(0) ? value : Vector{}; });
+  }
+
   static inline T sum(Vector value) {
+    // By way of memory: shuffles of a vector's parts are not portable between compilers, and cost the same.
+    typedef T Part __attribute__((vector_size(16)));
     T lanes[kLanes];
-    memcpy(lanes, &value, sizeof(Vector));
-    for (int width = kLanes / 2; width > 0; width /= 2)
-      for (int lane = 0; lane < width; ++lane) lanes[lane] += lanes[lane + width];
-    return lanes[0];
+    store(lanes, value);
+    Part total;
+    memcpy(&total, lanes, sizeof(Part));
+    for (int lane = sizeof(Part) / sizeof(T); lane < kLanes; lane += sizeof(Part) / sizeof(T)) {
+      Part part;
+      memcpy(&part, lanes + lane, sizeof(Part));
+      total += part;
+    }
+    if constexpr (sizeof(T) == 4) return (total[0] + total[1]) + (total[2] + total[3]);
+    return total[0] + total[1];
   }
 };
 
@@ -133,55 +171,64 @@ struct Epilogue {
   Rows<const T> residual;  ///< or null
 };
 
-/// R rows of out = epilogue(matrix · in), at C vectors of pixels. `matrix` points at the first of these rows in its
-/// transpose [K, K]: the factors of all R rows at one k are neighbours.
+/// R rows of out = epilogue(matrix · in), over `pixels` pixels, C vectors at a time. `matrix` points at the first of
+/// these rows in its transpose [K, K]: the factors of all R rows at one k are neighbours.
 template <typename T, class Isa, int R, int C>
-void product_block(const T* matrix, int K, Rows<const T> in, Rows<T> out, Epilogue<T> epilogue) {
+void product_block(const T* matrix, int K, Rows<const T> in, Rows<T> out, Epilogue<T> epilogue, int64_t pixels) {
   using S = Simd<T, Isa>;
-  typename S::Vector sum[R][C];
-#pragma GCC unroll 16
-  for (int r = 0; r < R; ++r)
-#pragma GCC unroll 4
-    for (int c = 0; c < C; ++c) sum[r][c] = typename S::Vector{} + (epilogue.bias == nullptr ? T(0) : epilogue.bias[r]);
-
-  for (int k = 0; k < K; ++k, matrix += K) {
-    typename S::Vector x[C];
-#pragma GCC unroll 4
-    for (int c = 0; c < C; ++c) x[c] = S::load(in.data + k * in.stride + c * S::kLanes);
+  for (int64_t pixel = 0; pixel < pixels; pixel += C * S::kLanes) {
+    typename S::Vector sum[R][C];
 #pragma GCC unroll 16
     for (int r = 0; r < R; ++r)
 #pragma GCC unroll 4
-      for (int c = 0; c < C; ++c) sum[r][c] += matrix[r] * x[c];
-  }
+      for (int c = 0; c < C; ++c) sum[r][c] = S::broadcast(epilogue.bias == nullptr ? T(0) : epilogue.bias[r]);
 
-#pragma GCC unroll 16
-  for (int r = 0; r < R; ++r)
+    const T *factor = matrix, *x = in.data + pixel;
+    for (int k = 0; k < K; ++k, factor += K, x += in.stride) {
+      typename S::Vector value[C];
 #pragma GCC unroll 4
-    for (int c = 0; c < C; ++c) {
-      typename S::Vector value = sum[r][c];
-      if (epilogue.relu) value = value < T(0) ? typename S::Vector{} : value;  // keeps NaN
-      if (epilogue.residual.data != nullptr)
-        value += S::load(epilogue.residual.data + r * epilogue.residual.stride + c * S::kLanes);
-      S::store(out.data + r * out.stride + c * S::kLanes, value);
+      for (int c = 0; c < C; ++c) value[c] = S::load(x + c * S::kLanes);
+#pragma GCC unroll 16
+      for (int r = 0; r < R; ++r)
+#pragma GCC unroll 4
+        for (int c = 0; c < C; ++c) sum[r][c] += factor[r] * value[c];
     }
+
+    if (epilogue.relu)
+#pragma GCC unroll 16
+      for (int r = 0; r < R; ++r)
+#pragma GCC unroll 4
+        for (int c = 0; c < C; ++c)
+          sum[r][c] = typename S::Vector{} > sum[r][c] ? typename S::Vector{} : sum[r][c];  // keeps NaN
+    if (epilogue.residual.data != nullptr)
+#pragma GCC unroll 16
+      for (int r = 0; r < R; ++r)
+#pragma GCC unroll 4
+        for (int c = 0; c < C; ++c) sum[r][c] += S::load(epilogue.residual.offset(r, pixel).data + c * S::kLanes);
+#pragma GCC unroll 16
+    for (int r = 0; r < R; ++r)
+#pragma GCC unroll 4
+      for (int c = 0; c < C; ++c) S::store(out.offset(r, pixel).data + c * S::kLanes, sum[r][c]);
+  }
 }
 
-/// dM[r][c] += Σ over `vectors` vectors of pixels of g_r · x_c, for R rows of g and C rows of x.
+/// dM[r][c] += Σ over pixels of g_r · x_c, for R rows of g and C rows of x.
 template <typename T, class Isa, int R, int C>
-void outer_block(Rows<const T> g, Rows<const T> x, int64_t vectors, T* grad_m, int K) {
+void outer_block(Rows<const T> g, Rows<const T> x, int64_t pixels, T* grad_m, int K) {
   using S = Simd<T, Isa>;
   typename S::Vector sum[R][C] = {};
-  for (int64_t v = 0; v < vectors; ++v) {
+  S::for_each_once(pixels, [&](int64_t pixel, auto once) __attribute__((always_inline)) {
     typename S::Vector columns[C];
 #pragma GCC unroll 4
-    for (int c = 0; c < C; ++c) columns[c] = S::load(x.data + c * x.stride + v * S::kLanes);
+    for (int c = 0; c < C; ++c) columns[c] = S::load(x.offset(c, pixel).data);
 #pragma GCC unroll 16
     for (int r = 0; r < R; ++r) {
-      const typename S::Vector row = S::load(g.data + r * g.stride + v * S::kLanes);
+      typename S::Vector row = once(S::load(g.offset(r, pixel).data));
+      S::keep_in_register(row);
 #pragma GCC unroll 4
       for (int c = 0; c < C; ++c) sum[r][c] += row * columns[c];
     }
-  }
+  });
 #pragma GCC unroll 16
   for (int r = 0; r < R; ++r)
 #pragma GCC unroll 4
@@ -191,7 +238,7 @@ void outer_block(Rows<const T> g, Rows<const T> x, int64_t vectors, T* grad_m, i
 /// The instances of both for every block size up to kRows × kColumns.
 template <typename T, class Isa>
 struct Blocks {
-  using Product = void (*)(const T*, int, Rows<const T>, Rows<T>, Epilogue<T>);
+  using Product = void (*)(const T*, int, Rows<const T>, Rows<T>, Epilogue<T>, int64_t);
   using Outer = void (*)(Rows<const T>, Rows<const T>, int64_t, T*, int);
   Product product[Isa::kRows][Isa::kColumns];
   Outer outer[Isa::kRows][Isa::kColumns];
@@ -220,24 +267,33 @@ struct Parts {
   int size(int part) const { return begin(part + 1) - begin(part); }
 };
 
-/// out = epilogue(M · in) over `pixels`, a whole number of vectors.
+/// out = epilogue(M · in). `pixels` is at least one vector; the last vectors overlap their neighbours where it is not a
+/// whole number of them.
 template <typename T, class Isa>
 void product(const T* m_transposed, int K, Rows<const T> in, Rows<T> out, int64_t pixels, const Epilogue<T>& epilogue) {
   constexpr int kLanes = Simd<T, Isa>::kLanes;
   const Parts rows(K, Isa::kRows);
-  for (int64_t pixel = 0; pixel < pixels; pixel += Isa::kColumns * kLanes) {
-    const int64_t vectors = (pixels - pixel) / kLanes < Isa::kColumns ? (pixels - pixel) / kLanes : Isa::kColumns;
-    for (int part = 0; part < rows.parts; ++part) {
-      const int row = rows.begin(part);
-      const T* bias = epilogue.bias == nullptr ? nullptr : epilogue.bias + row;
-      kBlocks<T, Isa>.product[rows.size(part) - 1][vectors - 1](
-          m_transposed + row, K, in.offset(0, pixel), out.offset(row, pixel),
-          {bias, epilogue.relu, epilogue.residual.offset(row, pixel)});
+  const int64_t whole = pixels / (Isa::kColumns * kLanes) * (Isa::kColumns * kLanes);
+  const int vectors = static_cast<int>((pixels - whole + kLanes - 1) / kLanes);
+  for (int part = 0; part < rows.parts; ++part) {
+    const int row = rows.begin(part);
+    const auto& blocks = kBlocks<T, Isa>.product[rows.size(part) - 1];
+    const auto run = [&](int columns, int64_t pixel, int64_t count) {
+      const Epilogue<T> here{epilogue.bias == nullptr ? nullptr : epilogue.bias + row, epilogue.relu,
+                             epilogue.residual.offset(row, pixel)};
+      blocks[columns - 1](m_transposed + row, K, in.offset(0, pixel), out.offset(row, pixel), here, count);
+    };
+    if (whole > 0) run(Isa::kColumns, 0, whole);
+    if (pixels >= vectors * kLanes) {
+      if (vectors > 0) run(vectors, pixels - vectors * kLanes, vectors * kLanes);
+    } else {  // too few to overlap all of them
+      run(vectors - 1, 0, (vectors - 1) * kLanes);
+      run(1, pixels - kLanes, kLanes);
     }
   }
 }
 
-/// grad_m += g · xᵀ and grad_bias += Σ g over `pixels`, a whole number of vectors.
+/// grad_m += g · xᵀ and grad_bias += Σ g; `pixels` is at least one vector.
 template <typename T, class Isa>
 void accumulate_outer(Rows<const T> g, Rows<const T> x, int64_t pixels, int K, T* grad_m, T* grad_bias) {
   using S = Simd<T, Isa>;
@@ -245,12 +301,12 @@ void accumulate_outer(Rows<const T> g, Rows<const T> x, int64_t pixels, int K, T
   for (int i = 0; i < rows.parts; ++i)
     for (int j = 0; j < columns.parts; ++j) {
       const int row = rows.begin(i), column = columns.begin(j);
-      kBlocks<T, Isa>.outer[rows.size(i) - 1][columns.size(j) - 1](g.offset(row, 0), x.offset(column, 0),
-                                                                   pixels / S::kLanes, grad_m + row * K + column, K);
+      kBlocks<T, Isa>.outer[rows.size(i) - 1][columns.size(j) - 1](g.offset(row, 0), x.offset(column, 0), pixels,
+                                                                   grad_m + row * K + column, K);
     }
   for (int k = 0; k < K; ++k) {
     typename S::Vector sum{};
-    for (int64_t pixel = 0; pixel < pixels; pixel += S::kLanes) sum += S::load(g.data + k * g.stride + pixel);
+    S::for_each_once(pixels, [&](int64_t pixel, auto once) { sum += once(S::load(g.offset(k, pixel).data)); });
     grad_bias[k] += S::sum(sum);
   }
 }
@@ -275,17 +331,19 @@ inline void for_each_run(const Features<Stored>& features, const FeatureShape& s
   }
 }
 
+/// The number of pixels that the kernels work on: at least a vector, for which packing adds zeros.
 template <typename T, class Isa>
-inline int64_t whole_vectors(int64_t pixels) {
+inline int64_t padded_pixels(const Tile& tile) {
   constexpr int64_t kLanes = Simd<T, Isa>::kLanes;
-  return (pixels + kLanes - 1) / kLanes * kLanes;
+  const int64_t pixels = tile.images * tile.pixels;
+  return pixels < kLanes ? kLanes : pixels;
 }
 
 /// Whether the kernels can work on the features where they lie, without a packed copy of the tile.
 template <typename T, class Isa, typename Stored>
 inline bool is_direct(const Features<Stored>& features, const FeatureShape& shape, const Tile& tile) {
-  return sizeof(Stored) == sizeof(T) && tile.images == 1 && features.column_stride == 1 &&
-         features.row_stride == shape.width && tile.pixels % Simd<T, Isa>::kLanes == 0;
+  return std::is_same_v<std::remove_const_t<Stored>, T> && tile.images == 1 && features.column_stride == 1 &&
+         features.row_stride == shape.width && tile.pixels >= Simd<T, Isa>::kLanes;
 }
 
 template <typename Stored>
@@ -293,7 +351,7 @@ inline Stored* first_pixel(const Features<Stored>& features, const Tile& tile) {
   return features.data + tile.first_image * features.image_stride + tile.first_pixel;
 }
 
-/// The tile as K rows of T: in place where that is possible, else packed into `buffer`, zeros up to a whole vector.
+/// The tile as K rows of T: in place where that is possible, else packed into `buffer`.
 template <class Isa, typename Stored, typename T>
 Rows<const T> read_tile(const Features<const Stored>& features, const FeatureShape& shape, const Tile& tile,
                         Rows<T> buffer) {
@@ -309,7 +367,7 @@ Rows<const T> read_tile(const Features<const Stored>& features, const FeatureSha
           buffer.offset(k, pixel).data[i] = widen(from[i * features.column_stride + k * features.node_stride]);
     }
   });
-  const int64_t pixels = tile.images * tile.pixels, padding = whole_vectors<T, Isa>(pixels) - pixels;
+  const int64_t pixels = tile.images * tile.pixels, padding = padded_pixels<T, Isa>(tile) - pixels;
   for (int k = 0; k < K && padding > 0; ++k) memset(buffer.offset(k, pixels).data, 0, padding * sizeof(T));
   return {buffer.data, buffer.stride};
 }
@@ -361,41 +419,48 @@ class TileBuffers {
 
 // ---- Kernels (see CpuKernels) ---------------------------------------------------------------------------------------
 
-/// Calls `body(element of the vector or scalar type, column)` so that vectors cover [0, K) as far as they go.
-template <typename T, class Isa, typename Body>
-inline void for_each_column(int K, Body body) {
-  using S = Simd<T, Isa>;
-  int column = 0;
-  for (; column + S::kLanes <= K; column += S::kLanes) body(typename S::Vector{}, column);
-  for (; column < K; ++column) body(T{}, column);
-}
-
 template <typename T>
 void transpose(const T* in, T* out, int K) {
   for (int r = 0; r < K; ++r)
     for (int c = 0; c < K; ++c) out[c * K + r] = in[r * K + c];
 }
 
+/// out = a · b for K×K matrices.
+template <typename T, class Isa>
+void multiply(const T* a_transposed, const T* b, T* out, int K) {
+  if (K >= Simd<T, Isa>::kLanes) {
+    product<T, Isa>(a_transposed, K, {b, K}, {out, K}, K, {});
+    return;
+  }
+  for (int r = 0; r < K; ++r)
+    for (int c = 0; c < K; ++c) {
+      T sum = 0;
+      for (int t = 0; t < K; ++t) sum += a_transposed[t * K + r] * b[t * K + c];
+      out[r * K + c] = sum;
+    }
+}
+
+template <typename T>
+inline Mixing<T> of_sample(const Mixing<T>& all, int64_t sample, int K) {
+  const int64_t start = sample * K * K;
+  return {all.effective + start, all.s + start, all.s_transposed + start, all.m + start, all.m_transposed + start};
+}
+
 template <typename T, class Isa>
 void mix(const GraphParams<T>& params, const Mixing<T>& mixing, int64_t begin, int64_t end) {
   const int K = params.nodes;
   for (int64_t sample = begin; sample < end; ++sample) {
-    T* effective = mixing.effective + sample * K * K;
-    T* s = mixing.s + sample * K * K;
-    T* m = mixing.m + sample * K * K;
-    effective_adjacency(effective, params, static_cast<uint32_t>(sample), 0, 1);
-    row_softmax(s, effective, params, 0, 1);
-    for (int r = 0; r < K; ++r) {
-      if (params.weight == nullptr) {
-        for (int c = 0; c < K; ++c) m[r * K + c] = folded(s, K, params.mode, r, c);
-      } else {
-        for_each_column<T, Isa>(K, [&](auto element, int c) {
-          element = folded<decltype(element)>(s, params.weight, K, params.mode, r, c);
-          memcpy(m + r * K + c, &element, sizeof(element));
-        });
-      }
+    const Mixing<T> of = of_sample(mixing, sample, K);
+    effective_adjacency(of.effective, params, static_cast<uint32_t>(sample), 0, 1);
+    row_softmax(of.s, of.effective, params, 0, 1);
+    transpose(of.s, of.s_transposed, K);
+    const bool target = params.mode.target;  // P = S, else Sᵀ
+    if (params.weight == nullptr) {
+      memcpy(of.m, target ? of.s : of.s_transposed, K * K * sizeof(T));
+    } else {
+      multiply<T, Isa>(target ? of.s_transposed : of.s, params.weight, of.m, K);
     }
-    transpose(m, mixing.m_transposed + sample * K * K, K);
+    transpose(of.m, of.m_transposed, K);
   }
 }
 
@@ -406,7 +471,7 @@ void forward(const ForwardArguments<Stored>& arguments, const Tiling& tiling, in
   const TileBuffers<T> buffers(3, K, tiling.capacity());
   for (int64_t index = begin; index < end; ++index) {
     const Tile tile = tiling.tile(index);
-    const int64_t pixels = whole_vectors<T, Isa>(tile.images * tile.pixels);
+    const int64_t pixels = padded_pixels<T, Isa>(tile);
     const T* m_transposed = arguments.m_transposed + tiling.sample_of_tile(index) * K * K;
     const Rows<const T> x = read_tile<Isa>(arguments.x, shape, tile, buffers[0]);
     Epilogue<T> epilogue{arguments.bias, arguments.relu, {nullptr, 0}};
@@ -418,14 +483,15 @@ void forward(const ForwardArguments<Stored>& arguments, const Tiling& tiling, in
   }
 }
 
-/// gate = y > 0 ? g : 0, the gradient through ReLU.
-template <typename T>
-inline void gate(Rows<const T> g, Rows<const T> y, Rows<T> gated, int K, int64_t pixels) {
-  for (int k = 0; k < K; ++k) {
-    const T *from = g.offset(k, 0).data, *sign = y.offset(k, 0).data;
-    T* to = gated.offset(k, 0).data;
-    for (int64_t pixel = 0; pixel < pixels; ++pixel) to[pixel] = sign[pixel] > T(0) ? from[pixel] : T(0);
-  }
+/// gated = y > 0 ? g : 0, the gradient through ReLU; `gated` may be g.
+template <typename T, class Isa>
+void gate(Rows<const T> g, Rows<const T> y, Rows<T> gated, int K, int64_t pixels) {
+  using S = Simd<T, Isa>;
+  for (int k = 0; k < K; ++k)
+    S::for_each(pixels, [&](int64_t pixel) {
+      const typename S::Vector value = S::load(g.offset(k, pixel).data), sign = S::load(y.offset(k, pixel).data);
+      S::store(gated.offset(k, pixel).data, sign > T(0) ? value : typename S::Vector{});
+    });
 }
 
 template <class Isa, typename Stored, typename T = typename Accumulation<Stored>::type>
@@ -440,8 +506,7 @@ void backward(const BackwardArguments<Stored>& arguments, const Tiling& tiling, 
     const auto [first, last] = tiling.tiles_of_chunk(chunk);
     for (int64_t index = first; index < last; ++index) {
       const Tile tile = tiling.tile(index);
-      const int64_t pixels = whole_vectors<T, Isa>(tile.images * tile.pixels),
-                    matrix = tiling.sample_of_tile(index) * K * K;
+      const int64_t pixels = padded_pixels<T, Isa>(tile), matrix = tiling.sample_of_tile(index) * K * K;
       Rows<const T> g = read_tile<Isa>(arguments.grad_y, shape, tile, buffers[0]), x{}, y{};
       if (recompute || grad_m != nullptr) x = read_tile<Isa>(arguments.x, shape, tile, buffers[1]);
       if (arguments.relu) {
@@ -451,7 +516,7 @@ void backward(const BackwardArguments<Stored>& arguments, const Tiling& tiling, 
         } else {
           y = read_tile<Isa>(arguments.y, shape, tile, buffers[2]);
         }
-        gate(g, y, buffers[0], K, pixels);
+        gate<T, Isa>(g, y, buffers[0], K, pixels);
         g = {buffers[0].data, buffers[0].stride};
       }
       if (arguments.grad_x.data != nullptr) {
@@ -473,26 +538,14 @@ void parameter_gradients(const GraphParams<T>& params, const Mixing<T>& mixing, 
     for (int64_t chunk = 1; chunk < chunks_per_sample; ++chunk)
       for (int e = 0; e < size; ++e) grad_m[e] += grad_m[chunk * size + e];
 
-    T* effective = mixing.effective + sample * K * K;
-    T* m = mixing.m + sample * K * K;
-    const T* s = mixing.s + sample * K * K;
-    const T* grad_p = grad_m;
+    const Mixing<T> of = of_sample(mixing, sample, K);
     if (params.weight != nullptr) {
-      T *weight_transposed = m, *product = mixing.m_transposed + sample * K * K;
-      transpose(params.weight, weight_transposed, K);
-      for (int r = 0; r < K; ++r)
-        for_each_column<T, Isa>(K, [&](auto element, int t) {
-          element = mixing_gradient<decltype(element)>(grad_m, weight_transposed, 1, K, K, r, t);
-          memcpy(product + r * K + t, &element, sizeof(element));
-        });
-      grad_p = product;
-      for (int t = 0; t < K; ++t)
-        for_each_column<T, Isa>(K, [&](auto element, int c) {
-          element = weight_gradient<decltype(element)>(s, grad_m, K, params.mode, t, c);
-          memcpy(m + t * K + c, &element, sizeof(element));
-        });
+      multiply<T, Isa>(params.mode.target ? of.s : of.s_transposed, grad_m, of.m, K);  // dW = Pᵀ dM
+      transpose(grad_m, of.m_transposed, K);
+      transpose(params.weight, of.s_transposed, K);
+      multiply<T, Isa>(of.m_transposed, of.s_transposed, grad_m, K);  // dP = dM Wᵀ
     }
-    edge_weight_gradient(effective, s, grad_p, effective, K, params.mode, 0, 1);
+    edge_weight_gradient(of.effective, of.s, grad_m, of.effective, K, params.mode, 0, 1);
   }
 }
 
