@@ -10,26 +10,10 @@
 #include <cstdint>
 #include <utility>
 
+#include "../stored_types.h"
 #include "graph_conv.h"
 
 namespace dgcn {
-
-struct BFloat16 {
-  uint16_t bits;
-};
-struct Float16 {
-  uint16_t bits;
-};
-
-/// The type in which a stored type is computed.
-template <typename Stored>
-struct Accumulation {
-  using type = float;
-};
-template <>
-struct Accumulation<double> {
-  using type = double;
-};
 
 /// A [B, K, H, W] tensor in memory, of any strides (in elements).
 template <typename Stored>

@@ -1,156 +1,23 @@
 // The CPU kernels of the graph convolution. Included by one file per instruction set, which gives
 //
 //   struct Isa {
-//     static constexpr int kVectorBytes;   // width of a SIMD register
-//     static constexpr int kRows, kColumns // accumulators of a register block: kRows nodes × kColumns vectors of
+//     static constexpr int kVectorBytes;    // see simd.h
+//     static constexpr int kRows, kColumns  // accumulators of a register block: kRows nodes × kColumns vectors of
 //     pixels
 //   };
 //
-// Everything here is in an unnamed namespace: two files must never share the machine code of one function. For the same
-// reason nothing of the standard library is used that could leave an out-of-line copy.
+// In an unnamed namespace, and sparing of the standard library, for the reason that simd.h gives.
 #pragma once
 
-#include <cstring>
 #include <new>
-#include <type_traits>
 
-#if defined(__F16C__)
-#include <immintrin.h>
-#endif
-
+#include "../simd.h"
 #include "graph_conv_cpu.h"
 
 namespace dgcn {
 namespace {
 
-template <typename To, typename From>
-inline To bit_cast(From value) {
-  static_assert(sizeof(To) == sizeof(From));
-  To result;
-  memcpy(&result, &value, sizeof(To));
-  return result;
-}
-
-// ---- Stored types ---------------------------------------------------------------------------------------------------
-// Branch-free, so that the compiler vectorises the loops around them.
-
-inline float widen(float value) { return value; }
-inline double widen(double value) { return value; }
-inline float widen(BFloat16 value) { return bit_cast<float>(static_cast<uint32_t>(value.bits) << 16); }
-inline float widen(Float16 value) {
-  const uint32_t sign = static_cast<uint32_t>(value.bits & 0x8000u) << 16;
-  const uint32_t magnitude = static_cast<uint32_t>(value.bits & 0x7fffu) << 13;
-  const uint32_t finite = bit_cast<uint32_t>(bit_cast<float>(magnitude) * 0x1p112f);  // moves the exponent's bias
-  return bit_cast<float>(sign | (magnitude >= 0x0f800000u ? magnitude | 0x7f800000u : finite));
-}
-
-template <typename Stored, typename T>
-inline Stored narrow(T value) {
-  return value;
-}
-template <>
-inline BFloat16 narrow<BFloat16>(float value) {  // round to nearest even
-  const uint32_t bits = bit_cast<uint32_t>(value);
-  const uint32_t rounded = (bits + 0x7fffu + (bits >> 16 & 1u)) >> 16;
-  return {static_cast<uint16_t>(value != value ? 0x7fc0u : rounded)};
-}
-template <>
-inline Float16 narrow<Float16>(float value) {  // round to nearest even
-  const uint32_t bits = bit_cast<uint32_t>(value), sign = bits >> 16 & 0x8000u, magnitude = bits & 0x7fffffffu;
-  const uint32_t normal = (magnitude - (112u << 23) + 0xfffu + (magnitude >> 13 & 1u)) >> 13;
-  // Adding 0.5 leaves a subnormal's bits, rounded by the addition itself, in the low end of the mantissa.
-  const uint32_t subnormal = bit_cast<uint32_t>(bit_cast<float>(magnitude) + 0.5f) - bit_cast<uint32_t>(0.5f);
-  const uint32_t special = magnitude > 0x7f800000u ? 0x7e00u : 0x7c00u;
-  const uint32_t finite = magnitude < 0x38800000u ? subnormal : normal;
-  return {static_cast<uint16_t>(sign | (magnitude >= 0x47800000u ? special : finite))};
-}
-
-template <typename Stored, typename T>
-inline void widen_row(const Stored* in, T* out, int64_t count) {
-  for (int64_t i = 0; i < count; ++i) out[i] = widen(in[i]);
-}
-
-template <typename Stored, typename T>
-inline void narrow_row(const T* in, Stored* out, int64_t count) {
-  for (int64_t i = 0; i < count; ++i) out[i] = narrow<Stored>(in[i]);
-}
-
-#if defined(__F16C__)
-inline void widen_row(const Float16* in, float* out, int64_t count) {
-  int64_t i = 0;
-  for (; i + 8 <= count; i += 8)
-    _mm256_storeu_ps(out + i, _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(in + i))));
-  for (; i < count; ++i) out[i] = widen(in[i]);
-}
-
-inline void narrow_row(const float* in, Float16* out, int64_t count) {
-  int64_t i = 0;
-  for (; i + 8 <= count; i += 8)
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(out + i),
-                     _mm256_cvtps_ph(_mm256_loadu_ps(in + i), _MM_FROUND_TO_NEAREST_INT));
-  for (; i < count; ++i) out[i] = narrow<Float16>(in[i]);
-}
-#endif
-
 // ---- Register blocks ------------------------------------------------------------------------------------------------
-
-template <typename T, class Isa>
-struct Simd {
-  static constexpr int kLanes = Isa::kVectorBytes / sizeof(T);
-  typedef T Vector __attribute__((vector_size(Isa::kVectorBytes)));
-
-  static inline Vector load(const T* from) {
-    Vector value;
-    memcpy(&value, from, sizeof(Vector));
-    return value;
-  }
-  static inline Vector broadcast(T value) { return value - Vector{}; }  // "-" as x - 0 is x: no instruction
-  static inline void store(T* to, Vector value) { memcpy(to, &value, sizeof(Vector)); }
-
-  /// Keeps the compiler from loading the value anew for each of its uses.
-  static inline void keep_in_register([[maybe_unused]] Vector& value) {
-#if defined(__x86_64__)
-    asm("" : "+v"(value));
-#endif
-  }
-
-  /// Calls `body(pixel)` for vectors that cover [0, pixels), of which there is at least one vector's worth: the last
-  /// one overlaps its neighbour.
-  template <typename Body>
-  static inline void for_each(int64_t pixels, Body body) {
-    int64_t pixel = 0;
-    for (; pixel + kLanes <= pixels; pixel += kLanes) body(pixel);
-    if (pixel < pixels) body(pixels - kLanes);
-  }
-
-  /// The same for sums: `body(pixel, once)`, where `once(vector)` zeroes the lanes that the neighbour has counted.
-  template <typename Body>
-  static inline __attribute__((always_inline)) void for_each_once(int64_t pixels, Body body) {
-    int64_t pixel = 0;
-    for (; pixel + kLanes <= pixels; pixel += kLanes) body(pixel, [](Vector value) { return value; });
-    if (pixel == pixels) return;
-    T fresh[kLanes];
-    for (int lane = 0; lane < kLanes; ++lane) fresh[lane] = lane < kLanes - (pixels - pixel) ? T(0) : T(1);
-    const Vector mask = load(fresh);
-    body(pixels - kLanes, [mask](Vector value) { return mask > T(0) ? value : Vector{}; });
-  }
-
-  static inline T sum(Vector value) {
-    // By way of memory: shuffles of a vector's parts are not portable between compilers, and cost the same.
-    typedef T Part __attribute__((vector_size(16)));
-    T lanes[kLanes];
-    store(lanes, value);
-    Part total;
-    memcpy(&total, lanes, sizeof(Part));
-    for (int lane = sizeof(Part) / sizeof(T); lane < kLanes; lane += sizeof(Part) / sizeof(T)) {
-      Part part;
-      memcpy(&part, lanes + lane, sizeof(Part));
-      total += part;
-    }
-    if constexpr (sizeof(T) == 4) return (total[0] + total[1]) + (total[2] + total[3]);
-    return total[0] + total[1];
-  }
-};
 
 /// K rows of pixels, `stride` elements apart.
 template <typename T>
@@ -359,12 +226,15 @@ Rows<const T> read_tile(const Features<const Stored>& features, const FeatureSha
     if (is_direct<T, Isa>(features, shape, tile)) return {first_pixel(features, tile), features.node_stride};
   const int K = shape.nodes;
   for_each_run(features, shape, tile, [&](const Stored* from, int64_t pixel, int64_t count) {
+    T* to = buffer.data + pixel;
     if (features.column_stride == 1) {
-      for (int k = 0; k < K; ++k) widen_row(from + k * features.node_stride, buffer.offset(k, pixel).data, count);
+      for (int k = 0; k < K; ++k) convert_row(from + k * features.node_stride, to + k * buffer.stride, count);
+    } else if (features.node_stride == 1) {
+      transpose<Isa>(from, features.column_stride, to, buffer.stride, count, K);
     } else {
-      for (int64_t i = 0; i < count; ++i)
-        for (int k = 0; k < K; ++k)
-          buffer.offset(k, pixel).data[i] = widen(from[i * features.column_stride + k * features.node_stride]);
+      for (int k = 0; k < K; ++k)
+        for (int64_t i = 0; i < count; ++i)
+          to[k * buffer.stride + i] = widen(from[k * features.node_stride + i * features.column_stride]);
     }
   });
   const int64_t pixels = tile.images * tile.pixels, padding = padded_pixels<T, Isa>(tile) - pixels;
@@ -384,14 +254,17 @@ Rows<T> tile_destination(const Features<Stored>& features, const FeatureShape& s
 template <class Isa, typename Stored, typename T>
 void write_tile(Rows<T> rows, const Features<Stored>& features, const FeatureShape& shape, const Tile& tile) {
   if (is_direct<T, Isa>(features, shape, tile)) return;
+  const int K = shape.nodes;
   for_each_run(features, shape, tile, [&](Stored* to, int64_t pixel, int64_t count) {
+    const T* from = rows.data + pixel;
     if (features.column_stride == 1) {
-      for (int k = 0; k < shape.nodes; ++k)
-        narrow_row(rows.offset(k, pixel).data, to + k * features.node_stride, count);
+      for (int k = 0; k < K; ++k) convert_row(from + k * rows.stride, to + k * features.node_stride, count);
+    } else if (features.node_stride == 1) {
+      transpose<Isa>(from, rows.stride, to, features.column_stride, K, count);
     } else {
-      for (int64_t i = 0; i < count; ++i)
-        for (int k = 0; k < shape.nodes; ++k)
-          to[i * features.column_stride + k * features.node_stride] = narrow<Stored>(rows.offset(k, pixel).data[i]);
+      for (int k = 0; k < K; ++k)
+        for (int64_t i = 0; i < count; ++i)
+          to[k * features.node_stride + i * features.column_stride] = convert<Stored>(from[k * rows.stride + i]);
     }
   });
 }
@@ -419,10 +292,9 @@ class TileBuffers {
 
 // ---- Kernels (see CpuKernels) ---------------------------------------------------------------------------------------
 
-template <typename T>
-void transpose(const T* in, T* out, int K) {
-  for (int r = 0; r < K; ++r)
-    for (int c = 0; c < K; ++c) out[c * K + r] = in[r * K + c];
+template <class Isa, typename T>
+inline void transpose(const T* in, T* out, int K) {
+  transpose<Isa>(in, K, out, K, K, K);
 }
 
 /// out = a · b for K×K matrices.
@@ -453,14 +325,14 @@ void mix(const GraphParams<T>& params, const Mixing<T>& mixing, int64_t begin, i
     const Mixing<T> of = of_sample(mixing, sample, K);
     effective_adjacency(of.effective, params, static_cast<uint32_t>(sample), 0, 1);
     row_softmax(of.s, of.effective, params, 0, 1);
-    transpose(of.s, of.s_transposed, K);
+    transpose<Isa>(of.s, of.s_transposed, K);
     const bool target = params.mode.target;  // P = S, else Sᵀ
     if (params.weight == nullptr) {
       memcpy(of.m, target ? of.s : of.s_transposed, K * K * sizeof(T));
     } else {
       multiply<T, Isa>(target ? of.s_transposed : of.s, params.weight, of.m, K);
     }
-    transpose(of.m, of.m_transposed, K);
+    transpose<Isa>(of.m, of.m_transposed, K);
   }
 }
 
@@ -541,8 +413,8 @@ void parameter_gradients(const GraphParams<T>& params, const Mixing<T>& mixing, 
     const Mixing<T> of = of_sample(mixing, sample, K);
     if (params.weight != nullptr) {
       multiply<T, Isa>(params.mode.target ? of.s : of.s_transposed, grad_m, of.m, K);  // dW = Pᵀ dM
-      transpose(grad_m, of.m_transposed, K);
-      transpose(params.weight, of.s_transposed, K);
+      transpose<Isa>(grad_m, of.m_transposed, K);
+      transpose<Isa>(params.weight, of.s_transposed, K);
       multiply<T, Isa>(of.m_transposed, of.s_transposed, grad_m, K);  // dP = dM Wᵀ
     }
     edge_weight_gradient(of.effective, of.s, grad_m, of.effective, K, params.mode, 0, 1);
