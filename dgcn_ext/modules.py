@@ -176,7 +176,7 @@ class DGCM(nn.Module):
         super().__init__()
         _check_at_least("in_channels", in_channels, 1)
         _check_at_least("lift_channels", lift_channels, 2 if non_local else 1)
-        graph = self.graph_layer(
+        graph_conv = self.graph_layer(
             adjacency,
             dynamic=dynamic,
             semantics=semantics,
@@ -190,13 +190,13 @@ class DGCM(nn.Module):
         )
         self.non_local = NonLocal(lift_channels) if non_local else nn.Identity()
         self.kmap = nn.Conv2d(lift_channels, num_nodes, 1)
-        self.graph = graph
+        self.graph_conv = graph_conv
         self.expand = nn.Sequential(nn.Conv2d(num_nodes, in_channels, 1, bias=False), nn.BatchNorm2d(in_channels))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """x [B, C, H, W] -> (features [B, C, H, W], node_logits [B, K, H, W])."""
         node_logits = self.kmap(self.non_local(self.lift(x)))
-        return x + self.expand(self.graph(node_logits)), node_logits
+        return x + self.expand(self.graph_conv(node_logits)), node_logits
 
     def fold(self) -> "DGCM":
         """A copy for inference that computes what this module does in ``eval()``, without graph or batch norm.

@@ -197,7 +197,7 @@ def test_frozen_epochs_leave_the_backbone_alone(config):
 
 def test_the_graph_is_that_of_the_training_persons(config):
     trainer = Trainer(config)
-    adjacency = trainer.model.pif_stream.dgcms["16"].graph.adjacency
+    adjacency = trainer.model.pif_stream.dgcms["16"].graph_conv.adjacency
     assert torch.equal(adjacency.diagonal(), torch.ones(17))
     nose_to_eye, nose_to_ankle = adjacency[0, 1], adjacency[0, 15]
     assert nose_to_eye > 10 * nose_to_ankle

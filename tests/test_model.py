@@ -72,8 +72,8 @@ def test_graphs_reach_the_modules():
     for graph, adjacency in wanted.items():
         model = build_model("mobilenetv1_075", graph=graph)
         for stream in (model.pif_stream, model.paf_stream):
-            torch.testing.assert_close(stream.dgcms["16"].graph.adjacency, adjacency)
-            assert stream.dgcms["16"].graph.dynamic == (graph == "dynamic")
+            torch.testing.assert_close(stream.dgcms["16"].graph_conv.adjacency, adjacency)
+            assert stream.dgcms["16"].graph_conv.dynamic == (graph == "dynamic")
 
 
 def test_only_a_dynamic_graph_in_training_is_random():
@@ -83,7 +83,7 @@ def test_only_a_dynamic_graph_in_training_is_random():
         model = build_model("mobilenetv1_075", graph=graph).train()
         for stream in (model.pif_stream, model.paf_stream):
             # W_d starts as a multiple of I, under which every draw gives the same S (an absent edge has logit 0).
-            torch.nn.init.normal_(stream.dgcms["16"].graph.edge_weight)
+            torch.nn.init.normal_(stream.dgcms["16"].graph_conv.edge_weight)
         outputs = []
         for _ in range(2):
             torch.manual_seed(len(outputs))

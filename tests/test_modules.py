@@ -46,7 +46,7 @@ def make_pair(device: torch.device, num_nodes: int = 17, **options: Any) -> tupl
     options = {"in_channels": 24, "lift_channels": 32} | options
     plain = DGCM(adjacency=soft_adjacency(num_nodes), **options)
     for name, tensor in plain.state_dict().items():
-        if tensor.is_floating_point() and name != "graph.adjacency":
+        if tensor.is_floating_point() and name != "graph_conv.adjacency":
             tensor.add_(0.3 * torch.rand_like(tensor))
     fused = DGCMFused(adjacency=torch.zeros(num_nodes, num_nodes), **options)
     fused.load_state_dict(plain.state_dict())
@@ -79,7 +79,7 @@ def test_parameters_of_table_4(module_type: type[DGCM], in_channels: int, total:
         "lift": in_channels * 256 + 512,
         "non_local": 132_480,
         "kmap": 4_369,
-        "graph": 595,
+        "graph_conv": 595,
         "expand": 17 * in_channels + 2 * in_channels,
     }
     assert sum(counts.values()) == total
@@ -87,7 +87,7 @@ def test_parameters_of_table_4(module_type: type[DGCM], in_channels: int, total:
 
 @pytest.mark.parametrize("num_nodes", [1, 2, 14, 17])
 def test_edge_weight_starts_with_self_weight_one_half(num_nodes: int) -> None:
-    graph = DGCMFused(24, soft_adjacency(num_nodes), lift_channels=8).graph
+    graph = DGCMFused(24, soft_adjacency(num_nodes), lift_channels=8).graph_conv
     assert isinstance(graph, GraphConv)
     expected = math.log(num_nodes - 1) * torch.eye(num_nodes) if num_nodes > 1 else torch.zeros(1, 1)
     torch.testing.assert_close(graph.edge_weight.detach(), expected)
@@ -100,7 +100,7 @@ def test_adjacency_is_a_copy_in_the_state_dict() -> None:
     adjacency = soft_adjacency()
     module = DGCMFused(24, adjacency)
     adjacency.zero_()
-    assert torch.equal(module.state_dict()["graph.adjacency"], soft_adjacency())
+    assert torch.equal(module.state_dict()["graph_conv.adjacency"], soft_adjacency())
 
 
 def test_non_local_starts_as_the_identity_and_matches_its_formula(device: torch.device) -> None:
@@ -138,7 +138,7 @@ def test_fused_equals_plain(device: torch.device, options: dict[str, Any], train
 def test_training_draws_the_documented_graph(device: torch.device, module_type: type[DGCM]) -> None:
     """The seed is the next number of torch's generator; the graph is what sample_adjacency shows for it."""
     module = make_pair(device)[module_type is DGCMFused]
-    graph = module.graph
+    graph = module.graph_conv
     assert isinstance(graph, GraphConv)
     x = torch.randn(2, 17, 5, 3, device=device)
     torch.manual_seed(3)
@@ -173,8 +173,8 @@ def test_graph_of_inference(device: torch.device, options: dict[str, Any], froze
     fused = make_pair(device, **options)[1].eval()
     x = features(device)
     result = fused(x)
-    fused.graph = make_pair(device, dynamic=False)[1].graph
-    fused.graph.adjacency.copy_(frozen)
+    fused.graph_conv = make_pair(device, dynamic=False)[1].graph_conv
+    fused.graph_conv.adjacency.copy_(frozen)
     torch.testing.assert_close(result, fused(x))
 
 
