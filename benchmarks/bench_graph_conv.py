@@ -34,7 +34,7 @@ from dgcn_ext import functional, reference
 CALL_OVERHEAD = (1, 17, 8, 8)  # [B, K, H, W] so small that the way to the arithmetic is what takes the time
 SHAPES = ((8, 17, 41, 41), (8, 17, 81, 81), (1, 17, 161, 161))
 CASES = [(1, CALL_OVERHEAD), *((threads, shape) for threads in (1, 2) for shape in SHAPES)]
-CASE_IDS = [f"{threads}thread-{'x'.join(map(str, shape))}" for threads, shape in CASES]
+CASE_IDS = [f"threads{threads}-{'x'.join(map(str, shape))}" for threads, shape in CASES]
 TOLERANCE = 1e-5  # norm of the difference from the reference, relative to the norm of the reference
 
 

@@ -1,8 +1,9 @@
 """What every benchmark shares: interleaved timing, a table for the terminal, and the origin of the numbers.
 
 The variants of one computation are timed in one process and interleaved: a round gives each of them one turn, in an
-order shuffled anew, so that whatever else the machine does falls on all alike and none has a favourite predecessor. A
-turn is so many calls in a row that they fill about TURN_SECONDS, and counts as one time per call.
+order shuffled anew, so that whatever else the machine does falls on all alike. A turn is one call that is not timed,
+since it finds caches and heap as another variant left them, and then as many as fill about TURN_SECONDS, which count
+as one time per call.
 
 pytest-benchmark runs the rounds (--benchmark-max-time, --benchmark-min-rounds) and writes the JSON; conftest.py holds
 the hooks.
@@ -40,9 +41,7 @@ def main(script: str) -> int:
     A complete run writes results/<name>_cpu.json, <name> without its "bench_". With arguments (such as ``-k forward``)
     the run may be another, so nothing is written unless they include a ``--benchmark-json=FILE``.
     """
-    path = Path(
-        os.path.relpath(script)
-    )  # the JSON tells the command, and ought not to tell where the user keeps things
+    path = Path(os.path.relpath(script))  # not where the user keeps it: the JSON tells the command
     own_arguments = sys.argv[1:]
     if not own_arguments:
         path.with_name("results").mkdir(exist_ok=True)
@@ -75,6 +74,7 @@ def interleave(
         order.shuffle(names)
         for name in names:
             call, repeats = variants[name], range(calls[name])
+            call()
             start = perf_counter()
             for _ in repeats:
                 call()
@@ -148,41 +148,44 @@ def _four_digits(number: float) -> str:
     return f"{number:.4f}"[:6].rstrip(".")
 
 
-def origin(load_average: float) -> str:
-    """Where the numbers of this run come from, for a terminal."""
-    hardware, revision = machine(), commit()
-    facts = [f"{hardware['cpu']}, {hardware['usable_cores']} cores", f"load average before {load_average:.1f}"]
-    facts += [f"{name} {number}" for name, number in versions().items()]
-    if revision:
-        facts.append(f"commit {revision['id'][:10]}{' and changes' if revision['dirty'] else ''}")
-    return ", ".join(facts)
-
-
-def machine() -> dict[str, Any]:
-    """The hardware."""
+def origin() -> dict[str, Any]:
+    """Where numbers measured from now on come from."""
     cpu = cpuinfo.get_cpu_info()
     return {
-        "cpu": cpu.get("brand_raw", platform.processor()),
-        "instruction_sets": sorted(flag for flag in cpu.get("flags", ()) if flag.startswith(_SIMD_FLAGS)),
-        "cores": os.cpu_count(),
-        "usable_cores": usable_cores(),
-        "system": f"{platform.system()} {platform.machine()}",
+        "commit": _commit(),
+        "machine": {
+            "cpu": cpu.get("brand_raw", platform.processor()),
+            "instruction_sets": sorted(
+                {flag.replace("_", "") for flag in cpu.get("flags", ()) if flag.startswith(_SIMD_FLAGS)}
+            ),
+            "cores": os.cpu_count(),
+            "usable_cores": usable_cores(),
+            "system": f"{platform.system()} {platform.machine()}",
+            "load_average_before": round(os.getloadavg()[0], 2),  # processes at work in the last minute
+        },
+        "versions": {"python": platform.python_version(), "torch": torch.__version__, "dgcn": version("dgcn")},
     }
+
+
+def describe(origin: Mapping[str, Any]) -> str:
+    """An ``origin()`` in a line."""
+    machine, commit = origin["machine"], origin["commit"]
+    facts = [f"{machine['cpu']}, {machine['usable_cores']} core(s)", f"load {machine['load_average_before']} before"]
+    facts += [f"{name} {number}" for name, number in origin["versions"].items()]
+    if commit:
+        facts.append(f"commit {commit['id'][:10]}{' and changes' if commit['dirty'] else ''}")
+    return ", ".join(facts)
 
 
 def usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def versions() -> dict[str, str]:
-    return {"python": platform.python_version(), "torch": torch.__version__, "dgcn": version("dgcn")}
-
-
-def commit() -> dict[str, Any]:
-    """The commit that was measured, and whether files had changed since; {} outside of a git checkout."""
+def _commit() -> dict[str, Any]:
+    """The commit of the checkout, and whether files have changed since; {} where there is no git checkout."""
     try:
-        state = _git("status", "--porcelain", "--", ".", ":!benchmarks/results")
-        return {"id": _git("rev-parse", "HEAD"), "dirty": state != ""}
+        changes = _git("status", "--porcelain", "--", ".", ":!benchmarks/results")
+        return {"id": _git("rev-parse", "HEAD"), "dirty": changes != ""}
     except (OSError, subprocess.CalledProcessError):
         return {}
 
