@@ -47,7 +47,7 @@ def main(script: str) -> int:
         path.with_name("results").mkdir(exist_ok=True)
         results = path.with_name("results") / f"{path.stem.removeprefix('bench_')}_cpu.json"
         own_arguments = [f"--benchmark-json={results}"]
-    options = ["--benchmark-enable", "--benchmark-quiet", "--benchmark-disable-gc", "--benchmark-max-time=4"]
+    options = ["--benchmark-enable", "--benchmark-quiet", "--benchmark-disable-gc", "--benchmark-max-time=3"]
     return pytest.main([str(path), "-v", *options, "--benchmark-min-rounds=10", *own_arguments])
 
 
