@@ -174,7 +174,7 @@ Tensor graph_conv_forward(const Tensor& x, const Tensor& edge_weight, const Tens
                           const std::optional<Tensor>& weight, const std::optional<Tensor>& bias,
                           const std::optional<Tensor>& residual, const std::optional<Tensor>& seed, bool per_sample,
                           bool mask, bool target, bool relu) {
-  const GraphConvInputs inputs{x, edge_weight, adjacency, weight, bias, seed, per_sample, {mask, target}, relu};
+  const GraphConvInputs inputs{x, edge_weight, adjacency, weight, bias, seed, per_sample && seed, {mask, target}, relu};
   inputs.check();
   if (residual) inputs.check_features("residual", *residual);
   const Tensor y = torch::stable::empty_like(x);
@@ -187,7 +187,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> graph_conv_backward(
     const Tensor& adjacency, const std::optional<Tensor>& weight, const std::optional<Tensor>& bias,
     const std::optional<Tensor>& seed, bool per_sample, bool mask, bool target, bool relu, bool need_x,
     bool need_params) {
-  const GraphConvInputs inputs{x, edge_weight, adjacency, weight, bias, seed, per_sample, {mask, target}, relu};
+  const GraphConvInputs inputs{x, edge_weight, adjacency, weight, bias, seed, per_sample && seed, {mask, target}, relu};
   inputs.check();
   inputs.check_features("grad_y", grad_y);
   if (y) inputs.check_features("y", *y);

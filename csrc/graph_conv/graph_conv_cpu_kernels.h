@@ -45,36 +45,25 @@ void product_block(const T* matrix, int K, Rows<const T> in, Rows<T> out, Epilog
   using S = Simd<T, Isa>;
   for (int64_t pixel = 0; pixel < pixels; pixel += C * S::kLanes) {
     typename S::Vector sum[R][C];
-#pragma GCC unroll 16
     for (int r = 0; r < R; ++r)
-#pragma GCC unroll 4
       for (int c = 0; c < C; ++c) sum[r][c] = S::broadcast(epilogue.bias == nullptr ? T(0) : epilogue.bias[r]);
 
     const T *factor = matrix, *x = in.data + pixel;
     for (int k = 0; k < K; ++k, factor += K, x += in.stride) {
       typename S::Vector value[C];
-#pragma GCC unroll 4
       for (int c = 0; c < C; ++c) value[c] = S::load(x + c * S::kLanes);
-#pragma GCC unroll 16
       for (int r = 0; r < R; ++r)
-#pragma GCC unroll 4
         for (int c = 0; c < C; ++c) sum[r][c] += factor[r] * value[c];
     }
 
     if (epilogue.relu)
-#pragma GCC unroll 16
       for (int r = 0; r < R; ++r)
-#pragma GCC unroll 4
         for (int c = 0; c < C; ++c)
           sum[r][c] = typename S::Vector{} > sum[r][c] ? typename S::Vector{} : sum[r][c];  // keeps NaN
     if (epilogue.residual.data != nullptr)
-#pragma GCC unroll 16
       for (int r = 0; r < R; ++r)
-#pragma GCC unroll 4
         for (int c = 0; c < C; ++c) sum[r][c] += S::load(epilogue.residual.offset(r, pixel).data + c * S::kLanes);
-#pragma GCC unroll 16
     for (int r = 0; r < R; ++r)
-#pragma GCC unroll 4
       for (int c = 0; c < C; ++c) S::store(out.offset(r, pixel).data + c * S::kLanes, sum[r][c]);
   }
 }
@@ -86,19 +75,14 @@ void outer_block(Rows<const T> g, Rows<const T> x, int64_t pixels, T* grad_m, in
   typename S::Vector sum[R][C] = {};
   S::for_each_once(pixels, [&](int64_t pixel, auto once) __attribute__((always_inline)) {
     typename S::Vector columns[C];
-#pragma GCC unroll 4
     for (int c = 0; c < C; ++c) columns[c] = S::load(x.offset(c, pixel).data);
-#pragma GCC unroll 16
     for (int r = 0; r < R; ++r) {
       typename S::Vector row = once(S::load(g.offset(r, pixel).data));
       S::keep_in_register(row);
-#pragma GCC unroll 4
       for (int c = 0; c < C; ++c) sum[r][c] += row * columns[c];
     }
   });
-#pragma GCC unroll 16
   for (int r = 0; r < R; ++r)
-#pragma GCC unroll 4
     for (int c = 0; c < C; ++c) grad_m[r * K + c] += S::sum(sum[r][c]);
 }
 

@@ -26,7 +26,7 @@ inline void check_seed(const Tensor& seed, const char* reference_name, const Ten
 struct GraphConvInputs {
   const Tensor &x, &edge_weight, &adjacency;
   const std::optional<Tensor>&weight, &bias, &seed;
-  bool per_sample;
+  bool per_sample;  ///< a draw for every image: only where there is a seed
   GraphMode mode;
   bool relu;
 
