@@ -1,0 +1,134 @@
+// Enough of CUDA's dialect to run the source of a kernel on the host, unchanged; include before the kernel.
+//
+// Each thread of a block is a fiber that runs until the next __syncthreads(); blocks run one after the other. Shared
+// memory starts as NaN, and the guard behind it must stay as it was. Threads run in either order: two threads that touch
+// the same memory without a barrier between them make the two orders differ.
+#pragma once
+
+#undef _FORTIFY_SOURCE  // its longjmp takes another stack for an error
+#include <setjmp.h>
+#include <ucontext.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <cstring>
+#include <deque>
+#include <functional>
+#include <memory>
+#include <vector>
+
+#include "check.h"
+
+#define __global__
+#define __device__
+#define __host__
+#define __shared__
+#define __launch_bounds__(...)
+#define __align__(bytes) __attribute__((aligned(bytes)))
+
+namespace cuda_on_host {
+
+struct Index {
+  unsigned x;
+};
+
+constexpr size_t kSharedBytes = 227 * 1024;  // the most that a block of an H100 can have
+constexpr size_t kGuardBytes = 1024;
+constexpr int kPoison = 0xff;  // NaN in every floating dtype
+
+}  // namespace cuda_on_host
+
+static cuda_on_host::Index threadIdx, blockIdx, blockDim, gridDim;
+
+namespace cuda_on_host {
+
+/// The threads of the one block that runs. Fibers are started once, with makecontext, and live on from block to block;
+/// they switch by _setjmp and _longjmp, which unlike swapcontext make no system calls.
+class Block {
+ public:
+  static Block& instance() {
+    static Block block;
+    return block;
+  }
+
+  /// Runs `body` in `threads` threads to their ends, from barrier to barrier.
+  void run(size_t threads, const std::function<void()>& body, bool reversed) {
+    body_ = body;
+    while (fibers_.size() < threads) fibers_.emplace_back();
+    for (size_t t = 0; t < threads; ++t) fibers_[t].done = false;
+    for (size_t live = threads; live > 0;) {
+      size_t waiting = 0;
+      for (size_t i = 0; i < threads; ++i) {
+        current_ = &fibers_[reversed ? threads - 1 - i : i];
+        if (current_->done) continue;
+        threadIdx.x = static_cast<unsigned>(reversed ? threads - 1 - i : i);
+        resume();
+        current_->done ? --live : ++waiting;
+      }
+      CHECK(waiting == 0 || waiting == live);  // a barrier that only some of the threads reach hangs a GPU
+    }
+  }
+
+  /// Leaves the current thread until its turn comes again.
+  void yield() {
+    if (_setjmp(current_->state) == 0) _longjmp(scheduler_, 1);
+  }
+
+ private:
+  struct Fiber {
+    static constexpr size_t kStack = 64 * 1024;
+    std::unique_ptr<char[]> stack{new char[kStack]};
+    jmp_buf state;
+    bool started = false, done = false;
+  };
+
+  void resume() {
+    if (_setjmp(scheduler_) != 0) return;
+    if (current_->started) _longjmp(current_->state, 1);
+    current_->started = true;
+    ucontext_t context;
+    getcontext(&context);
+    context.uc_stack.ss_sp = current_->stack.get();
+    context.uc_stack.ss_size = Fiber::kStack;
+    makecontext(&context, &Block::enter, 0);
+    setcontext(&context);
+  }
+
+  static void enter() {
+    for (Block& block = instance();; block.yield()) {
+      block.body_();
+      block.current_->done = true;
+    }
+  }
+
+  std::function<void()> body_;
+  std::deque<Fiber> fibers_;
+  Fiber* current_ = nullptr;
+  jmp_buf scheduler_;
+};
+
+/// kernel<<<blocks, threads, shared_bytes>>>(arguments...); `shared_memory` is the array that the kernel declares.
+template <typename... Parameters, typename... Arguments>
+void launch(unsigned char* shared_memory, int64_t blocks, int threads, int64_t shared_bytes, bool reversed,
+            void (*kernel)(Parameters...), const Arguments&... arguments) {
+  CHECK(0 <= shared_bytes && shared_bytes <= static_cast<int64_t>(kSharedBytes) && threads <= 1024);
+  gridDim.x = static_cast<unsigned>(blocks);
+  blockDim.x = static_cast<unsigned>(threads);
+  for (int64_t i = 0; i < blocks; ++i) {
+    blockIdx.x = static_cast<unsigned>(reversed ? blocks - 1 - i : i);
+    std::memset(shared_memory, kPoison, shared_bytes + kGuardBytes);
+    Block::instance().run(threads, [&] { kernel(arguments...); }, reversed);
+    CHECK(std::all_of(shared_memory + shared_bytes, shared_memory + shared_bytes + kGuardBytes,
+                      [](unsigned char byte) { return byte == kPoison; }));
+  }
+}
+
+}  // namespace cuda_on_host
+
+static inline void __syncthreads() { cuda_on_host::Block::instance().yield(); }
+static inline void __pipeline_memcpy_async(void* to, const void* from, size_t bytes) {
+  CHECK(reinterpret_cast<uintptr_t>(to) % bytes == 0 && reinterpret_cast<uintptr_t>(from) % bytes == 0);
+  std::memcpy(to, from, bytes);
+}
+static inline void __pipeline_commit() {}
+static inline void __pipeline_wait_prior(unsigned) {}

@@ -1,0 +1,341 @@
+// The CUDA kernels of the graph convolution, run on the host from their own source, against plain loops in float64: every
+// option, layout, alignment and dtype, with the plans that large and small GPUs would get.
+#include "cuda_on_host.h"
+// after what it stands in for
+#include <random>
+
+#include "graph_conv/graph_conv_cuda_plan.h"
+
+namespace dgcn::cuda {
+alignas(16) unsigned char shared_memory[cuda_on_host::kSharedBytes + cuda_on_host::kGuardBytes];
+}
+
+using namespace dgcn;
+
+/// bfloat16, as far as the kernels use it.
+struct Bfloat16 {
+  uint16_t bits;
+
+  Bfloat16() = default;
+  explicit Bfloat16(float value) {
+    uint32_t word;
+    std::memcpy(&word, &value, 4);
+    bits = static_cast<uint16_t>((word + 0x7fff + (word >> 16 & 1)) >> 16);
+  }
+  operator float() const {
+    const uint32_t word = static_cast<uint32_t>(bits) << 16;
+    float value;
+    std::memcpy(&value, &word, 4);
+    return value;
+  }
+};
+
+constexpr cuda::DeviceLimits kHopper{132, 232448, 233472}, kTinyHopper{1, 232448, 233472}, kAda{2, 101376, 102400};
+
+struct Case {
+  int64_t B = 2;
+  int K = 17;
+  int64_t N = 45;
+  bool channels_last = false, aligned = true;
+  GraphMode mode{false, false};
+  bool weight = true, bias = true, residual = false, random = true, per_sample = false, relu = true;
+  bool y_given = true, need_x = true, need_params = true;
+  cuda::DeviceLimits limits = kTinyHopper;
+};
+
+using Values = std::vector<double>;
+
+/// A tensor in memory as the kernels get it: guarded on both sides, one element off alignment if so wished.
+template <typename T>
+class Buffer {
+ public:
+  Buffer(size_t size, bool aligned = true)
+      : memory_(size + 2 * kGuard), size_(size), offset_(kGuard + (aligned ? 0 : 1)) {
+    while (reinterpret_cast<uintptr_t>(&memory_[offset_]) % 16 != (aligned ? 0 : sizeof(T))) ++offset_;
+    std::memset(static_cast<void*>(memory_.data()), cuda_on_host::kPoison, memory_.size() * sizeof(T));
+  }
+  explicit Buffer(const Values& values, bool aligned = true) : Buffer(values.size(), aligned) {
+    for (size_t e = 0; e < size_; ++e) data()[e] = static_cast<T>(values[e]);
+  }
+
+  T* data() { return &memory_[offset_]; }
+  Values values() { return Values(data(), data() + size_); }
+  bool guards_intact() const {
+    const auto* bytes = reinterpret_cast<const unsigned char*>(memory_.data());
+    const auto poisoned = [](unsigned char byte) { return byte == cuda_on_host::kPoison; };
+    return std::all_of(bytes, bytes + offset_ * sizeof(T), poisoned) &&
+           std::all_of(bytes + (offset_ + size_) * sizeof(T), bytes + memory_.size() * sizeof(T), poisoned);
+  }
+
+ private:
+  static constexpr size_t kGuard = 64;
+  std::vector<T> memory_;
+  size_t size_, offset_;
+};
+
+struct Inputs {
+  Values x, residual, grad_y;  // [B, K, N], whatever the layout
+  Values edge_weight, adjacency, weight, bias;
+  int64_t seed = 0x0123456789abcdef;
+};
+
+struct Outputs {
+  Values y, grad_x, edge_weight, weight, bias;
+};
+
+// ---- The expectation ------------------------------------------------------------------------------------------------
+
+static Outputs expected(const Case& c, const Inputs& in, const Values& y_given) {
+  const int K = c.K;
+  Outputs out{Values(c.B * K * c.N), Values(c.B * K * c.N), Values(K * K), Values(K * K), Values(K)};
+  const GraphParams<double> params{
+      in.edge_weight.data(), in.adjacency.data(), nullptr, nullptr, c.random ? &in.seed : nullptr, K, c.mode};
+  Values effective(K * K), s(K * K), m(K * K), p(K * K), dm(K * K), ds(K * K), g(K);
+  for (int64_t n = 0; n < c.B; ++n) {
+    effective_adjacency(effective.data(), params, c.per_sample ? static_cast<uint32_t>(n) : 0, 0, 1);
+    row_softmax(s.data(), effective.data(), params, 0, 1);
+    for (int r = 0; r < K; ++r)
+      for (int t = 0; t < K; ++t) p[r * K + t] = c.mode.target ? s[r * K + t] : s[t * K + r];
+    for (int r = 0; r < K; ++r)
+      for (int k = 0; k < K; ++k) {
+        m[r * K + k] = c.weight ? 0 : p[r * K + k];
+        if (c.weight)
+          for (int t = 0; t < K; ++t) m[r * K + k] += p[r * K + t] * in.weight[t * K + k];
+      }
+    std::fill(dm.begin(), dm.end(), 0);
+    for (int64_t pixel = 0; pixel < c.N; ++pixel) {
+      const auto at = [&](int k) { return (n * K + k) * c.N + pixel; };
+      for (int j = 0; j < K; ++j) {
+        double value = c.bias ? in.bias[j] : 0;
+        for (int k = 0; k < K; ++k) value += m[j * K + k] * in.x[at(k)];
+        const double sign = c.y_given ? y_given[at(j)] : value;
+        g[j] = c.relu && !(sign > 0) ? 0 : in.grad_y[at(j)];
+        out.y[at(j)] = (c.relu ? std::max(value, 0.0) : value) + (c.residual ? in.residual[at(j)] : 0);
+      }
+      for (int j = 0; j < K; ++j) {
+        out.bias[j] += g[j];
+        for (int k = 0; k < K; ++k) {
+          out.grad_x[at(k)] += m[j * K + k] * g[j];
+          dm[j * K + k] += g[j] * in.x[at(k)];
+        }
+      }
+    }
+    for (int t = 0; t < K; ++t)
+      for (int k = 0; k < K; ++k)
+        for (int r = 0; r < K; ++r) out.weight[t * K + k] += p[r * K + t] * dm[r * K + k];
+    for (int i = 0; i < K; ++i)
+      for (int j = 0; j < K; ++j) {
+        const int r = c.mode.target ? i : j, t = c.mode.target ? j : i;
+        ds[i * K + j] = c.weight ? 0 : dm[r * K + t];
+        if (c.weight)
+          for (int k = 0; k < K; ++k) ds[i * K + j] += dm[r * K + k] * in.weight[t * K + k];
+      }
+    for (int i = 0; i < K; ++i) {
+      double mean = 0;
+      for (int j = 0; j < K; ++j) mean += s[i * K + j] * ds[i * K + j];
+      for (int j = 0; j < K; ++j)
+        out.edge_weight[i * K + j] += effective[i * K + j] * s[i * K + j] * (ds[i * K + j] - mean);
+    }
+  }
+  return out;
+}
+
+// ---- The kernels ----------------------------------------------------------------------------------------------------
+
+/// From [B, K, N] to the layout of the case, or back.
+static Values permuted(const Case& c, const Values& values, bool back = false) {
+  Values out(values.size());
+  for (int64_t n = 0; n < c.B; ++n)
+    for (int k = 0; k < c.K; ++k)
+      for (int64_t pixel = 0; pixel < c.N; ++pixel) {
+        const int64_t plain = (n * c.K + k) * c.N + pixel;
+        const int64_t other = c.channels_last ? (n * c.N + pixel) * c.K + k : plain;
+        back ? out[plain] = values[other] : out[other] = values[plain];
+      }
+  return out;
+}
+
+static void check_plan(const cuda::Plan& plan, const Case& c) {
+  CHECK(plan.blocks >= 1 && plan.blocks <= plan.tiling.tiles);
+  CHECK(plan.threads % 32 == 0 && plan.threads % plan.tiling.row_threads == 0);
+  CHECK(plan.shared_bytes <= c.limits.block_shared_bytes);
+  CHECK(plan.tiling.pixels * plan.tiling.tiles_per_image >= c.N);
+}
+
+template <typename T, typename A>
+static Outputs run(const Case& c, const Inputs& in, const Values& y_given, bool reversed) {
+  Buffer<T> x(permuted(c, in.x), c.aligned), residual(permuted(c, in.residual), c.aligned),
+      grad_y(permuted(c, in.grad_y), c.aligned), given(permuted(c, y_given), c.aligned),
+      y(x.values().size(), c.aligned), grad_x(x.values().size(), c.aligned);
+  Buffer<A> edge_weight(in.edge_weight), adjacency(in.adjacency), weight(in.weight), bias(in.bias);
+  const GraphParams<A> params{edge_weight.data(),
+                              adjacency.data(),
+                              c.weight ? weight.data() : nullptr,
+                              c.bias ? bias.data() : nullptr,
+                              c.random ? &in.seed : nullptr,
+                              c.K,
+                              c.mode};
+  cuda::Tiling features{};
+  features.nodes = c.K;
+  features.image_pixels = c.N;
+  features.channels_last = c.channels_last;
+  features.aligned = c.aligned;
+  const auto launch = [&](const cuda::Plan& plan, auto kernel, const auto& arguments) {
+    check_plan(plan, c);
+    cuda_on_host::launch(cuda::shared_memory, plan.blocks, plan.threads, plan.shared_bytes, reversed, kernel,
+                         arguments);
+  };
+
+  cuda::Plan plan;
+  CHECK((cuda::plan_forward<T, A>(plan, features, c.B, c.limits)));
+  Buffer<A> workspace(plan.workspace);
+  const cuda::ForwardArguments<T, A> forward{
+      plan.tiling, params,       x.data(), c.residual ? residual.data() : nullptr,
+      y.data(),    c.per_sample, c.relu,   workspace.data()};
+  launch(plan, plan.matrices_in_shared ? &cuda::forward_kernel<T, A, true> : &cuda::forward_kernel<T, A, false>,
+         forward);
+  CHECK(y.guards_intact() && workspace.guards_intact());
+
+  CHECK((cuda::plan_backward<T, A>(plan, features, c.B, c.limits)));
+  const int64_t size = cuda::partial_size(params);
+  Buffer<A> other_workspace(plan.workspace), partial(plan.blocks * size), grad_edge_weight(c.K * c.K),
+      grad_weight(c.K * c.K), grad_bias(c.K);
+  const cuda::BackwardArguments<T, A> backward{plan.tiling,
+                                               params,
+                                               grad_y.data(),
+                                               x.data(),
+                                               c.y_given ? given.data() : nullptr,
+                                               c.need_x ? grad_x.data() : nullptr,
+                                               c.need_params ? partial.data() : nullptr,
+                                               c.per_sample,
+                                               c.relu,
+                                               plan.parts,
+                                               other_workspace.data()};
+  launch(plan, plan.matrices_in_shared ? &cuda::backward_kernel<T, A, true> : &cuda::backward_kernel<T, A, false>,
+         backward);
+  CHECK(grad_x.guards_intact() && partial.guards_intact() && other_workspace.guards_intact());
+  if (c.need_params) {
+    const cuda::ReduceArguments<A> reduce{partial.data(),
+                                          plan.blocks,
+                                          size,
+                                          grad_edge_weight.data(),
+                                          c.weight ? grad_weight.data() : nullptr,
+                                          c.bias ? grad_bias.data() : nullptr,
+                                          c.K};
+    cuda_on_host::launch(cuda::shared_memory, (size + cuda::kReduceEntries - 1) / cuda::kReduceEntries,
+                         cuda::kReduceThreads, cuda::kReduceThreads * sizeof(A), reversed, &cuda::reduce_kernel<A>,
+                         reduce);
+    CHECK(grad_edge_weight.guards_intact() && grad_weight.guards_intact() && grad_bias.guards_intact());
+  }
+  return {permuted(c, y.values(), true), permuted(c, grad_x.values(), true), grad_edge_weight.values(),
+          grad_weight.values(), grad_bias.values()};
+}
+
+// ---- The comparison -------------------------------------------------------------------------------------------------
+
+static bool same_bits(const Values& a, const Values& b) {
+  return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * sizeof(double)) == 0;
+}
+
+/// ‖got − want‖∞ against `tolerance` of the largest value; NaN fails.
+static void check_near(const char* name, const Case& c, const Values& got, const Values& want, double tolerance) {
+  double scale = 1e-30, error = 0;
+  for (const double value : want) scale = std::max(scale, std::fabs(value));
+  for (size_t e = 0; e < want.size(); ++e)
+    error = std::isnan(got[e]) ? INFINITY : std::max(error, std::fabs(got[e] - want[e]));
+  CHECK_NEAR(error / scale, 0, tolerance);
+  if (!(error <= tolerance * scale))
+    std::fprintf(stderr, "  in %s: B=%d K=%d N=%d channels_last=%d aligned=%d target=%d weight=%d relu=%d y_given=%d\n",
+                 name, int(c.B), c.K, int(c.N), c.channels_last, c.aligned, c.mode.target, c.weight, c.relu, c.y_given);
+}
+
+template <typename T, typename A>
+static void check_case(const Case& c) {
+  static std::mt19937 generator(7);
+  std::normal_distribution<double> normal;
+  std::uniform_real_distribution<double> uniform;
+  const auto draw = [&](size_t size, auto rounded_to) {
+    Values values(size);
+    for (double& value : values) value = static_cast<double>(static_cast<decltype(rounded_to)>(normal(generator)));
+    return values;
+  };
+  const size_t features = c.B * c.K * c.N, edges = c.K * c.K;
+  Inputs in{draw(features, T()), draw(features, T()), draw(features, T()), draw(edges, A()),
+            Values(edges),       draw(edges, A()),    draw(c.K, A())};
+  for (size_t e = 0; e < edges; ++e)  // the first node has no edge at all
+    in.adjacency[e] = e < static_cast<size_t>(c.K) ? 0 : static_cast<A>(uniform(generator));
+  const Values y_given = draw(features, T());
+
+  const Outputs want = expected(c, in, y_given), got = run<T, A>(c, in, y_given, false),
+                reversed = run<T, A>(c, in, y_given, true);
+  const double parameters = sizeof(A) == 8 ? 1e-12 : 1e-4, pixels = sizeof(T) == 2 ? 5e-3 : parameters;
+  check_near("y", c, got.y, want.y, pixels);
+  CHECK(same_bits(got.y, reversed.y));
+  if (c.need_x) {
+    check_near("grad_x", c, got.grad_x, want.grad_x, pixels);
+    CHECK(same_bits(got.grad_x, reversed.grad_x));
+  }
+  if (!c.need_params) return;
+  check_near("grad_edge_weight", c, got.edge_weight, want.edge_weight, parameters);
+  CHECK(same_bits(got.edge_weight, reversed.edge_weight));
+  if (c.weight) check_near("grad_weight", c, got.weight, want.weight, parameters);
+  CHECK(!c.weight || same_bits(got.weight, reversed.weight));
+  if (c.bias) check_near("grad_bias", c, got.bias, want.bias, parameters);
+  CHECK(!c.bias || same_bits(got.bias, reversed.bias));
+}
+
+/// Every option in both states, in combinations drawn at random (each pair of options meets in all four).
+static void check_options(std::mt19937& generator, int count) {
+  const auto flip = [&] { return generator() % 2 == 0; };
+  for (int i = 0; i < count; ++i) {
+    Case c;
+    c.B = 1 + generator() % 3;
+    c.N = 1 + generator() % 70;
+    c.channels_last = flip();
+    c.aligned = flip() || flip();
+    c.mode = {flip(), flip()};
+    c.weight = flip(), c.bias = flip(), c.residual = flip(), c.random = flip();
+    c.per_sample = c.random && flip();
+    c.relu = flip(), c.y_given = flip(), c.need_x = flip() || flip(), c.need_params = flip() || flip();
+    const int K[] = {1, 2, 5, 14, 16, 17, 19, 21, 32};
+    c.K = K[generator() % 9];
+    if (i % 3 == 0) check_case<float, float>(c);
+    if (i % 3 == 1) check_case<double, double>(c);
+    if (i % 3 == 2) check_case<Bfloat16, float>(c);
+  }
+}
+
+int main() {
+  std::mt19937 generator(11);
+  check_options(generator, 60);
+
+  // Several tiles an image, several images a block, changes of sample within a block, the last tile short.
+  for (const bool channels_last : {false, true})
+    for (const cuda::DeviceLimits& limits : {kTinyHopper, kHopper, kAda}) {
+      Case c;
+      c.B = 3, c.N = 1301, c.channels_last = channels_last, c.per_sample = true, c.residual = true, c.limits = limits;
+      check_case<float, float>(c);
+      c.N = 640, c.K = 16, c.y_given = false;
+      check_case<Bfloat16, float>(c);
+    }
+  // Matrices that fill shared memory, and those that have to go to the workspace.
+  for (const int K : {64, 65, 133})
+    for (const cuda::DeviceLimits& limits : {kTinyHopper, kAda}) {
+      Case c;
+      c.B = 4, c.K = K, c.N = 83, c.per_sample = true, c.limits = limits, c.y_given = K == 65, c.mode.target = K == 64;
+      check_case<float, float>(c);
+      if (K == 64) check_case<Bfloat16, float>(c);
+      if (K != 65) continue;
+      c.channels_last = true;
+      check_case<double, double>(c);
+    }
+
+  // Beyond every memory: refused, not launched.
+  cuda::Tiling features{};
+  features.nodes = 5000;
+  features.image_pixels = 100;
+  cuda::Plan plan;
+  CHECK(!(cuda::plan_forward<float, float>(plan, features, 1, kHopper)));
+  CHECK(!(cuda::plan_backward<float, float>(plan, features, 1, kHopper)));
+  return check_result();
+}
