@@ -115,7 +115,7 @@ Tensor graph_conv_forward(const Tensor& x, const Tensor& edge_weight, const Tens
                           const std::optional<Tensor>& weight, const std::optional<Tensor>& bias,
                           const std::optional<Tensor>& residual, const std::optional<Tensor>& seed, bool per_sample,
                           bool mask, bool target, bool relu) {
-  const GraphConvInputs inputs{x, edge_weight, adjacency, weight, bias, seed, per_sample, {mask, target}, relu};
+  const GraphConvInputs inputs{x, edge_weight, adjacency, weight, bias, seed, per_sample && seed, {mask, target}, relu};
   inputs.check();
   if (residual) inputs.check_features("residual", *residual);
   const Tensor y = torch::stable::empty_like(x);
@@ -136,7 +136,7 @@ Tensor graph_conv_forward(const Tensor& x, const Tensor& edge_weight, const Tens
                                                  const_data<T>(x_read),
                                                  const_data<T>(residual_read),
                                                  data<T>(y_written),
-                                                 per_sample,
+                                                 inputs.per_sample,
                                                  relu,
                                                  data<A>(workspace)};
     launch(plan.matrices_in_shared ? &cuda::forward_kernel<T, A, true> : &cuda::forward_kernel<T, A, false>,
@@ -151,7 +151,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> graph_conv_backward(
     const Tensor& adjacency, const std::optional<Tensor>& weight, const std::optional<Tensor>& bias,
     const std::optional<Tensor>& seed, bool per_sample, bool mask, bool target, bool relu, bool need_x,
     bool need_params) {
-  const GraphConvInputs inputs{x, edge_weight, adjacency, weight, bias, seed, per_sample, {mask, target}, relu};
+  const GraphConvInputs inputs{x, edge_weight, adjacency, weight, bias, seed, per_sample && seed, {mask, target}, relu};
   inputs.check();
   inputs.check_features("grad_y", grad_y);
   if (y) inputs.check_features("y", *y);
@@ -183,7 +183,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> graph_conv_backward(
                                                   const_data<T>(y_read),
                                                   need_x ? data<T>(grad_x_written) : nullptr,
                                                   need_params ? data<A>(partial) : nullptr,
-                                                  per_sample,
+                                                  inputs.per_sample,
                                                   relu,
                                                   plan.parts,
                                                   data<A>(workspace)};
