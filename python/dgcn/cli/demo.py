@@ -35,6 +35,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     predictor(image)  # the first pass also allocates and picks algorithms
     poses = predictor(image)
 
+    writer = CocoWriter(predictor.skeleton)
+    writer.add(args.source, image, poses)
+    overlay, json_path = (args.output / f"{args.source.stem}.dgcn{suffix}" for suffix in (".jpg", ".json"))
+    write_overlay(overlay, image, poses, predictor.skeleton)
+    writer.write(json_path)
+
     height, width = image.shape[:2]
     num_keypoints = predictor.skeleton.num_keypoints
     print(f"{args.source.name}, {width}×{height} px: {len(poses)} {'person' if len(poses) == 1 else 'people'} found")
@@ -46,11 +52,5 @@ def main(argv: Sequence[str] | None = None) -> int:
     where = torch.cuda.get_device_name(predictor.device) if on_gpu else f"CPU, threads: {torch.get_num_threads()}"
     print(f"network {predictor.timings.network_ms:.1f} ms at {predictor.long_edge} px ({where})")
     print(f"decoder {predictor.timings.decoder_ms:.1f} ms")
-
-    writer = CocoWriter(predictor.skeleton)
-    writer.add(args.source, image, poses)
-    overlay, json_path = (args.output / f"{args.source.stem}.dgcn{suffix}" for suffix in (".jpg", ".json"))
-    write_overlay(overlay, image, poses, predictor.skeleton)
-    writer.write(json_path)
     print(f"overlay {overlay}\nJSON    {json_path}")
     return 0
