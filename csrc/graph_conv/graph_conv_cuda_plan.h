@@ -29,7 +29,7 @@ struct Needs {
   int threads;
   int resident_blocks;            ///< that should fit into an SM side by side
   int tiles;                      ///< that a block holds at a time
-  int least_pixels, most_pixels;  ///< of a tile; it gets fewer than the least only where shared memory is short
+  int least_pixels, most_pixels;  ///< of a tile; see kPixelUnit. Fewer than the least only if shared memory is short
   int64_t kept, scratch;          ///< elements of the accumulation dtype
   Parts parts;
 };
@@ -38,7 +38,8 @@ struct Needs {
 constexpr int kMostSharedNodes = 64;
 /// Where the matrices are in the workspace: more blocks would only need more of it.
 constexpr int kWorkspaceBlocks = 1;
-/// Tiles are multiples of this, which all pieces divide into an even number.
+/// Tiles have a multiple of this, so that rows are an even number of pieces; at most they have this much less than a power
+/// of two, so that a row and its lead are a whole number of pieces for each thread of a warp.
 constexpr int kPixelUnit = 16;
 /// An SM keeps this much of every block's shared memory to itself.
 constexpr int64_t kReservedBytes = 1024;
@@ -49,6 +50,7 @@ void set_tile_pixels(Tiling& tiling, int64_t batch, int pixels, int threads) {
   tiling.pixels = pixels;
   tiling.tiles_per_image = (tiling.image_pixels + pixels - 1) / pixels;
   tiling.tiles = batch * tiling.tiles_per_image;
+  tiling.size = batch * tiling.nodes * tiling.image_pixels;
   if (!tiling.channels_last) {
     tiling.pitch = pixels + kPiece<T>;  // room for the lead, and an odd number of pieces: rows start on other banks
     tiling.elements = tiling.nodes * tiling.pitch;
@@ -104,7 +106,7 @@ bool plan_forward(Plan& plan, const Tiling& features, int64_t batch, const Devic
   needs.resident_blocks = K <= kPixelOutputs ? 4 : 2;
   needs.tiles = 2;  // x and y
   needs.least_pixels = 64;
-  needs.most_pixels = 256;
+  needs.most_pixels = 240;
   needs.kept = forward_kept(K);
   needs.scratch = forward_scratch(K);
   return make_plan<T, A>(plan, features, batch, needs, limits);
@@ -122,7 +124,7 @@ bool plan_backward(Plan& plan, const Tiling& features, int64_t batch, const Devi
   needs.resident_blocks = 2;
   needs.tiles = 3;  // g, x, and y, then grad_x
   needs.least_pixels = 128;
-  needs.most_pixels = 512;
+  needs.most_pixels = 496;
   needs.kept = backward_kept(K);
   needs.scratch = backward_scratch(K, needs.parts.slices);
   return make_plan<T, A>(plan, features, batch, needs, limits);

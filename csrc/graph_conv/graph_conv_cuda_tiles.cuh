@@ -38,6 +38,7 @@ __device__ void copy_piece(T* to, const T* from) {
 struct Tiling {
   int nodes;                       ///< K
   int64_t image_pixels;            ///< N = H·W
+  int64_t size;                    ///< elements of the features, B·K·N
   int pixels;                      ///< in a full tile
   int64_t tiles_per_image, tiles;  ///< in an image, in the batch
   bool channels_last;
@@ -102,14 +103,23 @@ __device__ void for_each_piece(const Tiling& tiling, const Tile<T>& tile, Copy c
   }
 }
 
-/// Starts to load a tile into shared memory.
+/// Copies the elements [first, last) of a piece, all at once rather than one after the other.
+template <typename T>
+__device__ void copy_elements(T* to, const T* from, int first, int last) {
+  DGCN_UNROLL()
+  for (int e = 0; e < kPiece<T>; ++e)
+    if (first <= e && e < last) to[e] = from[e];
+}
+
+/// Starts to load a tile into shared memory. Pieces at the ends of a row are loaded whole, neighbours included, for which
+/// there is room: a piece can be under way while its thread goes on, single elements cannot.
 template <typename T>
 __device__ void load_tile(T* to, const T* from, const Tiling& tiling, const Tile<T>& tile) {
   for_each_piece(tiling, tile, [&](int shared, int64_t global, int first, int last) {
-    if (tiling.aligned && last - first == kPiece<T>)
+    if (tiling.aligned && global + kPiece<T> <= tiling.size)
       __pipeline_memcpy_async(to + shared, from + global, sizeof(Piece));
     else
-      for (int e = first; e < last; ++e) to[shared + e] = from[global + e];
+      copy_elements(to + shared, from + global, first, last);
   });
 }
 
@@ -126,7 +136,7 @@ __device__ void store_tile(T* to, const T* from, const Tiling& tiling, const Til
     if (tiling.aligned && last - first == kPiece<T>)
       copy_piece(to + global, from + shared);
     else
-      for (int e = first; e < last; ++e) to[global + e] = from[shared + e];
+      copy_elements(to + global, from + shared, first, last);
   });
 }
 

@@ -330,6 +330,24 @@ int main() {
       check_case<double, double>(c);
     }
 
+  // Sampling: the draws of the shared header, all of them.
+  const int K = 19, samples = 5;
+  const Values adjacency = Values(K * K, 0.4);
+  Buffer<float> probability(adjacency), draw(samples * K * K);
+  const int64_t seed = -3;
+  GraphParams<float> params{};
+  params.adjacency = probability.data();
+  params.seed = &seed;
+  params.nodes = K;
+  cuda_on_host::launch(cuda::shared_memory, 3, cuda::kSampleThreads, 0, false, &cuda::sample_kernel<float>, draw.data(),
+                       int64_t{samples}, params);
+  CHECK(draw.guards_intact());
+  std::vector<float> want(K * K);
+  for (int n = 0; n < samples; ++n) {
+    effective_adjacency(want.data(), params, static_cast<uint32_t>(n), 0, 1);
+    CHECK(std::equal(want.begin(), want.end(), draw.data() + n * K * K));
+  }
+
   // Beyond every memory: refused, not launched.
   cuda::Tiling features{};
   features.nodes = 5000;
