@@ -177,7 +177,7 @@ constexpr int kPartColumns = 9;
 /// t % slices on. Part p has the rows p / columns + i·rows and the columns p % columns + j·columns.
 struct Parts {
   int rows, columns;  ///< parts in either direction
-  int slices;
+  int slices;         ///< divides the block, unless no thread gets a second part
 
   __host__ __device__ int count() const { return rows * columns; }
 };
