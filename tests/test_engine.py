@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
@@ -66,6 +67,15 @@ def config(people, tmp_path) -> TrainConfig:
         workers=0,
         eval_every=2,
     )
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """As many threads as `run_in_process` has: the sums of convolutions depend on their number."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def states_equal(a: Path, b: Path) -> bool:
@@ -128,9 +138,8 @@ def test_it_learns(config):
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_killed_and_resumed_is_the_same_run(config, tmp_path, workers):
+def test_killed_and_resumed_is_the_same_run(config, tmp_path, one_thread, workers):
     """SIGKILL in the middle of an epoch; the loader's processes play no part in the result."""
-    torch.set_num_threads(1)
     whole = dataclasses.replace(config, epochs=3, eval_every=3, save_seconds=0.0, workers=workers)
     fit(whole)
     broken = dataclasses.replace(whole, work_dir=tmp_path / "broken")
