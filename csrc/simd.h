@@ -14,7 +14,7 @@
 #include <type_traits>
 #include <utility>
 
-#if defined(__F16C__)
+#if defined(__x86_64__)
 #include <immintrin.h>
 #endif
 
@@ -65,26 +65,8 @@ inline Float16 convert<Float16>(float value) {  // round to nearest even
   return {static_cast<uint16_t>(sign | (magnitude >= 0x47800000u ? special : finite))};
 }
 
-template <typename In, typename Out>
-inline void convert_row(const In* in, Out* out, int64_t count) {
-  for (int64_t i = 0; i < count; ++i) out[i] = convert<Out>(in[i]);
-}
-
-#if defined(__F16C__)
-inline void convert_row(const Float16* in, float* out, int64_t count) {
-  int64_t i = 0;
-  for (; i + 8 <= count; i += 8)
-    _mm256_storeu_ps(out + i, _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(in + i))));
-  for (; i < count; ++i) out[i] = widen(in[i]);
-}
-
-inline void convert_row(const float* in, Float16* out, int64_t count) {
-  int64_t i = 0;
-  for (; i + 8 <= count; i += 8)
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(out + i),
-                     _mm256_cvtps_ph(_mm256_loadu_ps(in + i), _MM_FROUND_TO_NEAREST_INT));
-  for (; i < count; ++i) out[i] = convert<Float16>(in[i]);
-}
+#if defined(__AVX512F__)
+constexpr uint16_t kAllLanes = 0xffff;  // GCC 12 warns of its own intrinsics in the forms without a mask
 #endif
 
 // ---- Vectors --------------------------------------------------------------------------------------------------------
@@ -102,32 +84,24 @@ struct Simd {
   static inline Vector broadcast(T value) { return value - Vector{}; }  // "-" as x - 0 is x: no instruction
   static inline void store(T* to, Vector value) { memcpy(to, &value, sizeof(Vector)); }
 
+  /// max(value, 0), and NaN for NaN.
+  static inline Vector relu(Vector value) {
+    // Compilers do not see that AVX-512's maximum, 0 > value ? 0 : value, is one instruction.
+#if defined(__AVX512F__)
+    if constexpr (std::is_same_v<T, float>)
+      return bit_cast<Vector>(_mm512_maskz_max_ps(kAllLanes, _mm512_setzero_ps(), bit_cast<__m512>(value)));
+    else
+      return bit_cast<Vector>(_mm512_maskz_max_pd(kAllLanes & 0xff, _mm512_setzero_pd(), bit_cast<__m512d>(value)));
+#else
+    return Vector{} > value ? Vector{} : value;
+#endif
+  }
+
   /// Keeps the compiler from loading the value anew for each of its uses.
   static inline void keep_in_register([[maybe_unused]] Vector& value) {
 #if defined(__x86_64__)
     asm("" : "+v"(value));
 #endif
-  }
-
-  /// Calls `body(pixel)` for vectors that cover [0, pixels), of which there is at least one vector's worth: the last
-  /// one overlaps its neighbour.
-  template <typename Body>
-  static inline void for_each(int64_t pixels, Body body) {
-    int64_t pixel = 0;
-    for (; pixel + kLanes <= pixels; pixel += kLanes) body(pixel);
-    if (pixel < pixels) body(pixels - kLanes);
-  }
-
-  /// The same for sums: `body(pixel, once)`, where `once(vector)` zeroes the lanes that the neighbour has counted.
-  template <typename Body>
-  static inline __attribute__((always_inline)) void for_each_once(int64_t pixels, Body body) {
-    int64_t pixel = 0;
-    for (; pixel + kLanes <= pixels; pixel += kLanes) body(pixel, [](Vector value) { return value; });
-    if (pixel == pixels) return;
-    T fresh[kLanes];
-    for (int lane = 0; lane < kLanes; ++lane) fresh[lane] = lane < kLanes - (pixels - pixel) ? T(0) : T(1);
-    const Vector mask = load(fresh);
-    body(pixels - kLanes, [mask](Vector value) { return mask > T(0) ? value : Vector{}; });
   }
 
   static inline T sum(Vector value) {
@@ -147,14 +121,91 @@ struct Simd {
   }
 };
 
+// ---- Pixels as they are stored --------------------------------------------------------------------------------------
+
+/// A row of pixels as vectors of T. Pixels are loaded and stored by units of kVectors vectors; load(row, v) is the v-th
+/// vector of the row. Within a unit the order of pixels is the loader's own affair: whatever works on pixels one by one,
+/// or sums over all of them, need not know it; lane(p) tells where the unit's pixel p went.
+template <typename Stored, class Isa>
+struct Pixels {
+  using S = Simd<Stored, Isa>;
+  static constexpr int kVectors = 1, kUnit = S::kLanes;
+
+  static inline int lane(int pixel) { return pixel; }
+  static inline typename S::Vector load(const Stored* row, int v) { return S::load(row + v * S::kLanes); }
+  static inline void store(Stored* unit, const typename S::Vector* vectors) { S::store(unit, *vectors); }
+};
+
+/// The even pixels of a unit, then the odd ones: they are the low and high halves of 32-bit words, and need no shuffles.
+template <class Isa>
+struct Pixels<BFloat16, Isa> {
+  using S = Simd<float, Isa>;
+  typedef uint32_t Words __attribute__((vector_size(Isa::kVectorBytes)));
+  static constexpr int kVectors = 2, kUnit = 2 * S::kLanes;
+
+  static inline int lane(int pixel) { return pixel % 2 * S::kLanes + pixel / 2; }
+  static inline typename S::Vector load(const BFloat16* row, int v) {
+    Words words;
+    memcpy(&words, row + v / 2 * kUnit, sizeof(Words));
+    return bit_cast<typename S::Vector>(v % 2 == 0 ? words << 16 : words & 0xffff0000u);
+  }
+  static inline void store(BFloat16* unit, const typename S::Vector* vectors) {
+    const Words words = (rounded(vectors[0]) >> 16) | (rounded(vectors[1]) & 0xffff0000u);
+    memcpy(unit, &words, sizeof(Words));
+  }
+
+ private:
+  /// The high half rounded to nearest even, as in convert<BFloat16>.
+  static inline Words rounded(typename S::Vector value) {
+    const Words bits = bit_cast<Words>(value);
+    return value != value ? Words{} + 0x7fc00000u : bits + ((bits >> 16 & 1u) + 0x7fffu);
+  }
+};
+
+template <class Isa>
+struct Pixels<Float16, Isa> {
+  using S = Simd<float, Isa>;
+  static constexpr int kVectors = 1, kUnit = S::kLanes;
+
+  static inline int lane(int pixel) { return pixel; }
+  static inline typename S::Vector load(const Float16* row, int v) {
+    const Float16* from = row + v * S::kLanes;
+#if defined(__AVX512F__)
+    return bit_cast<typename S::Vector>(
+        _mm512_maskz_cvtph_ps(kAllLanes, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from))));
+#elif defined(__F16C__)
+    return bit_cast<typename S::Vector>(_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from))));
+#else
+    float lanes[S::kLanes];
+    for (int lane = 0; lane < S::kLanes; ++lane) lanes[lane] = widen(from[lane]);
+    return S::load(lanes);
+#endif
+  }
+  static inline void store(Float16* unit, const typename S::Vector* vectors) {
+#if defined(__AVX512F__)
+    const __m256i halves = _mm512_maskz_cvtps_ph(kAllLanes, bit_cast<__m512>(*vectors), _MM_FROUND_TO_NEAREST_INT);
+    memcpy(unit, &halves, sizeof(halves));
+#elif defined(__F16C__)
+    const __m128i halves = _mm256_cvtps_ph(bit_cast<__m256>(*vectors), _MM_FROUND_TO_NEAREST_INT);
+    memcpy(unit, &halves, sizeof(halves));
+#else
+    float lanes[S::kLanes];
+    S::store(lanes, *vectors);
+    for (int lane = 0; lane < S::kLanes; ++lane) unit[lane] = convert<Float16>(lanes[lane]);
+#endif
+  }
+};
+
 // ---- Transposition --------------------------------------------------------------------------------------------------
 
-/// A square of elements in registers, of 32 bytes a side at most: a wider one needs more registers than there are.
+/// A square of elements in registers, of 8 by 8 and 32 bytes a side at most: a larger one needs more registers than
+/// there are.
 template <typename T, class Isa>
 struct Square {
-  static constexpr int kBytes = Isa::kVectorBytes < 32 ? Isa::kVectorBytes : 32;
+  static constexpr int kBytes = Isa::kVectorBytes == 16 || sizeof(T) == 2 ? 16 : 32;
   static constexpr int kSide = kBytes / sizeof(T);
-  typedef T Vector __attribute__((vector_size(kBytes)));
+  typedef std::conditional_t<sizeof(T) == 2, uint16_t, std::conditional_t<sizeof(T) == 4, uint32_t, uint64_t>> Bits;
+  typedef Bits Vector __attribute__((vector_size(kBytes)));
 
   /// The lanes of a and b by turns, from lane `first` on.
   template <int first, size_t... Lane>
@@ -162,8 +213,7 @@ struct Square {
 #if defined(__clang__) || __GNUC__ >= 12
     return __builtin_shufflevector(a, b, (first + Lane / 2 + Lane % 2 * kSide)...);
 #else
-    typedef std::conditional_t<sizeof(T) == 4, int32_t, int64_t> Index __attribute__((vector_size(kBytes)));
-    return __builtin_shuffle(a, b, Index{(first + Lane / 2 + Lane % 2 * kSide)...});
+    return __builtin_shuffle(a, b, Vector{(first + Lane / 2 + Lane % 2 * kSide)...});
 #endif
   }
 
@@ -186,15 +236,13 @@ struct Square {
   }
 };
 
-/// out[c·out_stride + r] = in[r·in_stride + c], converted, for all r < rows and c < columns.
-template <class Isa, typename In, typename Out>
-void transpose(const In* in, int64_t in_stride, Out* out, int64_t out_stride, int64_t rows, int64_t columns) {
-  using T = decltype(widen(In{}));
-  using S = Square<T, Isa>;
-  constexpr int kSide = S::kSide;
+/// out[c·out_stride + r] = in[r·in_stride + c] for all r < rows and c < columns.
+template <class Isa, typename T>
+void transpose(const T* in, int64_t in_stride, T* out, int64_t out_stride, int64_t rows, int64_t columns) {
+  constexpr int kSide = Square<T, Isa>::kSide;
   if (rows < kSide || columns < kSide) {
     for (int64_t r = 0; r < rows; ++r)
-      for (int64_t c = 0; c < columns; ++c) out[c * out_stride + r] = convert<Out>(in[r * in_stride + c]);
+      for (int64_t c = 0; c < columns; ++c) out[c * out_stride + r] = in[r * in_stride + c];
     return;
   }
   for (int64_t row = 0; row < rows; row += kSide)
@@ -202,19 +250,7 @@ void transpose(const In* in, int64_t in_stride, Out* out, int64_t out_stride, in
       // The last squares overlap their neighbours.
       const int64_t r = row < rows - kSide ? row : rows - kSide,
                     c = column < columns - kSide ? column : columns - kSide;
-      const In* from = in + r * in_stride + c;
-      Out* to = out + c * out_stride + r;
-      if constexpr (std::is_same_v<In, Out>) {
-        S::transpose(from, in_stride, to, out_stride);
-      } else if constexpr (std::is_same_v<Out, T>) {
-        T square[kSide * kSide];
-        for (int i = 0; i < kSide; ++i) convert_row(from + i * in_stride, square + i * kSide, kSide);
-        S::transpose(square, kSide, to, out_stride);
-      } else {
-        T square[kSide * kSide];
-        S::transpose(from, in_stride, square, kSide);
-        for (int i = 0; i < kSide; ++i) convert_row(square + i * kSide, to + i * out_stride, kSide);
-      }
+      Square<T, Isa>::transpose(in + r * in_stride + c, in_stride, out + c * out_stride + r, out_stride);
     }
 }
 

@@ -17,7 +17,7 @@ Tiling::Tiling(const FeatureShape& shape, bool per_sample, int64_t tile_pixels)
   if (batch_ == 0 || image_pixels_ == 0) return;  // no tiles
   samples_ = per_sample ? batch_ : 1;
   const int64_t images = batch_ / samples_;  // that may share a tile
-  images_ = std::clamp<int64_t>(tile_pixels / image_pixels_, 1, images);
+  images_ = image_pixels_ < kTileUnit ? std::clamp<int64_t>(tile_pixels / image_pixels_, 1, images) : 1;
   pixels_ = std::min(tile_pixels, image_pixels_);
   tiles_per_image_ = std::max<int64_t>(1, (image_pixels_ + pixels_ / 2) / pixels_);
   tiles_per_sample_ = (images + images_ - 1) / images_ * tiles_per_image_;
@@ -70,11 +70,6 @@ void parallel_for(int64_t count, int64_t cost, const Body& body) {
   if (count > 0) torch::stable::parallel_for(0, count, std::max<int64_t>(1, kWorthAThread / cost), body);
 }
 
-/// Pixels of a tile such that K rows of them have about `elements` elements.
-int64_t tile_pixels(int64_t elements, int nodes, int64_t least, int64_t most) {
-  return std::clamp(elements / nodes, least, most) / kTileUnit * kTileUnit;
-}
-
 FeatureShape feature_shape(const Tensor& x) { return {x.size(0), static_cast<int>(x.size(1)), x.size(2), x.size(3)}; }
 
 template <typename Stored>
@@ -119,7 +114,7 @@ void forward(const CpuKernels<Stored>& kernels, const GraphConvInputs& inputs, c
   const int64_t K = inputs.nodes();
   check_probabilities(static_cast<const T*>(inputs.adjacency.const_data_ptr()), K);
   const FeatureShape shape = feature_shape(inputs.x);
-  const Tiling tiling(shape, inputs.per_sample, tile_pixels(4096, shape.nodes, kTileUnit, 480));  // 16 KiB: L1
+  const Tiling tiling(shape, inputs.per_sample, 2 * kTileUnit);
   if (tiling.tiles() == 0) return;
   const MixingStorage mixing(kernels, inputs);
   ForwardArguments<Stored> arguments{
@@ -144,16 +139,17 @@ void backward(const CpuKernels<Stored>& kernels, const GraphConvInputs& inputs, 
               const std::optional<Tensor>& y, bool need_x, bool need_params, const GraphConvGradients& gradients) {
   const int64_t K = inputs.nodes();
   const FeatureShape shape = feature_shape(inputs.x);
-  // 256 KiB: the long way from accumulators to dM should be worth it, and the tile stay in L2.
-  const Tiling tiling(shape, inputs.per_sample, tile_pixels(65536, shape.nodes, 480, 1008));
+  // The long way from the sums of a block to dM should be worth it, and g and x stay in L2.
+  const int64_t tile_units = std::clamp<int64_t>((1 << 17) / kTileUnit / K, 1, 5);
+  const Tiling tiling(shape, inputs.per_sample, tile_units * kTileUnit);
   const int64_t samples = tiling.tiles() == 0 ? 0 : inputs.samples(), partial_size = K * K + K;
   const MixingStorage mixing(kernels, inputs);
-  const std::unique_ptr<T[]> partial(need_params ? new T[tiling.chunks() * partial_size] : nullptr);
+  const std::unique_ptr<T[]> partial(new T[tiling.chunks() * partial_size]);
   const GraphParams<T> params = inputs.params<T>();
 
   BackwardArguments<Stored> arguments{
-      shape,       read<Stored>(grad_y), read<Stored>(inputs.x), {}, {}, mixing.m, mixing.m_transposed,
-      params.bias, inputs.relu,          partial.get()};
+      shape,       read<Stored>(grad_y), read<Stored>(inputs.x), {}, {}, mixing.m, mixing.m_transposed, params.bias,
+      inputs.relu, need_params,          partial.get()};
   if (y) arguments.y = read<Stored>(*y);
   if (need_x) arguments.grad_x = write<Stored>(gradients.x);
   if (tiling.chunks() > 0)
@@ -177,7 +173,7 @@ Tensor graph_conv_forward(const Tensor& x, const Tensor& edge_weight, const Tens
   const GraphConvInputs inputs{x, edge_weight, adjacency, weight, bias, seed, per_sample && seed, {mask, target}, relu};
   inputs.check();
   if (residual) inputs.check_features("residual", *residual);
-  const Tensor y = torch::stable::empty_like(x);
+  const Tensor y = new_like(x);
   with_kernels(x.scalar_type(), [&](const auto& kernels) { forward(kernels, inputs, residual, y); });
   return y;
 }

@@ -34,7 +34,7 @@ struct Tile {
 };
 
 /// A multiple of every register block's width in pixels.
-constexpr int64_t kTileUnit = 48;
+constexpr int64_t kTileUnit = 192;
 
 /// How a batch is cut into tiles, and the tiles into chunks: a function of the shape alone, so that results are too.
 class Tiling {
@@ -83,7 +83,8 @@ struct BackwardArguments {
   const T *m, *m_transposed;  ///< [samples, K, K]
   const T* bias;              ///< [K] or null
   bool relu;
-  T* partial;  ///< [chunks, K·K + K]: dM and db of each chunk; null: not wanted
+  bool need_params;  ///< whether dM and db are wanted
+  T* partial;        ///< [chunks, K·K + K]: dM and db of each chunk
 };
 
 /// The kernels for one stored type. Each works on a range [begin, end), and ranges may run in parallel.

@@ -1,166 +1,14 @@
-// The CPU kernels of the graph convolution. Included by one file per instruction set, which gives
-//
-//   struct Isa {
-//     static constexpr int kVectorBytes;    // see simd.h
-//     static constexpr int kRows, kColumns  // accumulators of a register block: kRows nodes × kColumns vectors of
-//     pixels
-//   };
-//
-// In an unnamed namespace, and sparing of the standard library, for the reason that simd.h gives.
+// The CPU kernels of the graph convolution, on the blocks of graph_conv_cpu_blocks.h. Included by one file per
+// instruction set; see there.
 #pragma once
 
 #include <new>
 
-#include "../simd.h"
 #include "graph_conv_cpu.h"
+#include "graph_conv_cpu_blocks.h"
 
 namespace dgcn {
 namespace {
-
-// ---- Register blocks ------------------------------------------------------------------------------------------------
-
-/// K rows of pixels, `stride` elements apart.
-template <typename T>
-struct Rows {
-  T* data;
-  int64_t stride;
-
-  Rows offset(int64_t row, int64_t pixel) const {
-    return {data == nullptr ? data : data + row * stride + pixel, stride};
-  }
-};
-
-/// What becomes of a product: + bias, ReLU, + residual.
-template <typename T>
-struct Epilogue {
-  const T* bias;  ///< [K] or null
-  bool relu;
-  Rows<const T> residual;  ///< or null
-};
-
-/// R rows of out = epilogue(matrix · in), over `pixels` pixels, C vectors at a time. `matrix` points at the first of
-/// these rows in its transpose [K, K]: the factors of all R rows at one k are neighbours.
-template <typename T, class Isa, int R, int C>
-void product_block(const T* matrix, int K, Rows<const T> in, Rows<T> out, Epilogue<T> epilogue, int64_t pixels) {
-  using S = Simd<T, Isa>;
-  for (int64_t pixel = 0; pixel < pixels; pixel += C * S::kLanes) {
-    typename S::Vector sum[R][C];
-    for (int r = 0; r < R; ++r)
-      for (int c = 0; c < C; ++c) sum[r][c] = S::broadcast(epilogue.bias == nullptr ? T(0) : epilogue.bias[r]);
-
-    const T *factor = matrix, *x = in.data + pixel;
-    for (int k = 0; k < K; ++k, factor += K, x += in.stride) {
-      typename S::Vector value[C];
-      for (int c = 0; c < C; ++c) value[c] = S::load(x + c * S::kLanes);
-      for (int r = 0; r < R; ++r)
-        for (int c = 0; c < C; ++c) sum[r][c] += factor[r] * value[c];
-    }
-
-    if (epilogue.relu)
-      for (int r = 0; r < R; ++r)
-        for (int c = 0; c < C; ++c)
-          sum[r][c] = typename S::Vector{} > sum[r][c] ? typename S::Vector{} : sum[r][c];  // keeps NaN
-    if (epilogue.residual.data != nullptr)
-      for (int r = 0; r < R; ++r)
-        for (int c = 0; c < C; ++c) sum[r][c] += S::load(epilogue.residual.offset(r, pixel).data + c * S::kLanes);
-    for (int r = 0; r < R; ++r)
-      for (int c = 0; c < C; ++c) S::store(out.offset(r, pixel).data + c * S::kLanes, sum[r][c]);
-  }
-}
-
-/// dM[r][c] += Σ over pixels of g_r · x_c, for R rows of g and C rows of x.
-template <typename T, class Isa, int R, int C>
-void outer_block(Rows<const T> g, Rows<const T> x, int64_t pixels, T* grad_m, int K) {
-  using S = Simd<T, Isa>;
-  typename S::Vector sum[R][C] = {};
-  S::for_each_once(pixels, [&](int64_t pixel, auto once) __attribute__((always_inline)) {
-    typename S::Vector columns[C];
-    for (int c = 0; c < C; ++c) columns[c] = S::load(x.offset(c, pixel).data);
-    for (int r = 0; r < R; ++r) {
-      typename S::Vector row = once(S::load(g.offset(r, pixel).data));
-      S::keep_in_register(row);
-      for (int c = 0; c < C; ++c) sum[r][c] += row * columns[c];
-    }
-  });
-  for (int r = 0; r < R; ++r)
-    for (int c = 0; c < C; ++c) grad_m[r * K + c] += S::sum(sum[r][c]);
-}
-
-/// The instances of both for every block size up to kRows × kColumns.
-template <typename T, class Isa>
-struct Blocks {
-  using Product = void (*)(const T*, int, Rows<const T>, Rows<T>, Epilogue<T>, int64_t);
-  using Outer = void (*)(Rows<const T>, Rows<const T>, int64_t, T*, int);
-  Product product[Isa::kRows][Isa::kColumns];
-  Outer outer[Isa::kRows][Isa::kColumns];
-
-  template <int R, int C>
-  constexpr void fill() {
-    product[R - 1][C - 1] = product_block<T, Isa, R, C>;
-    outer[R - 1][C - 1] = outer_block<T, Isa, R, C>;
-    if constexpr (C > 1)
-      fill<R, C - 1>();
-    else if constexpr (R > 1)
-      fill<R - 1, Isa::kColumns>();
-  }
-  constexpr Blocks() : product{}, outer{} { fill<Isa::kRows, Isa::kColumns>(); }
-};
-
-template <typename T, class Isa>
-constexpr Blocks<T, Isa> kBlocks{};
-
-/// [0, count) in the fewest parts of at most `most`, as equal as can be.
-struct Parts {
-  int count, parts;
-
-  Parts(int count, int most) : count(count), parts((count + most - 1) / most) {}
-  int begin(int part) const { return part * count / parts; }
-  int size(int part) const { return begin(part + 1) - begin(part); }
-};
-
-/// out = epilogue(M · in). `pixels` is at least one vector; the last vectors overlap their neighbours where it is not a
-/// whole number of them.
-template <typename T, class Isa>
-void product(const T* m_transposed, int K, Rows<const T> in, Rows<T> out, int64_t pixels, const Epilogue<T>& epilogue) {
-  constexpr int kLanes = Simd<T, Isa>::kLanes;
-  const Parts rows(K, Isa::kRows);
-  const int64_t whole = pixels / (Isa::kColumns * kLanes) * (Isa::kColumns * kLanes);
-  const int vectors = static_cast<int>((pixels - whole + kLanes - 1) / kLanes);
-  for (int part = 0; part < rows.parts; ++part) {
-    const int row = rows.begin(part);
-    const auto& blocks = kBlocks<T, Isa>.product[rows.size(part) - 1];
-    const auto run = [&](int columns, int64_t pixel, int64_t count) {
-      const Epilogue<T> here{epilogue.bias == nullptr ? nullptr : epilogue.bias + row, epilogue.relu,
-                             epilogue.residual.offset(row, pixel)};
-      blocks[columns - 1](m_transposed + row, K, in.offset(0, pixel), out.offset(row, pixel), here, count);
-    };
-    if (whole > 0) run(Isa::kColumns, 0, whole);
-    if (pixels >= vectors * kLanes) {
-      if (vectors > 0) run(vectors, pixels - vectors * kLanes, vectors * kLanes);
-    } else {  // too few to overlap all of them
-      run(vectors - 1, 0, (vectors - 1) * kLanes);
-      run(1, pixels - kLanes, kLanes);
-    }
-  }
-}
-
-/// grad_m += g · xᵀ and grad_bias += Σ g; `pixels` is at least one vector.
-template <typename T, class Isa>
-void accumulate_outer(Rows<const T> g, Rows<const T> x, int64_t pixels, int K, T* grad_m, T* grad_bias) {
-  using S = Simd<T, Isa>;
-  const Parts rows(K, Isa::kRows), columns(K, Isa::kColumns);
-  for (int i = 0; i < rows.parts; ++i)
-    for (int j = 0; j < columns.parts; ++j) {
-      const int row = rows.begin(i), column = columns.begin(j);
-      kBlocks<T, Isa>.outer[rows.size(i) - 1][columns.size(j) - 1](g.offset(row, 0), x.offset(column, 0), pixels,
-                                                                   grad_m + row * K + column, K);
-    }
-  for (int k = 0; k < K; ++k) {
-    typename S::Vector sum{};
-    S::for_each_once(pixels, [&](int64_t pixel, auto once) { sum += once(S::load(g.offset(k, pixel).data)); });
-    grad_bias[k] += S::sum(sum);
-  }
-}
 
 // ---- Tiles ----------------------------------------------------------------------------------------------------------
 
@@ -182,96 +30,104 @@ inline void for_each_run(const Features<Stored>& features, const FeatureShape& s
   }
 }
 
-/// The number of pixels that the kernels work on: at least a vector, for which packing adds zeros.
-template <typename T, class Isa>
-inline int64_t padded_pixels(const Tile& tile) {
-  constexpr int64_t kLanes = Simd<T, Isa>::kLanes;
-  const int64_t pixels = tile.images * tile.pixels;
-  return pixels < kLanes ? kLanes : pixels;
+/// Calls `body(pixel, in buffer, count)` for spans of pixels that are whole units and at most kSpan. What is left over at
+/// the end comes with pixels that were there before, to make a unit, which follows the others in the buffers.
+constexpr int64_t kSpan = 384;  // a small graph's rows stay in L1; with a large one, a block's share of M does
+template <typename Body>
+inline void for_each_span(int64_t pixels, int64_t unit, Body body) {
+  const int64_t whole = pixels / unit * unit;
+  for (int64_t pixel = 0; pixel < whole; pixel += kSpan)
+    body(pixel, pixel, whole - pixel < kSpan ? whole - pixel : kSpan);
+  if (whole < pixels) body(pixels - unit, whole, unit);
 }
 
-/// Whether the kernels can work on the features where they lie, without a packed copy of the tile.
-template <typename T, class Isa, typename Stored>
+/// Whether a tile can be worked on where it lies, without a packed copy.
+template <class Isa, typename Stored>
 inline bool is_direct(const Features<Stored>& features, const FeatureShape& shape, const Tile& tile) {
-  return std::is_same_v<std::remove_const_t<Stored>, T> && tile.images == 1 && features.column_stride == 1 &&
-         features.row_stride == shape.width && tile.pixels >= Simd<T, Isa>::kLanes;
+  return tile.images == 1 && features.column_stride == 1 && features.row_stride == shape.width &&
+         tile.pixels >= Pixels<std::remove_const_t<Stored>, Isa>::kUnit;
+}
+
+/// The number of pixels that the kernels work on: a packed tile that is less than a unit is filled up with zeros.
+inline int64_t padded_pixels(const Tile& tile, int64_t unit) {
+  const int64_t pixels = tile.images * tile.pixels;
+  return pixels < unit ? unit : pixels;
 }
 
 template <typename Stored>
-inline Stored* first_pixel(const Features<Stored>& features, const Tile& tile) {
-  return features.data + tile.first_image * features.image_stride + tile.first_pixel;
+inline Rows<Stored> rows_in_place(const Features<Stored>& features, const Tile& tile) {
+  return {features.data + tile.first_image * features.image_stride + tile.first_pixel, features.node_stride};
 }
 
-/// The tile as K rows of T: in place where that is possible, else packed into `buffer`.
-template <class Isa, typename Stored, typename T>
-Rows<const T> read_tile(const Features<const Stored>& features, const FeatureShape& shape, const Tile& tile,
-                        Rows<T> buffer) {
-  if constexpr (std::is_same_v<Stored, T>)
-    if (is_direct<T, Isa>(features, shape, tile)) return {first_pixel(features, tile), features.node_stride};
+/// The tile as K rows: in place where that is possible, else packed into `buffer`.
+template <class Isa, typename Stored>
+Rows<const Stored> read_tile(const Features<const Stored>& features, const FeatureShape& shape, const Tile& tile,
+                             Rows<Stored> buffer) {
+  if (is_direct<Isa>(features, shape, tile)) return rows_in_place(features, tile);
   const int K = shape.nodes;
   for_each_run(features, shape, tile, [&](const Stored* from, int64_t pixel, int64_t count) {
-    T* to = buffer.data + pixel;
+    Stored* to = buffer.data + pixel;
     if (features.column_stride == 1) {
-      for (int k = 0; k < K; ++k) convert_row(from + k * features.node_stride, to + k * buffer.stride, count);
+      for (int k = 0; k < K; ++k) memcpy(to + k * buffer.stride, from + k * features.node_stride, count * sizeof(*to));
     } else if (features.node_stride == 1) {
       transpose<Isa>(from, features.column_stride, to, buffer.stride, count, K);
     } else {
       for (int k = 0; k < K; ++k)
         for (int64_t i = 0; i < count; ++i)
-          to[k * buffer.stride + i] = widen(from[k * features.node_stride + i * features.column_stride]);
+          to[k * buffer.stride + i] = from[k * features.node_stride + i * features.column_stride];
     }
   });
-  const int64_t pixels = tile.images * tile.pixels, padding = padded_pixels<T, Isa>(tile) - pixels;
-  for (int k = 0; k < K && padding > 0; ++k) memset(buffer.offset(k, pixels).data, 0, padding * sizeof(T));
-  return {buffer.data, buffer.stride};
-}
-
-/// Where a tile of results goes: straight to memory, or through `buffer` and then `write_tile`.
-template <class Isa, typename Stored, typename T>
-Rows<T> tile_destination(const Features<Stored>& features, const FeatureShape& shape, const Tile& tile,
-                         Rows<T> buffer) {
-  if constexpr (std::is_same_v<Stored, T>)
-    if (is_direct<T, Isa>(features, shape, tile)) return {first_pixel(features, tile), features.node_stride};
+  const int64_t pixels = tile.images * tile.pixels;
+  const int64_t padding = padded_pixels(tile, Pixels<Stored, Isa>::kUnit) - pixels;
+  for (int k = 0; k < K && padding > 0; ++k) memset(buffer.at(k, pixels), 0, padding * sizeof(Stored));
   return buffer;
 }
 
-template <class Isa, typename Stored, typename T>
-void write_tile(Rows<T> rows, const Features<Stored>& features, const FeatureShape& shape, const Tile& tile) {
-  if (is_direct<T, Isa>(features, shape, tile)) return;
+/// Where a tile of results goes: straight to memory, or through `buffer` and then `write_tile`.
+template <class Isa, typename Stored>
+Rows<Stored> tile_destination(const Features<Stored>& features, const FeatureShape& shape, const Tile& tile,
+                              Rows<Stored> buffer) {
+  return is_direct<Isa>(features, shape, tile) ? rows_in_place(features, tile) : buffer;
+}
+
+template <class Isa, typename Stored>
+void write_tile(Rows<const Stored> rows, const Features<Stored>& features, const FeatureShape& shape,
+                const Tile& tile) {
+  if (is_direct<Isa>(features, shape, tile)) return;
   const int K = shape.nodes;
   for_each_run(features, shape, tile, [&](Stored* to, int64_t pixel, int64_t count) {
-    const T* from = rows.data + pixel;
+    const Stored* from = rows.data + pixel;
     if (features.column_stride == 1) {
-      for (int k = 0; k < K; ++k) convert_row(from + k * rows.stride, to + k * features.node_stride, count);
+      for (int k = 0; k < K; ++k) memcpy(to + k * features.node_stride, from + k * rows.stride, count * sizeof(*to));
     } else if (features.node_stride == 1) {
       transpose<Isa>(from, rows.stride, to, features.column_stride, K, count);
     } else {
       for (int k = 0; k < K; ++k)
         for (int64_t i = 0; i < count; ++i)
-          to[k * features.node_stride + i * features.column_stride] = convert<Stored>(from[k * rows.stride + i]);
+          to[k * features.node_stride + i * features.column_stride] = from[k * rows.stride + i];
     }
   });
 }
 
-/// Packed tiles of one thread, aligned to cache lines.
-template <typename T>
+/// Tiles of one thread, of K rows each, aligned to cache lines.
+template <typename Element>
 class TileBuffers {
  public:
   TileBuffers(int count, int K, int64_t stride)
       : stride_(stride),
         size_(K * stride),
-        data_(static_cast<T*>(operator new(count * size_ * sizeof(T), kCacheLine))) {}
+        data_(static_cast<Element*>(operator new(count * size_ * sizeof(Element), kCacheLine))) {}
   ~TileBuffers() { operator delete(data_, kCacheLine); }
   TileBuffers(const TileBuffers&) = delete;
   TileBuffers& operator=(const TileBuffers&) = delete;
 
-  Rows<T> operator[](int index) const { return {data_ + index * size_, stride_}; }
+  Rows<Element> operator[](int index) const { return {data_ + index * size_, stride_}; }
 
  private:
   static constexpr std::align_val_t kCacheLine{64};
 
   int64_t stride_, size_;
-  T* data_;
+  Element* data_;
 };
 
 // ---- Kernels (see CpuKernels) ---------------------------------------------------------------------------------------
@@ -281,11 +137,17 @@ inline void transpose(const T* in, T* out, int K) {
   transpose<Isa>(in, K, out, K, K, K);
 }
 
-/// out = a · b for K×K matrices.
+/// out = a·b for K×K matrices.
 template <typename T, class Isa>
 void multiply(const T* a_transposed, const T* b, T* out, int K) {
-  if (K >= Simd<T, Isa>::kLanes) {
-    product<T, Isa>(a_transposed, K, {b, K}, {out, K}, K, {});
+  constexpr int kLanes = Simd<T, Isa>::kLanes;
+  const auto columns = [&](int begin, int count) {
+    const Rows<const T> in{b + begin, K};
+    Product<Isa, T, T>::run(a_transposed, K, in, {out + begin, K}, count, {});
+  };
+  if (K >= kLanes) {
+    columns(0, K / kLanes * kLanes);
+    if (K % kLanes != 0) columns(K - kLanes, kLanes);  // the last vector overlaps its neighbour
     return;
   }
   for (int r = 0; r < K; ++r)
@@ -322,65 +184,103 @@ void mix(const GraphParams<T>& params, const Mixing<T>& mixing, int64_t begin, i
 
 template <class Isa, typename Stored, typename T = typename Accumulation<Stored>::type>
 void forward(const ForwardArguments<Stored>& arguments, const Tiling& tiling, int64_t begin, int64_t end) {
+  constexpr int kUnit = Pixels<Stored, Isa>::kUnit;
   const FeatureShape& shape = arguments.shape;
   const int K = shape.nodes;
-  const TileBuffers<T> buffers(3, K, tiling.capacity());
+  const TileBuffers<Stored> buffers(3, K, tiling.capacity());
   for (int64_t index = begin; index < end; ++index) {
     const Tile tile = tiling.tile(index);
-    const int64_t pixels = padded_pixels<T, Isa>(tile);
     const T* m_transposed = arguments.m_transposed + tiling.sample_of_tile(index) * K * K;
-    const Rows<const T> x = read_tile<Isa>(arguments.x, shape, tile, buffers[0]);
-    Epilogue<T> epilogue{arguments.bias, arguments.relu, {nullptr, 0}};
-    if (arguments.residual.data != nullptr)
-      epilogue.residual = read_tile<Isa>(arguments.residual, shape, tile, buffers[1]);
-    const Rows<T> y = tile_destination<Isa>(arguments.y, shape, tile, buffers[2]);
-    product<T, Isa>(m_transposed, K, x, y, pixels, epilogue);
-    write_tile<Isa>(y, arguments.y, shape, tile);
+    const Rows<const Stored> x = read_tile<Isa>(arguments.x, shape, tile, buffers[0]);
+    Rows<const Stored> residual{};
+    if (arguments.residual.data != nullptr) residual = read_tile<Isa>(arguments.residual, shape, tile, buffers[1]);
+    const Rows<Stored> y = tile_destination<Isa>(arguments.y, shape, tile, buffers[2]);
+    for_each_span(padded_pixels(tile, kUnit), kUnit, [&](int64_t pixel, int64_t, int64_t count) {
+      Product<Isa, Stored, Stored>::run(m_transposed, K, x.from(0, pixel), y.from(0, pixel), count,
+                                        {arguments.bias, arguments.relu, residual.from(0, pixel)});
+    });
+    write_tile<Isa, Stored>(y, arguments.y, shape, tile);
   }
 }
 
-/// gated = y > 0 ? g : 0, the gradient through ReLU; `gated` may be g.
-template <typename T, class Isa>
-void gate(Rows<const T> g, Rows<const T> y, Rows<T> gated, int K, int64_t pixels) {
+/// gated = g where y > 0, else 0: the gradient through ReLU; without y, g. grad_bias += its sum over the pixels, unless
+/// null.
+template <class Isa, typename Stored, typename Y, typename T = typename Accumulation<Stored>::type>
+void gate(Rows<const Stored> g, Rows<const Y> y, Rows<T> gated, int K, int64_t pixels, T* grad_bias) {
   using S = Simd<T, Isa>;
+  for (int k = 0; k < K; ++k) {
+    typename S::Vector sum{};
+    const auto row = [&](auto value_of) {
+      for (int v = 0; v * S::kLanes < pixels; ++v) {
+        const typename S::Vector value = value_of(Pixels<Stored, Isa>::load(g.at(k, 0), v), v);
+        S::store(gated.at(k, v * S::kLanes), value);
+        sum += value;
+      }
+    };
+    if (y.data == nullptr)
+      row([](typename S::Vector value, int) { return value; });
+    else
+      row([&](typename S::Vector value, int v) {
+        return Pixels<Y, Isa>::load(y.at(k, 0), v) > T(0) ? value : typename S::Vector{};
+      });
+    if (grad_bias != nullptr) grad_bias[k] += S::sum(sum);
+  }
+}
+
+/// Zeros the first `count` pixels of a unit.
+template <class Isa, typename Stored, typename T>
+void clear(Rows<T> unit, int K, int64_t count) {
   for (int k = 0; k < K; ++k)
-    S::for_each(pixels, [&](int64_t pixel) {
-      const typename S::Vector value = S::load(g.offset(k, pixel).data), sign = S::load(y.offset(k, pixel).data);
-      S::store(gated.offset(k, pixel).data, sign > T(0) ? value : typename S::Vector{});
-    });
+    for (int pixel = 0; pixel < count; ++pixel) *unit.at(k, Pixels<Stored, Isa>::lane(pixel)) = 0;
 }
 
 template <class Isa, typename Stored, typename T = typename Accumulation<Stored>::type>
 void backward(const BackwardArguments<Stored>& arguments, const Tiling& tiling, int64_t begin, int64_t end) {
+  constexpr int kUnit = Pixels<Stored, Isa>::kUnit;
   const FeatureShape& shape = arguments.shape;
   const int K = shape.nodes;
   const bool recompute = arguments.relu && arguments.y.data == nullptr;
-  const TileBuffers<T> buffers(3, K, tiling.capacity());
+  const bool need_x = arguments.grad_x.data != nullptr;
+  const TileBuffers<Stored> buffers(4, K, tiling.capacity());
+  const TileBuffers<T> g_buffer(1, K, tiling.capacity()), argument_buffer(1, K, kSpan);
   for (int64_t chunk = begin; chunk < end; ++chunk) {
-    T* grad_m = arguments.partial == nullptr ? nullptr : arguments.partial + chunk * (K * K + K);
-    if (grad_m != nullptr) memset(grad_m, 0, (K * K + K) * sizeof(T));
+    T *grad_m = arguments.partial + chunk * (K * K + K), *grad_bias = grad_m + K * K;
+    memset(grad_m, 0, (K * K + K) * sizeof(T));
     const auto [first, last] = tiling.tiles_of_chunk(chunk);
     for (int64_t index = first; index < last; ++index) {
       const Tile tile = tiling.tile(index);
-      const int64_t pixels = padded_pixels<T, Isa>(tile), matrix = tiling.sample_of_tile(index) * K * K;
-      Rows<const T> g = read_tile<Isa>(arguments.grad_y, shape, tile, buffers[0]), x{}, y{};
-      if (recompute || grad_m != nullptr) x = read_tile<Isa>(arguments.x, shape, tile, buffers[1]);
-      if (arguments.relu) {
+      const int64_t pixels = padded_pixels(tile, kUnit), matrix = tiling.sample_of_tile(index) * K * K;
+      const Rows<const Stored> grad_y = read_tile<Isa>(arguments.grad_y, shape, tile, buffers[0]);
+      Rows<const Stored> x{}, y{};
+      if (recompute || arguments.need_params) x = read_tile<Isa>(arguments.x, shape, tile, buffers[1]);
+      if (arguments.relu && !recompute) y = read_tile<Isa>(arguments.y, shape, tile, buffers[2]);
+      Rows<Stored> grad_x{};
+      if (need_x) grad_x = tile_destination<Isa>(arguments.grad_x, shape, tile, buffers[3]);
+      const Rows<T> all_g = g_buffer[0], argument = argument_buffer[0];
+      int64_t buffered = 0;
+      for_each_span(pixels, kUnit, [&](int64_t pixel, int64_t in_buffer, int64_t count) {
+        const bool fresh = pixel == in_buffer;  // no pixel was there before
+        const Rows<T> g = all_g.from(0, in_buffer);
+        const Rows<const Stored> grad_here = grad_y.from(0, pixel), y_here = y.from(0, pixel);
         if (recompute) {
-          product<T, Isa>(arguments.m_transposed + matrix, K, x, buffers[2], pixels, {arguments.bias, false, {}});
-          y = {buffers[2].data, buffers[2].stride};
+          Product<Isa, Stored, T>::run(arguments.m_transposed + matrix, K, x.from(0, pixel), argument, count,
+                                       {arguments.bias, false, {}});
+          gate<Isa, Stored, T>(grad_here, argument, g, K, count, fresh ? grad_bias : nullptr);
         } else {
-          y = read_tile<Isa>(arguments.y, shape, tile, buffers[2]);
+          gate<Isa, Stored, Stored>(grad_here, y_here, g, K, count, fresh ? grad_bias : nullptr);
         }
-        gate<T, Isa>(g, y, buffers[0], K, pixels);
-        g = {buffers[0].data, buffers[0].stride};
-      }
-      if (arguments.grad_x.data != nullptr) {
-        const Rows<T> grad_x = tile_destination<Isa>(arguments.grad_x, shape, tile, buffers[2]);
-        product<T, Isa>(arguments.m + matrix, K, g, grad_x, pixels, {nullptr, false, {}});
-        write_tile<Isa>(grad_x, arguments.grad_x, shape, tile);
-      }
-      if (grad_m != nullptr) accumulate_outer<T, Isa>(g, x, pixels, K, grad_m, grad_m + K * K);
+        if (need_x)
+          Product<Isa, T, Stored, true>::run(arguments.m + matrix, K, g, grad_x.from(0, pixel), count,
+                                             {nullptr, false, {}}, grad_here.from(0, kSpan),
+                                             (y.data == nullptr ? grad_here : y_here).from(0, kSpan));
+        if (!fresh) {
+          clear<Isa, Stored>(g, K, in_buffer - pixel);
+          gate<Isa, T, T>(g, {}, g, K, count, grad_bias);
+        }
+        buffered = in_buffer + count;
+      });
+      if (arguments.need_params) OuterProduct<Isa, Stored>::run(all_g, x, pixels, buffered, grad_m, K);
+      if (need_x) write_tile<Isa, Stored>(grad_x, arguments.grad_x, shape, tile);
     }
   }
 }

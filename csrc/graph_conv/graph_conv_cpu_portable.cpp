@@ -6,9 +6,9 @@ namespace {
 
 struct Portable {
   static constexpr int kVectorBytes = 16;
-  static constexpr int
-      kRows = 4,
-      kColumns = 2;  // 8 sums, 2 of x, and room for the products of an instruction set without FMA: 16 registers
+  // 8 sums, 2 of x, and room for the products of an instruction set without FMA: 16 registers.
+  static constexpr int kRows = 4, kColumns = 2;
+  static constexpr int kSquare = 3;  // 9 sums, 3 of x, 1 of g
 };
 
 }  // namespace

@@ -2,11 +2,9 @@
 // graph_conv.h.
 #pragma once
 
-#include <torch/csrc/stable/ops.h>
-
 #include <optional>
 
-#include "../checks.h"
+#include "../tensors.h"
 #include "graph_conv.h"
 
 namespace dgcn {
@@ -89,13 +87,10 @@ struct GraphConvGradients {
   Tensor x, edge_weight, weight, bias;
 
   GraphConvGradients(const GraphConvInputs& inputs, bool need_x, bool need_params)
-      : x(need_x ? torch::stable::empty_like(inputs.x) : empty(inputs.x)),
-        edge_weight(need_params ? torch::stable::empty_like(inputs.edge_weight) : empty(inputs.edge_weight)),
-        weight(need_params && inputs.weight ? torch::stable::empty_like(*inputs.weight) : empty(inputs.edge_weight)),
-        bias(need_params && inputs.bias ? torch::stable::empty_like(*inputs.bias) : empty(inputs.edge_weight)) {}
-
- private:
-  static Tensor empty(const Tensor& like) { return torch::stable::new_empty(like, {0}); }
+      : x(need_x ? new_like(inputs.x) : not_wanted(inputs.x)),
+        edge_weight(need_params ? new_like(inputs.edge_weight) : not_wanted(inputs.edge_weight)),
+        weight(need_params && inputs.weight ? new_like(*inputs.weight) : not_wanted(inputs.edge_weight)),
+        bias(need_params && inputs.bias ? new_like(*inputs.bias) : not_wanted(inputs.edge_weight)) {}
 };
 
 /// Checks the arguments of sample_adjacency; returns its output, [K, K] or [batch, K, K].
