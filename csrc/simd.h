@@ -69,6 +69,19 @@ inline Float16 convert<Float16>(float value) {  // round to nearest even
 constexpr uint16_t kAllLanes = 0xffff;  // GCC 12 warns of its own intrinsics in the forms without a mask
 #endif
 
+/// The lanes of vectors a and b by turns, from lane `first` on.
+template <int first, typename Vector, size_t... Lane>
+inline Vector interleave(Vector a, Vector b, std::index_sequence<Lane...>) {
+  constexpr int kLanes = sizeof...(Lane);
+#if defined(__clang__) || __GNUC__ >= 12
+  return __builtin_shufflevector(a, b, (first + Lane / 2 + Lane % 2 * kLanes)...);
+#else
+  typedef std::conditional_t<sizeof(a[0]) == 2, int16_t, std::conditional_t<sizeof(a[0]) == 4, int32_t, int64_t>> Index;
+  typedef Index Indices __attribute__((vector_size(sizeof(Vector))));
+  return __builtin_shuffle(a, b, Indices{static_cast<Index>(first + Lane / 2 + Lane % 2 * kLanes)...});
+#endif
+}
+
 // ---- Vectors --------------------------------------------------------------------------------------------------------
 
 template <typename T, class Isa>
@@ -102,6 +115,19 @@ struct Simd {
 #if defined(__x86_64__)
     asm("" : "+v"(value));
 #endif
+  }
+
+  /// The sums of the kLanes vectors that of(0), of(1), ... return: adding the halves of two of them, interleaved, leaves
+  /// half as many partial sums of each, and so on.
+  template <int count = kLanes, int first = 0, int step = 1, typename Of>
+  static inline __attribute__((always_inline)) Vector sums(const Of& of) {
+    if constexpr (count == 1) {
+      return of(first);
+    } else {
+      constexpr auto lanes = std::make_index_sequence<kLanes>();
+      const Vector even = sums<count / 2, first, 2 * step>(of), odd = sums<count / 2, first + step, 2 * step>(of);
+      return interleave<0>(even, odd, lanes) + interleave<kLanes / 2>(even, odd, lanes);
+    }
   }
 
   static inline T sum(Vector value) {
@@ -206,16 +232,6 @@ struct Square {
   static constexpr int kSide = kBytes / sizeof(T);
   typedef std::conditional_t<sizeof(T) == 2, uint16_t, std::conditional_t<sizeof(T) == 4, uint32_t, uint64_t>> Bits;
   typedef Bits Vector __attribute__((vector_size(kBytes)));
-
-  /// The lanes of a and b by turns, from lane `first` on.
-  template <int first, size_t... Lane>
-  static inline Vector interleave(Vector a, Vector b, std::index_sequence<Lane...>) {
-#if defined(__clang__) || __GNUC__ >= 12
-    return __builtin_shufflevector(a, b, (first + Lane / 2 + Lane % 2 * kSide)...);
-#else
-    return __builtin_shuffle(a, b, Vector{(first + Lane / 2 + Lane % 2 * kSide)...});
-#endif
-  }
 
   /// out[c·out_stride + r] = in[r·in_stride + c]. Interleaving the two halves of the rows moves the top bit of an
   /// element's row number to the bottom of its column number; once for each bit, and rows and columns have changed

@@ -118,7 +118,8 @@ void forward(const CpuKernels<Stored>& kernels, const GraphConvInputs& inputs, c
   if (tiling.tiles() == 0) return;
   const MixingStorage mixing(kernels, inputs);
   ForwardArguments<Stored> arguments{
-      shape, read<Stored>(inputs.x), {}, write<Stored>(y), mixing.m_transposed, inputs.params<T>().bias, inputs.relu};
+      shape,      read<Stored>(inputs.x), {}, write<Stored>(y), mixing.m, mixing.m_transposed, inputs.params<T>().bias,
+      inputs.relu};
   if (residual) arguments.residual = read<Stored>(*residual);
   parallel_for(tiling.tiles(), K * K * tiling.capacity(),
                [&](int64_t begin, int64_t end) { kernels.forward(arguments, tiling, begin, end); });

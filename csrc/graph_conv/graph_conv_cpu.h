@@ -15,17 +15,17 @@
 
 namespace dgcn {
 
+struct FeatureShape {
+  int64_t images;  ///< B
+  int nodes;       ///< K
+  int64_t height, width;
+};
+
 /// A [B, K, H, W] tensor in memory, of any strides (in elements).
 template <typename Stored>
 struct Features {
   Stored* data;  ///< null: absent
   int64_t image_stride, node_stride, row_stride, column_stride;
-};
-
-struct FeatureShape {
-  int64_t images;  ///< B
-  int nodes;       ///< K
-  int64_t height, width;
 };
 
 /// One tile: `pixels` from `first_pixel` on, of each of `images` images.
@@ -69,8 +69,8 @@ struct ForwardArguments {
   FeatureShape shape;
   Features<const Stored> x, residual;
   Features<Stored> y;
-  const T* m_transposed;  ///< [samples, K, K]
-  const T* bias;          ///< [K] or null
+  const T *m, *m_transposed;  ///< [samples, K, K]
+  const T* bias;              ///< [K] or null
   bool relu;
 };
 

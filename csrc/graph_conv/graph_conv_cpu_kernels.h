@@ -6,6 +6,7 @@
 
 #include "graph_conv_cpu.h"
 #include "graph_conv_cpu_blocks.h"
+#include "graph_conv_cpu_channels_last.h"
 
 namespace dgcn {
 namespace {
@@ -109,6 +110,22 @@ void write_tile(Rows<const Stored> rows, const Features<Stored>& features, const
   });
 }
 
+/// Whether all pixels lie one after the other, the K nodes of each side by side; true of features that are absent.
+template <typename Stored>
+inline bool is_channels_last(const Features<Stored>& features, const FeatureShape& shape) {
+  const int64_t K = shape.nodes;
+  return features.data == nullptr ||
+         (K > 1 && features.node_stride == 1 && features.column_stride == K && features.row_stride == K * shape.width &&
+          features.image_stride == features.row_stride * shape.height);
+}
+
+/// The first pixel of a tile of such features.
+template <typename Stored>
+inline Stored* pixels_in_place(const Features<Stored>& features, const FeatureShape& shape, const Tile& tile) {
+  if (features.data == nullptr) return nullptr;
+  return features.data + (tile.first_image * shape.height * shape.width + tile.first_pixel) * shape.nodes;
+}
+
 /// Tiles of one thread, of K rows each, aligned to cache lines.
 template <typename Element>
 class TileBuffers {
@@ -182,8 +199,27 @@ void mix(const GraphParams<T>& params, const Mixing<T>& mixing, int64_t begin, i
   }
 }
 
+/// forward() where x, y and the residual are channels_last.
+template <class Isa, typename T>
+void forward_channels_last(const ForwardArguments<T>& arguments, const Tiling& tiling, int64_t begin, int64_t end) {
+  const FeatureShape& shape = arguments.shape;
+  NodeMatrix<T, Isa> matrix(shape.nodes);
+  for (int64_t index = begin; index < end; ++index) {
+    const Tile tile = tiling.tile(index);
+    const int64_t of_sample = tiling.sample_of_tile(index) * shape.nodes * shape.nodes;
+    matrix.fill(arguments.m_transposed + of_sample, arguments.m + of_sample, arguments.bias);
+    ChannelsLastProduct<T, Isa>::run({matrix, arguments.relu, pixels_in_place(arguments.residual, shape, tile)},
+                                     pixels_in_place(arguments.x, shape, tile),
+                                     pixels_in_place(arguments.y, shape, tile), tile.images * tile.pixels);
+  }
+}
+
 template <class Isa, typename Stored, typename T = typename Accumulation<Stored>::type>
 void forward(const ForwardArguments<Stored>& arguments, const Tiling& tiling, int64_t begin, int64_t end) {
+  if constexpr (std::is_same_v<Stored, T>)
+    if (is_channels_last(arguments.x, arguments.shape) && is_channels_last(arguments.y, arguments.shape) &&
+        is_channels_last(arguments.residual, arguments.shape))
+      return forward_channels_last<Isa>(arguments, tiling, begin, end);
   constexpr int kUnit = Pixels<Stored, Isa>::kUnit;
   const FeatureShape& shape = arguments.shape;
   const int K = shape.nodes;
@@ -234,8 +270,58 @@ void clear(Rows<T> unit, int K, int64_t count) {
     for (int pixel = 0; pixel < count; ++pixel) *unit.at(k, Pixels<Stored, Isa>::lane(pixel)) = 0;
 }
 
+/// backward() where all features are channels_last.
+template <class Isa, typename T>
+void backward_channels_last(const BackwardArguments<T>& arguments, const Tiling& tiling, int64_t begin, int64_t end) {
+  using S = Simd<T, Isa>;
+  using Product = ChannelsLastProduct<T, Isa>;
+  const FeatureShape& shape = arguments.shape;
+  const int K = shape.nodes;
+  NodeMatrix<T, Isa> matrix(K), matrix_transposed(K);
+  const TileBuffers<T> buffers(2, K, kSpan);
+  T *const gated = buffers[0].data, *const argument = buffers[1].data;
+  for (int64_t chunk = begin; chunk < end; ++chunk) {
+    T* grad_m = arguments.partial + chunk * (K * K + K);
+    memset(grad_m, 0, (K * K + K) * sizeof(T));
+    const auto [first, last] = tiling.tiles_of_chunk(chunk);
+    for (int64_t index = first; index < last; ++index) {
+      const Tile tile = tiling.tile(index);
+      const int64_t pixels = tile.images * tile.pixels, of_sample = tiling.sample_of_tile(index) * K * K;
+      const T *m = arguments.m + of_sample, *m_transposed = arguments.m_transposed + of_sample;
+      matrix.fill(m, m_transposed, nullptr);
+      matrix_transposed.fill(m_transposed, m, arguments.bias);
+      const T* x = pixels_in_place(arguments.x, shape, tile);
+      const T* y = pixels_in_place(arguments.y, shape, tile);
+      const T* g = pixels_in_place(arguments.grad_y, shape, tile);
+      T* grad_x = pixels_in_place(arguments.grad_x, shape, tile);
+      for (int64_t pixel = 0; pixel < pixels; pixel += kSpan) {
+        const int64_t count = pixels - pixel < kSpan ? pixels - pixel : kSpan, start = pixel * K, next = kSpan * K;
+        const T *grad_y = g + start, *sign = y == nullptr ? nullptr : y + start, *gradient = grad_y;
+        if (arguments.relu) {
+          if (y == nullptr) Product::run({matrix_transposed, false, nullptr}, x + start, argument, count);
+          const T* positive = y == nullptr ? argument : sign;
+          int64_t i = 0;
+          for (; i + S::kLanes <= count * K; i += S::kLanes)
+            S::store(gated + i, S::load(positive + i) > T(0) ? S::load(grad_y + i) : typename S::Vector{});
+          for (; i < count * K; ++i) gated[i] = positive[i] > T(0) ? grad_y[i] : T(0);
+          gradient = gated;
+        }
+        if (grad_x != nullptr)
+          Product::run({matrix, false, nullptr}, gradient, grad_x + start, count, grad_y + next,
+                       sign == nullptr ? nullptr : sign + next);
+        if (arguments.need_params)
+          ChannelsLastOuterProduct<T, Isa>::run(gradient, x + start, count, K, grad_m, grad_m + K * K);
+      }
+    }
+  }
+}
+
 template <class Isa, typename Stored, typename T = typename Accumulation<Stored>::type>
 void backward(const BackwardArguments<Stored>& arguments, const Tiling& tiling, int64_t begin, int64_t end) {
+  if constexpr (std::is_same_v<Stored, T>)
+    if (is_channels_last(arguments.grad_y, arguments.shape) && is_channels_last(arguments.x, arguments.shape) &&
+        is_channels_last(arguments.y, arguments.shape) && is_channels_last(arguments.grad_x, arguments.shape))
+      return backward_channels_last<Isa>(arguments, tiling, begin, end);
   constexpr int kUnit = Pixels<Stored, Isa>::kUnit;
   const FeatureShape& shape = arguments.shape;
   const int K = shape.nodes;
