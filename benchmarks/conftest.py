@@ -1,17 +1,19 @@
-"""Hooks of the benchmarks: what the JSON of a run tells, and the table at its end."""
+"""Hooks of the benchmarks: what the JSON of a run tells, and the tables at its end."""
 
 import shlex
 from datetime import datetime, timezone
 from typing import Any
 
-import harness
+import machine
 import pytest
+import report
 
 ORIGIN = pytest.StashKey[dict[str, Any]]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.stash[ORIGIN] = harness.origin()
+    config.stash[ORIGIN] = machine.origin()
+    machine.keep_freed_memory()
 
 
 def pytest_benchmark_generate_machine_info(config: pytest.Config) -> dict[str, Any]:
@@ -35,9 +37,11 @@ def pytest_benchmark_generate_json(config: pytest.Config, benchmarks: list[Any])
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     # pytest-benchmark has no public way to these unless there is a JSON to write.
-    results = [one for one in config._benchmarksession.benchmarks if not one.has_error]
+    session = config._benchmarksession  # type: ignore[attr-defined]
+    results = [(one.group, one.extra_info) for one in session.benchmarks if not one.has_error]
     if results:
-        terminalreporter.section("benchmarks")
         origin = config.stash[ORIGIN]
-        terminalreporter.write_line(harness.describe(origin))
-        terminalreporter.write_line(harness.table([(one.group, one.extra_info) for one in results]))
+        terminalreporter.section("benchmarks")
+        terminalreporter.write_line(machine.describe(origin))
+        terminalreporter.write_line(report.times(results))
+        terminalreporter.write_line(report.claims(results))
