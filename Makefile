@@ -3,17 +3,18 @@
 #   make demo [SOURCE=my.jpg]   finds the people in a photograph; overlay and JSON in demo/
 #   make test                   builds everything, runs the C++ and the Python tests
 #   make check                  formatters, linter, type checker
-#   make bench                  benchmarks; results as JSON in benchmarks/results/
+#   make bench                  benchmarks of the CPU (under 5 minutes); results as JSON in benchmarks/results/
 #   make check-torch-2.13       the op tests with the same binary under another torch, in an environment of its own
 #   make clean                  removes all that these made
 
 PYTHON ?= python3
 BIN := .venv/bin
-CPP := $(wildcard csrc/*.h csrc/*.cpp csrc/*/*.h csrc/*/*.cpp csrc/*/*.cu csrc/*/*.cuh tests/cpp/*.h tests/cpp/*.cpp)
+CPP := $(wildcard csrc/*.h csrc/*.cpp csrc/*/*.h csrc/*/*.cpp csrc/*/*.cu csrc/*/*.cuh tests/cpp/*.h tests/cpp/*.cpp \
+                  benchmarks/*.cpp)
 export PIP_CONSTRAINT := constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo build test test-cpp test-python check bench check-torch-2.13 clean
+.PHONY: demo build test test-cpp test-python check machine-peak bench check-torch-2.13 clean
 
 demo: build
 	$(BIN)/dgcn demo $(if $(SOURCE),--source "$(SOURCE)") --output demo
@@ -32,8 +33,10 @@ build: .venv/built
 
 test: test-cpp test-python
 
-test-cpp: .venv/installed
+build/cpp/build.ninja: .venv/installed
 	$(BIN)/cmake -S . -B build/cpp -G Ninja -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja -DCMAKE_BUILD_TYPE=Release
+
+test-cpp: build/cpp/build.ninja
 	$(BIN)/cmake --build build/cpp
 	$(BIN)/ctest --test-dir build/cpp --output-on-failure
 
@@ -46,8 +49,17 @@ check: build
 	$(BIN)/clang-format --dry-run --Werror $(CPP)
 	$(BIN)/mypy
 
-bench: build
+machine-peak: build/cpp/build.ninja
+	$(BIN)/cmake --build build/cpp --target machine_peak
+
+bench: build machine-peak
+	$(BIN)/python benchmarks/bench_machine.py
 	$(BIN)/python benchmarks/bench_graph_conv.py
+	$(BIN)/python benchmarks/bench_graph_conv_formats.py
+	$(BIN)/python benchmarks/bench_graph_conv_threads.py
+	$(BIN)/python benchmarks/bench_graph_conv_sizes.py
+	$(BIN)/python benchmarks/plot_graph_conv.py
+	$(BIN)/python benchmarks/report.py
 
 check-torch-2.13: build
 	test -x .venv-2.13/bin/python || $(PYTHON) -m venv .venv-2.13

@@ -27,7 +27,7 @@ pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a C
 
 @pytest.mark.parametrize("direction", formulations.DIRECTIONS)
 def test_against_pytorch(benchmark: BenchmarkFixture, direction: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    describe(benchmark, TRAINING_SHAPE, direction, torch.float32)
+    describe(benchmark, "against PyTorch", TRAINING_SHAPE, direction, torch.float32)
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
     present, missing = formulations.formulations("cuda")
     present |= {f"{name}, replayed": replace(one, cuda_graph=True) for name, one in present.items()}
@@ -35,9 +35,9 @@ def test_against_pytorch(benchmark: BenchmarkFixture, direction: str, monkeypatc
     formulations.check(present, inputs)
     claims = []
     if direction == "forward+backward":
-        for how in ("", ", replayed"):
-            claims += [Claim(f"eager{how}", f"dgcn{how}", 6.0, at_least=True)]
-            claims += [Claim(f"compiled baddbmm{how}", f"dgcn{how}", 2.0, at_least=True)]
+        for suffix in ("", ", replayed"):
+            claims.append(Claim(f"eager{suffix}", f"dgcn{suffix}", 6.0, at_least=True))
+            claims.append(Claim(f"compiled baddbmm{suffix}", f"dgcn{suffix}", 2.0, at_least=True))
     harness.interleave(
         benchmark,
         {name: Variant(one.bind(inputs)) for name, one in present.items()},
@@ -52,7 +52,7 @@ def test_against_pytorch(benchmark: BenchmarkFixture, direction: str, monkeypatc
 @pytest.mark.parametrize("dtype", LARGE_SHAPES, ids=lambda dtype: str(dtype).removeprefix("torch."))
 def test_bandwidth(benchmark: BenchmarkFixture, dtype: torch.dtype, direction: str) -> None:
     shape = LARGE_SHAPES[dtype]
-    describe(benchmark, shape, direction, dtype)
+    describe(benchmark, "bandwidth", shape, direction, dtype)
     inputs = Inputs.random(shape, direction, device="cuda", dtype=dtype)
     dgcn = Formulation(formulations.dgcn)
     formulations.check({"dgcn": dgcn}, inputs)
@@ -71,10 +71,10 @@ def test_bandwidth(benchmark: BenchmarkFixture, dtype: torch.dtype, direction: s
     )
 
 
-def describe(benchmark: BenchmarkFixture, shape: Shape, direction: str, dtype: torch.dtype) -> None:
+def describe(benchmark: BenchmarkFixture, what: str, shape: Shape, direction: str, dtype: torch.dtype) -> None:
     name = str(dtype).removeprefix("torch.")
-    benchmark.group = f"graph_conv, {direction}, {name}, CUDA"
-    benchmark.extra_info.update(case=f"{list(shape)}", direction=direction, dtype=name)
+    benchmark.group = f"graph_conv on CUDA, {what}, {direction}, {name}"
+    benchmark.extra_info.update(case=str(list(shape)), direction=direction, dtype=name)
 
 
 if __name__ == "__main__":

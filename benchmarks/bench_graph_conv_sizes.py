@@ -43,6 +43,8 @@ def test_graph_conv_sizes(benchmark: BenchmarkFixture, shape: Shape, direction: 
     flops = formulations.flops(shape, direction)
     with machine.cores(1):
         inputs = Inputs.random(shape, direction)
+        if shape[0] == 1:  # the same code computes the larger ones, whose float64 reference would take minutes
+            formulations.check({name: present[name] for name in NAMES if name in present}, inputs)
         variants = {
             name: Variant(one.bind(inputs), work=flops, unit="flop") for name, one in present.items() if name in NAMES
         }

@@ -1,6 +1,8 @@
 """Hooks of the benchmarks: what the JSON of a run tells, and the tables at its end."""
 
+import os
 import shlex
+import sys
 from datetime import datetime, timezone
 from typing import Any
 
@@ -28,7 +30,7 @@ def pytest_benchmark_generate_json(config: pytest.Config, benchmarks: list[Any])
     origin = config.stash[ORIGIN]
     # pytest-benchmark's own statistics are of whole rounds: all variants together, which says nothing.
     return {
-        "command": shlex.join(["pytest", *map(str, config.invocation_params.args)]),
+        "command": shlex.join(["python", os.path.relpath(sys.argv[0]), *sys.argv[1:]]),
         "datetime": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         **origin,
         "benchmarks": [{"group": one.group, **one.extra_info} for one in benchmarks],

@@ -11,7 +11,6 @@ pytest-benchmark runs the rounds (--benchmark-max-time, --benchmark-min-rounds) 
 the hooks.
 """
 
-import os
 import random
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -167,14 +166,12 @@ def main(script: str) -> int:
     A complete run writes results/<name>_cpu.json (or _cuda.json), <name> without its "bench_". With arguments (such as
     ``-k forward``) the run may be another, so nothing is written unless they include a ``--benchmark-json=FILE``.
     """
-    path = Path(os.path.relpath(script))  # not where the user keeps it: the JSON tells the command
     own_arguments = sys.argv[1:]
     if not own_arguments:
-        name = path.stem.removeprefix("bench_")
-        on_cuda = name.endswith("_cuda")
-        results = path.with_name("results") / f"{name if on_cuda else f'{name}_cpu'}.json"
+        name = Path(script).stem.removeprefix("bench_")
+        results = Path(script).with_name("results") / f"{name if name.endswith('_cuda') else f'{name}_cpu'}.json"
         results.parent.mkdir(exist_ok=True)
-        if torch.cuda.is_available() or not on_cuda:  # else all is skipped, and results from elsewhere stay
-            own_arguments = [f"--benchmark-json={results}"]
-    options = ["--benchmark-enable", "--benchmark-quiet", "--benchmark-disable-gc", "--benchmark-max-time=2"]
-    return pytest.main([str(path), "-q", *options, "--benchmark-min-rounds=10", *own_arguments])
+        own_arguments = [f"--benchmark-json={results}"]
+    options = ["-q", "--benchmark-enable", "--benchmark-quiet", "--benchmark-disable-gc", "--benchmark-min-rounds=10"]
+    options += ["--benchmark-max-time=2", "-W", "default"]  # a library's warning is no failure here
+    return pytest.main([script, *options, *own_arguments])

@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache, partial
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -147,7 +147,8 @@ def _pin(to: list[int]) -> None:
     """Every thread of this process: a pool that torch has started keeps the cores it was born with."""
     if sys.platform == "linux":
         for thread in os.listdir("/proc/self/task"):
-            os.sched_setaffinity(int(thread), to)
+            with suppress(ProcessLookupError):  # it has ended since
+                os.sched_setaffinity(int(thread), to)
 
 
 # ---- What one core does at most --------------------------------------------------------------------------------------

@@ -1,6 +1,11 @@
-"""The tables that a run of benchmarks ends with."""
+"""The tables that a run of benchmarks ends with; and, as a program, all that is claimed of the results on file.
 
+python benchmarks/report.py                        reads benchmarks/results/*.json
+"""
+
+import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 Results = Sequence[tuple[str, Mapping[str, Any]]]  # the group and the extra_info of each benchmark
@@ -16,27 +21,28 @@ def times(results: Results) -> str:
 
 def _block(group: str, infos: Sequence[Mapping[str, Any]]) -> str:
     every_variant = [variant for info in infos for variant in info["variants"].values()]
-    baselines = list(dict.fromkeys(name for variant in every_variant for name in variant["relative_to"]))
-    heads = "".join(f"{f'÷ {name}':>13}" for name in baselines)
+    columns = {name: f"  ÷ {name}".rjust(13) for variant in every_variant for name in variant["relative_to"]}
     rate = "         rate" if any("rate" in variant for variant in every_variant) else ""
-    lines = [f"\n{group}", f"{'milliseconds a call':44}  median  [  p25 –  p75 ]{heads}{rate}"]
+    head = f"{'milliseconds a call':49} median  [     p25 –      p75]{''.join(columns.values())}{rate}"
+    lines = [f"\n{group}", head]
     for info in infos:
-        rows = [f"{name:23}{_row(variant, baselines)}" for name, variant in info["variants"].items()]
-        rows += [f"{name:23}  {why}" for name, why in info["missing"].items()]
-        lines += [f"{'' if i else info['case']:21}{row}" for i, row in enumerate(rows)]
+        rows = [f"{name:27}{_row(variant, columns)}" for name, variant in info["variants"].items()]
+        rows += [f"{name:27} {why}" for name, why in info["missing"].items()]
+        lines += [f"{'' if i else info['case']:20} {row}" for i, row in enumerate(rows)]
     return "\n".join(lines)
 
 
-def _row(variant: Mapping[str, Any], baselines: Sequence[str]) -> str:
+def _row(variant: Mapping[str, Any], columns: Mapping[str, str]) -> str:
     p25, median, p75 = (_four_digits(variant[key]) for key in ("p25_ms", "median_ms", "p75_ms"))
-    ratios = (variant["relative_to"].get(name) for name in baselines)
-    columns = "".join(f"{'' if ratio is None else f'{ratio:.2f}':>13}" for ratio in ratios)
+    ratios = (variant["relative_to"].get(name) for name in columns)
+    texts = ("" if ratio is None else f"{ratio:.2f}" for ratio in ratios)
+    padded = "".join(text.rjust(len(head)) for text, head in zip(texts, columns.values(), strict=True))
     rate = f"{variant['rate']:8.1f} {variant['unit']}" if "rate" in variant else ""
-    return f"{median:>8}  [{p25:>6}–{p75:>6}]{columns}{rate}".rstrip()
+    return f"{median:>8}  [{p25:>8} –{p75:>9}]{padded}{rate}".rstrip()
 
 
 def _four_digits(number: float) -> str:
-    return f"{number:.4f}"[:6].rstrip(".")
+    return f"{number:.4f}"[:6].rstrip(".") if number >= 0.01 else f"{number:.6f}"
 
 
 def claims(results: Results) -> str:
@@ -46,5 +52,15 @@ def claims(results: Results) -> str:
         for claim in info["claims"]:
             measured = f"{claim['measured']:.2f} {'' if claim['met'] else '(missed) '}{info['case']}"
             lines.setdefault((f"{info['direction']}: {claim['claim']}", claim["target"]), []).append(measured)
-    head = ["\n" + f"{'claim, a ratio of median times':54}target   measured"] if lines else []
-    return "\n".join(head + [f"{claim:54}{target:9}{'   '.join(cases)}" for (claim, target), cases in lines.items()])
+    head = ["\n" + f"{'claim, a ratio of median times':62}target   measured"] if lines else []
+    return "\n".join(head + [f"{claim:62}{target:9}{'   '.join(cases)}" for (claim, target), cases in lines.items()])
+
+
+def main() -> None:
+    files = sorted(Path(__file__).with_name("results").glob("*.json"))
+    runs = [json.loads(file.read_text()) for file in files]
+    print(claims([(one["group"], one) for run in runs for one in run["benchmarks"]]))
+
+
+if __name__ == "__main__":
+    main()
