@@ -87,7 +87,7 @@ def _gpu() -> dict[str, Any] | None:
 def _commit() -> dict[str, Any]:
     """The commit of the checkout, and whether files have changed since; {} where there is no git checkout."""
     try:
-        changes = _git("status", "--porcelain", "--", ".", ":!benchmarks/results")
+        changes = _git("status", "--porcelain", "--", ".", ":!benchmarks/results", ":!docs/*.svg")  # what runs leave
         return {"id": _git("rev-parse", "HEAD"), "dirty": changes != ""}
     except (OSError, subprocess.CalledProcessError):
         return {}

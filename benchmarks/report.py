@@ -1,6 +1,8 @@
-"""The tables that a run of benchmarks ends with; and, as a program, all that is claimed of the results on file.
+"""The tables that a run of benchmarks ends with.
 
-python benchmarks/report.py                        reads benchmarks/results/*.json
+    python benchmarks/report.py                        every claim with what was measured, from results/*.json
+
+Legend: a result is the group and the extra_info of a benchmark.
 """
 
 import json
@@ -8,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-Results = Sequence[tuple[str, Mapping[str, Any]]]  # the group and the extra_info of each benchmark
+Results = Sequence[tuple[str, Mapping[str, Any]]]
 
 
 def times(results: Results) -> str:
