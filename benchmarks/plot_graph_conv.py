@@ -62,6 +62,8 @@ def main() -> None:
     figure, panels = plt.subplots(1, 2, figsize=(9, 4.2), sharey=True, layout="constrained")
     for axes, direction in zip(panels, ("forward", "forward+backward"), strict=True):
         draw(axes, [result for result in run["benchmarks"] if result["direction"] == direction])
+    slowest = max(variant["median_ms"] for result in run["benchmarks"] for variant in result["variants"].values())
+    panels[0].set_ylim(2e-4, 2 * slowest)  # and so the other: they share the axis
     panels[0].legend(frameon=False, fontsize=9)
     figure.supxlabel("positions, B·H·W", fontsize=10)
     figure.suptitle(
