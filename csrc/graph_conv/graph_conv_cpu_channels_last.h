@@ -9,10 +9,16 @@
 
 #include "graph_conv_cpu_blocks.h"
 
-#define DGCN_UNROLL _Pragma("GCC unroll 32")
-
 namespace dgcn {
 namespace {
+
+/// body(0), ..., body(count - 1), unrolled from the start: GCC's own unrolling comes too late to keep an array that they
+/// index in registers.
+template <int count, typename Body>
+inline __attribute__((always_inline)) void repeat(const Body& body) {
+#pragma GCC unroll 64
+  for (int i = 0; i < count; ++i) body(i);
+}
 
 /// The nodes as vectors of kLanes.
 template <int kLanes>
@@ -97,30 +103,30 @@ struct ChannelsLastProduct {
   static void block(const Arguments& a, int vector, const T* in, T* out, const T* residual) {
     const int K = a.nodes().K;
     const T *bias = a.m.row(K, vector), *row = a.m.row(0, vector);
-    // Unless told, GCC unrolls so late that it keeps the sums in memory.
-    Vector sum[P][C];
-    DGCN_UNROLL for (int p = 0; p < P; ++p) DGCN_UNROLL for (int c = 0; c < C; ++c) sum[p][c] =
-        S::load(bias + c * kLanes);
-    for (int k = 0; k < K; ++k, row += a.m.stride()) {
-      Vector factors[C];
-      DGCN_UNROLL for (int c = 0; c < C; ++c) factors[c] = S::load(row + c * kLanes);
-      DGCN_UNROLL for (int p = 0; p < P; ++p) DGCN_UNROLL for (int c = 0; c < C; ++c) sum[p][c] +=
-          in[p * K + k] * factors[c];
-    }
-    if (a.relu)
-      DGCN_UNROLL for (int p = 0; p < P; ++p) DGCN_UNROLL for (int c = 0; c < C; ++c) sum[p][c] = S::relu(sum[p][c]);
+    Vector sum[P][C] = {};
+    const auto each = [&](const auto& body) __attribute__((always_inline)) {
+      repeat<P>([&](int p) __attribute__((always_inline)) {
+        repeat<C>([&](int c) __attribute__((always_inline)) { body(sum[p][c], p, c); });
+      });
+    };
+    for (int k = 0; k < K; ++k, row += a.m.stride())
+      each([&](Vector& to, int p, int c)
+               __attribute__((always_inline)) { to += in[p * K + k] * S::load(row + c * kLanes); });
+    each([&](Vector& to, int, int c) __attribute__((always_inline)) { to += S::load(bias + c * kLanes); });
+    if (a.relu) each([](Vector& to, int, int) __attribute__((always_inline)) { to = S::relu(to); });
     if (residual != nullptr)
-      DGCN_UNROLL for (int p = 0; p < P; ++p) DGCN_UNROLL for (int c = 0; c < C; ++c) sum[p][c] +=
-          S::load(residual + p * K + c * kLanes);
-    DGCN_UNROLL for (int p = 0; p < P; ++p) DGCN_UNROLL for (int c = 0; c < C; ++c)
-        S::store(out + p * K + c * kLanes, sum[p][c]);
+      each([&](Vector& to, int p, int c)
+               __attribute__((always_inline)) { to += S::load(residual + p * K + c * kLanes); });
+    each([&](const Vector& from, int p, int c)
+             __attribute__((always_inline)) { S::store(out + p * K + c * kLanes, from); });
   }
 
   /// One node of one pixel.
   static void single(const Arguments& a, int node, const T* in, T* out, const T* residual) {
     const T* column = a.m.column(node);
-    T sum = a.m.bias(node);
+    T sum = 0;
     for (int k = 0; k < a.nodes().K; ++k) sum += in[k] * column[k];
+    sum += a.m.bias(node);
     if (a.relu) sum = T(0) > sum ? T(0) : sum;  // keeps NaN
     out[node] = residual == nullptr ? sum : sum + residual[node];
   }
@@ -137,13 +143,13 @@ struct ChannelsLastProduct {
       const T* x = in + pixel * K;
       T sums[H::kLanes];
       H::store(sums, H::sums([&](int p) __attribute__((always_inline)) {
-                       typename H::Vector sum = H::load(x + p * K) * H::load(column);
-                       for (int k = H::kLanes; k < whole; k += H::kLanes)
-                         sum += H::load(x + p * K + k) * H::load(column + k);
-                       return sum;
-                     }) + bias);
+                 typename H::Vector sum = H::load(x + p * K) * H::load(column);
+                 for (int k = H::kLanes; k < whole; k += H::kLanes) sum += H::load(x + p * K + k) * H::load(column + k);
+                 return sum;
+               }));
       for (int k = whole; k < K; ++k)
         for (int p = 0; p < H::kLanes; ++p) sums[p] += x[p * K + k] * column[k];
+      for (int p = 0; p < H::kLanes; ++p) sums[p] += bias;
       if (a.relu)
         for (int p = 0; p < H::kLanes; ++p) sums[p] = T(0) > sums[p] ? T(0) : sums[p];  // keeps NaN
       T* y = out + pixel * K + node;
@@ -217,22 +223,18 @@ struct ChannelsLastOuterProduct {
   static void block(const T* rows, const T* columns, int64_t pixels, int K, T* sums) {
     constexpr int kLatency = 4, kTurns = (kLatency + R) / (R + 1);  // enough sums that none waits for itself
     Vector sum[kTurns][R + 1] = {};
+    const auto add = [&](int turn) __attribute__((always_inline)) {
+      const Vector column = S::load(columns + turn * K);
+      repeat<R>([&](int r) __attribute__((always_inline)) { sum[turn][r] += rows[turn * K + r] * column; });
+      sum[turn][R] += column;
+    };
     int64_t pixel = 0;
-    for (; pixel + kTurns <= pixels; pixel += kTurns, rows += kTurns * K, columns += kTurns * K)
-      DGCN_UNROLL for (int turn = 0; turn < kTurns; ++turn) {
-        const Vector column = S::load(columns + turn * K);
-        DGCN_UNROLL for (int r = 0; r < R; ++r) sum[turn][r] += rows[turn * K + r] * column;
-        sum[turn][R] += column;
-      }
-    for (; pixel < pixels; ++pixel, rows += K, columns += K) {
-      const Vector column = S::load(columns);
-      DGCN_UNROLL for (int r = 0; r < R; ++r) sum[0][r] += rows[r] * column;
-      sum[0][R] += column;
-    }
-    DGCN_UNROLL for (int r = 0; r <= R; ++r) {
-      DGCN_UNROLL for (int turn = 1; turn < kTurns; ++turn) sum[0][r] += sum[turn][r];
+    for (; pixel + kTurns <= pixels; pixel += kTurns, rows += kTurns * K, columns += kTurns * K) repeat<kTurns>(add);
+    for (; pixel < pixels; ++pixel, rows += K, columns += K) add(0);
+    repeat<R + 1>([&](int r) __attribute__((always_inline)) {
+      repeat<kTurns - 1>([&](int turn) __attribute__((always_inline)) { sum[0][r] += sum[turn + 1][r]; });
       S::store(sums + r * kLanes, sum[0][r]);
-    }
+    });
   }
 
   struct Blocks {
