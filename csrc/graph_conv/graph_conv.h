@@ -76,12 +76,12 @@ DGCN_HOST_DEVICE void row_softmax(T* s, const T* effective, const GraphParams<T>
       const T logit = w_d[j] * a[j];
       if (!(mask && a[j] == T(0)) && logit > maximum) maximum = logit;
     }
-    T sum = 0;
+    double sum = 0;  // its error is that of the whole row
     for (int j = 0; j < K; ++j) {
       out[j] = mask && a[j] == T(0) ? T(0) : std::exp(w_d[j] * a[j] - maximum);
       sum += out[j];
     }
-    const T scale = sum == T(0) ? T(0) : T(1) / sum;
+    const T scale = sum == 0 ? T(0) : static_cast<T>(1 / sum);
     for (int j = 0; j < K; ++j) out[j] *= scale;
   }
 }
@@ -95,8 +95,9 @@ DGCN_HOST_DEVICE void edge_weight_gradient(T* out, const T* s, const T* grad_p, 
   for (int i = begin; i < K; i += step) {
     const T* grad_s = mode.target ? grad_p + i * K : grad_p + i;  // dS = dP or dPᵀ
     const int stride = mode.target ? 1 : K;
-    T mean = 0;
-    for (int j = 0; j < K; ++j) mean += s[i * K + j] * grad_s[j * stride];
+    double sum = 0;  // likewise
+    for (int j = 0; j < K; ++j) sum += s[i * K + j] * grad_s[j * stride];
+    const T mean = static_cast<T>(sum);
     for (int j = 0; j < K; ++j) out[i * K + j] = effective[i * K + j] * s[i * K + j] * (grad_s[j * stride] - mean);
   }
 }
