@@ -34,7 +34,7 @@ inline std::string to_string(Sizes sizes) {
 }
 
 inline void check_shape(const char* name, const Tensor& tensor, Sizes required) {
-  DGCN_CHECK(tensor.sizes() == required, name, " must have shape ", to_string(required), ", got ",
+  DGCN_CHECK(tensor.sizes().equals(required), name, " must have shape ", to_string(required), ", got ",
              to_string(tensor.sizes()));
 }
 
