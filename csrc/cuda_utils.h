@@ -5,6 +5,7 @@
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>
 #include <torch/csrc/stable/accelerator.h>
 #include <torch/csrc/stable/macros.h>
+#include <torch/headeronly/util/shim_utils.h>
 
 // A CPU-only torch lacks these, and nothing calls them there: weak, so that the same shared object loads all the same.
 #pragma weak aoti_torch_get_current_cuda_stream
@@ -18,7 +19,7 @@ using torch::stable::accelerator::DeviceIndex;
 
 inline cudaStream_t current_stream(DeviceIndex device) {
   void* stream = nullptr;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(device, &stream));
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(device, &stream));
   return static_cast<cudaStream_t>(stream);
 }
 
@@ -28,15 +29,17 @@ inline int device_attribute(cudaDeviceAttr attribute, DeviceIndex device) {
   return value;
 }
 
-/// Launches kernel(arguments...) on the device that is current.
+/// Launches kernel(arguments...) on the current stream of `device`, which must be the current device.
 template <typename... Parameters, typename... Arguments>
-void launch(void (*kernel)(Parameters...), int64_t blocks, int threads, int64_t shared_bytes, cudaStream_t stream,
+void launch(void (*kernel)(Parameters...), int64_t blocks, int threads, int64_t shared_bytes, DeviceIndex device,
             const Arguments&... arguments) {
-  constexpr int64_t kAlwaysGranted = 48 * 1024;
-  if (shared_bytes > kAlwaysGranted)
-    STD_CUDA_CHECK(
-        cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared_bytes)));
-  kernel<<<static_cast<unsigned>(blocks), threads, shared_bytes, stream>>>(arguments...);
+  // All that there is rather than `shared_bytes`: the limit belongs to the kernel, and another thread may be about to
+  // launch it with more. The carve-out makes room for as many blocks at a time as fit.
+  const int limit = device_attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
+  STD_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, limit));
+  STD_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout,
+                                      static_cast<int>(cudaSharedmemCarveoutMaxShared)));
+  kernel<<<static_cast<unsigned>(blocks), threads, shared_bytes, current_stream(device)>>>(arguments...);
   STD_CUDA_KERNEL_LAUNCH_CHECK();
 }
 

@@ -61,16 +61,16 @@ DGCN_HOST_DEVICE void effective_adjacency(T* effective, const GraphParams<T>& pa
   }
 }
 
-/// S = row_softmax(W_d ⊙ effective), Eq. 8; `s` may be `effective` itself. A row in which no edge is present under
-/// "mask" becomes zeros. Divided by rows.
+/// S = row_softmax(W_d ⊙ effective), Eq. 8. A row in which no edge is present under "mask" becomes zeros. Divided by rows.
 template <typename T>
-DGCN_HOST_DEVICE void row_softmax(T* s, const T* effective, const GraphParams<T>& params, int begin, int step) {
+DGCN_HOST_DEVICE void row_softmax(T* __restrict__ s, const T* effective, const GraphParams<T>& params, int begin,
+                                  int step) {
   const int K = params.nodes;
   const bool mask = params.mode.mask;
   for (int row = begin; row < K; row += step) {
     const T* a = effective + row * K;
     const T* w_d = params.edge_weight + row * K;
-    T* out = s + row * K;
+    T* __restrict__ out = s + row * K;  // else each exponential waits for the last one to be stored
     T maximum = -static_cast<T>(INFINITY);
     for (int j = 0; j < K; ++j) {
       const T logit = w_d[j] * a[j];

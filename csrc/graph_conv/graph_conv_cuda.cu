@@ -34,8 +34,19 @@ T* data(const Tensor& tensor) {
 }
 
 template <typename T>
+T* data(const std::optional<Tensor>& tensor) {
+  return tensor ? data<T>(*tensor) : nullptr;
+}
+
+template <typename T>
 const T* const_data(const std::optional<Tensor>& tensor) {
   return tensor ? static_cast<const T*>(tensor->const_data_ptr()) : nullptr;
+}
+
+/// Memory for `size` numbers of the accumulation dtype; nothing for none, since even that costs microseconds.
+std::optional<Tensor> allocate(const GraphConvInputs& inputs, int64_t size) {
+  if (size == 0) return std::nullopt;
+  return torch::stable::new_empty(inputs.x, {size}, inputs.accumulation_dtype());
 }
 
 bool is_dense(const Tensor& features, bool channels_last) {
@@ -122,7 +133,6 @@ Tensor graph_conv_forward(const Tensor& x, const Tensor& edge_weight, const Tens
   if (x.numel() == 0) return y;
 
   const DeviceGuard guard(x.get_device_index());
-  const cudaStream_t stream = current_stream(x.get_device_index());
   Layout layout(x);
   const Tensor x_read = layout.read(x), y_written = layout.write(y);
   const std::optional<Tensor> residual_read = layout.read(residual);
@@ -130,7 +140,7 @@ Tensor graph_conv_forward(const Tensor& x, const Tensor& edge_weight, const Tens
     using T = typename decltype(types)::T;
     using A = typename decltype(types)::A;
     const cuda::Plan plan = make_plan(&cuda::plan_forward<T, A>, layout, inputs);
-    const Tensor workspace = torch::stable::new_empty(x, {plan.workspace}, inputs.accumulation_dtype());
+    const std::optional<Tensor> workspace = allocate(inputs, plan.workspace);
     const cuda::ForwardArguments<T, A> arguments{plan.tiling,
                                                  inputs.params<A>(),
                                                  const_data<T>(x_read),
@@ -140,7 +150,7 @@ Tensor graph_conv_forward(const Tensor& x, const Tensor& edge_weight, const Tens
                                                  relu,
                                                  data<A>(workspace)};
     launch(plan.matrices_in_shared ? &cuda::forward_kernel<T, A, true> : &cuda::forward_kernel<T, A, false>,
-           plan.blocks, plan.threads, plan.shared_bytes, stream, arguments);
+           plan.blocks, plan.threads, plan.shared_bytes, x.get_device_index(), arguments);
   });
   Layout::finish(y, y_written);
   return y;
@@ -163,7 +173,6 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> graph_conv_backward(
     return {gradients.x, gradients.edge_weight, gradients.weight, gradients.bias};
 
   const DeviceGuard guard(x.get_device_index());
-  const cudaStream_t stream = current_stream(x.get_device_index());
   Layout layout(x);
   const Tensor grad_y_read = layout.read(grad_y), x_read = layout.read(x),
                grad_x_written = need_x ? layout.write(gradients.x) : gradients.x;
@@ -174,21 +183,21 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> graph_conv_backward(
     const cuda::Plan plan = make_plan(&cuda::plan_backward<T, A>, layout, inputs);
     const GraphParams<A> params = inputs.params<A>();
     const int64_t size = need_params ? cuda::partial_size(params) : 0;
-    const Tensor workspace = torch::stable::new_empty(x, {plan.workspace}, inputs.accumulation_dtype()),
-                 partial = torch::stable::new_empty(x, {plan.blocks * size}, inputs.accumulation_dtype());
+    const std::optional<Tensor> workspace = allocate(inputs, plan.workspace),
+                                partial = allocate(inputs, plan.blocks * size);
     const cuda::BackwardArguments<T, A> arguments{plan.tiling,
                                                   params,
                                                   const_data<T>(grad_y_read),
                                                   const_data<T>(x_read),
                                                   const_data<T>(y_read),
                                                   need_x ? data<T>(grad_x_written) : nullptr,
-                                                  need_params ? data<A>(partial) : nullptr,
+                                                  data<A>(partial),
                                                   inputs.per_sample,
                                                   relu,
                                                   plan.parts,
                                                   data<A>(workspace)};
     launch(plan.matrices_in_shared ? &cuda::backward_kernel<T, A, true> : &cuda::backward_kernel<T, A, false>,
-           plan.blocks, plan.threads, plan.shared_bytes, stream, arguments);
+           plan.blocks, plan.threads, plan.shared_bytes, x.get_device_index(), arguments);
     if (!need_params) return;
     const cuda::ReduceArguments<A> reduce{data<A>(partial),
                                           plan.blocks,
@@ -198,7 +207,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> graph_conv_backward(
                                           bias ? data<A>(gradients.bias) : nullptr,
                                           params.nodes};
     launch(&cuda::reduce_kernel<A>, (size + cuda::kReduceEntries - 1) / cuda::kReduceEntries, cuda::kReduceThreads,
-           cuda::kReduceThreads * sizeof(A), stream, reduce);
+           cuda::kReduceThreads * sizeof(A), x.get_device_index(), reduce);
   });
   if (need_x) Layout::finish(gradients.x, grad_x_written);
   return {gradients.x, gradients.edge_weight, gradients.weight, gradients.bias};
@@ -208,7 +217,6 @@ Tensor sample_adjacency(const Tensor& adjacency, const Tensor& seed, std::option
   const Tensor draw = check_sample_adjacency(adjacency, seed, batch);
   if (draw.numel() == 0) return draw;
   const DeviceGuard guard(adjacency.get_device_index());
-  const cudaStream_t stream = current_stream(adjacency.get_device_index());
   with_types(adjacency.scalar_type(), [&](auto types) {
     using A = typename decltype(types)::A;
     GraphParams<A> params{};
@@ -216,8 +224,8 @@ Tensor sample_adjacency(const Tensor& adjacency, const Tensor& seed, std::option
     params.seed = const_data<int64_t>(seed);
     params.nodes = static_cast<int>(adjacency.size(0));
     const int64_t samples = batch.value_or(1);
-    launch(&cuda::sample_kernel<A>, std::min(samples, cuda::kMostSampleBlocks), cuda::kSampleThreads, 0, stream,
-           data<A>(draw), samples, params);
+    launch(&cuda::sample_kernel<A>, std::min(samples, cuda::kMostSampleBlocks), cuda::kSampleThreads, 0,
+           adjacency.get_device_index(), data<A>(draw), samples, params);
   });
   return draw;
 }

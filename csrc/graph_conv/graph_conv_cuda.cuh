@@ -3,12 +3,15 @@
 //
 // At K = 17 in float32 a forward moves 2·17·4 = 136 bytes a pixel for 2·17² = 578 operations, a backward (reads grad_y, x
 // and y, writes grad_x) 272 bytes for 1,156: four operations a byte, where an H100 has twenty on its ordinary float32
-// units. Memory decides, and tensor cores would add nothing but the rounding of TF32. Hence:
+// units. Memory decides, and tensor cores would add nothing but the rounding of TF32. But it does not decide by much: at
+// 13 bytes a cycle an SM has 10 cycles for a pixel forward and 21 backward, and all the instructions around those
+// multiplications together, counted in the machine code, take about 8 and 16 to issue. Hence:
 //   - Every feature crosses device memory once, in 16-byte pieces wherever its row happens to start: maps have 16n + 1
 //     cells a side, so hardly any row of NCHW is aligned. Shared memory sits in between: pieces on one side, any pixel of
 //     any node on the other, which also makes NCHW and channels_last one to the arithmetic.
-//   - S and M stay in the SM. Each block builds them anew, once per sample: a few microseconds that all blocks spend at
-//     the same time, instead of a launch and a trip through memory.
+//   - S and M stay in the SM. Each block builds them anew, once per sample: a microsecond or two that all blocks spend at
+//     the same time, instead of a launch and a trip through memory. At [8, 17, 81, 81] that is most of the time, so the
+//     parameters arrive all at once and no loop over them waits for memory.
 //   - A block loads, computes and stores one tile after the other. It does not prefetch: the other blocks of its SM use
 //     the memory meanwhile, and the tile can be twice as large.
 //   - Blocks own fixed, contiguous ranges of tiles. Samples change seldom within a block, and every sum has one order.
@@ -20,82 +23,15 @@
 #include <cstdint>
 
 #include "graph_conv.h"
+#include "graph_conv_cuda_matrices.cuh"
 #include "graph_conv_cuda_tiles.cuh"
 
 namespace dgcn::cuda {
 
-// ---- The K×K matrices -----------------------------------------------------------------------------------------------
-
-// Elements of an operand, of a matrix, and of (dM, db), such that what follows is aligned to pieces.
-__host__ __device__ constexpr int64_t operand_size(int nodes) { return int64_t{nodes} * operand_pitch(nodes); }
-__host__ __device__ constexpr int64_t matrix_size(int nodes) { return round_up(int64_t{nodes} * nodes, 4); }
-__host__ __device__ constexpr int64_t gradient_size(int nodes) { return round_up(int64_t{nodes} * nodes + nodes, 4); }
-
-template <typename A>
-__device__ void clear(A* values, int64_t count) {
-  for (int64_t e = threadIdx.x; e < count; e += blockDim.x) values[e] = 0;
-}
-
-/// operand [K, pitch] = matrix [K, K] or its transpose, padded with zeros.
-template <typename A>
-__device__ void make_operand(A* operand, const A* matrix, int nodes, bool transpose) {
-  const int pitch = operand_pitch(nodes);
-  for (int e = threadIdx.x; e < nodes * pitch; e += blockDim.x) {
-    const int row = e / pitch, column = e % pitch;
-    operand[e] = column >= nodes ? A(0) : transpose ? matrix[column * nodes + row] : matrix[row * nodes + column];
-  }
-}
-
-/// operand [pitch] = b, or zeros, padded with zeros.
-template <typename A>
-__device__ void make_bias(A* operand, const GraphParams<A>& params) {
-  for (int o = threadIdx.x; o < operand_pitch(params.nodes); o += blockDim.x)
-    operand[o] = params.bias != nullptr && o < params.nodes ? params.bias[o] : A(0);
-}
-
-/// output(o, c, Σ_k operand_ko · input(k, c)) for all o, c < K.
-template <typename A, typename Input, typename Output>
-__device__ void matrix_product(const A* operand, int nodes, Input input, Output output) {
-  product<kMatrixOutputs, 1, A>(operand, nullptr, nodes, nodes, input, output);
-}
-
-/// S and the effective adjacency of image `sample`; the two may be one.
-template <typename A>
-__device__ void make_mixing(A* s, A* effective, const GraphParams<A>& params, int64_t sample) {
-  effective_adjacency(effective, params, static_cast<uint32_t>(sample), threadIdx.x, blockDim.x);
-  __syncthreads();
-  row_softmax(s, effective, params, threadIdx.x, blockDim.x);
-  __syncthreads();
-}
-
-/// M = P·W of image `sample` as an operand: `from_x` [k, j] = M_jk leads from x to y, `from_grad_y` [j, k] = M_jk from
-/// grad_y to grad_x. Either may be null; both must have been cleared. `scratch`: a matrix and an operand.
-template <typename A>
-__device__ void fold(A* from_x, A* from_grad_y, A* scratch, const GraphParams<A>& params, int64_t sample) {
-  const int K = params.nodes, pitch = operand_pitch(K);
-  A* const s = scratch;
-  make_mixing(s, s, params, sample);
-  if (params.weight == nullptr) {  // M = P
-    if (from_x != nullptr) make_operand(from_x, s, K, params.mode.target);
-    if (from_grad_y != nullptr) make_operand(from_grad_y, s, K, !params.mode.target);
-  } else {
-    A* const p = scratch + matrix_size(K);  // [t, j] = P_jt
-    make_operand(p, s, K, params.mode.target);
-    __syncthreads();
-    matrix_product(
-        p, K, [&](int t, int k) { return params.weight[t * K + k]; },
-        [&](int j, int k, A m) {
-          if (from_x != nullptr) from_x[k * pitch + j] = m;
-          if (from_grad_y != nullptr) from_grad_y[j * pitch + k] = m;
-        });
-  }
-  __syncthreads();
-}
-
 // ---- Forward --------------------------------------------------------------------------------------------------------
 
 constexpr int kForwardThreads = 256;
-constexpr int kForwardColumns = 2;  // of a product with pixels; see kPixelOutputs
+constexpr int kForwardColumns = 4;  // of a product with pixels; see kPixelOutputs
 
 /// Blocks whose registers an SM must hold. In float64 arithmetic is the bottleneck, and one block can have all.
 template <typename A>
@@ -114,9 +50,11 @@ struct ForwardArguments {
   A* workspace;  ///< for every block forward_kept + forward_scratch, where these do not fit into shared memory
 };
 
-/// M and b, which a block keeps, and the scratch of fold().
-__host__ __device__ constexpr int64_t forward_kept(int nodes) { return operand_size(nodes) + operand_pitch(nodes); }
-__host__ __device__ constexpr int64_t forward_scratch(int nodes) { return matrix_size(nodes) + operand_size(nodes); }
+/// M and b, which a block keeps, and S, W and the scratch of fold(). The adjacency is gone when fold() needs an operand.
+__host__ __device__ constexpr int64_t forward_kept(int nodes) { return operand_size(nodes) + round_up(nodes, 4); }
+__host__ __device__ constexpr int64_t forward_scratch(int nodes) {
+  return matrix_size(nodes) + operand_size(nodes) + 2 * copy_size(nodes);
+}
 
 /// y = act(M x + b) (+ residual). With `kShared` the matrices are in shared memory, the scratch where the tiles go later;
 /// else in the workspace.
@@ -133,28 +71,42 @@ __global__ void __launch_bounds__(kForwardThreads, resident_blocks<A>(kShared))
   A* const after = from_x + forward_kept(K);
   T* const x = reinterpret_cast<T*>(kShared ? reinterpret_cast<unsigned char*>(after) : shared_memory);
   T* const y = x + tiling.elements;
-  A* const scratch = kShared ? reinterpret_cast<A*>(x) : after;
+  A* const s = kShared ? reinterpret_cast<A*>(x) : after;
+  A* const weight_copy = s + matrix_size(K);
+  A* const scratch = weight_copy + copy_size(K);
 
   clear(from_x, operand_size(K));
-  make_bias(bias, params);
+  fetch<kShared>(bias, params.bias, K);
   const TileRange range(tiling);
   for (int64_t index = range.begin; index < range.end;) {
     const int64_t image = index / tiling.tiles_per_image;
     const int64_t end = arguments.per_sample ? std::min(range.end, (image + 1) * tiling.tiles_per_image) : range.end;
-    fold<A>(from_x, nullptr, scratch, params, arguments.per_sample ? image : 0);
+    const A* const weight = fetch_matrix<kShared>(weight_copy, params.weight, K);
+    fold<kShared, A>(from_x, nullptr, s, scratch, weight, scratch, params, arguments.per_sample ? image : 0);
 
     for (; index < end; ++index) {
       const Tile<T> tile(tiling, index);
       load_tile(x, arguments.x, tiling, tile);
       if (arguments.residual != nullptr) load_tile(y, arguments.residual, tiling, tile);
-      wait_for_tiles();
-      product<kPixelOutputs, kForwardColumns, A>(
-          from_x, bias, K, tile.pixels, [&](int k, int pixel) { return static_cast<A>(x[tile.index(k, pixel)]); },
-          [&](int j, int pixel, A value) {
-            T& out = y[tile.index(j, pixel)];
-            if (arguments.relu && value < A(0)) value = 0;  // written so that NaN stays NaN
-            if (arguments.residual != nullptr) value += static_cast<A>(out);
-            out = static_cast<T>(value);
+      wait_for_loads();
+      product<kPixelOutputs, kForwardColumns, 1, A>(
+          from_x, K, tile.pixels, tile.pixel_step,
+          [&](int k, int offset) { return static_cast<A>(x[tile.row(k) + offset]); },
+          [&](int j, const auto& columns, A(&value)[kForwardColumns]) {
+            T* const row = y + tile.row(j);
+            DGCN_UNROLL()
+            for (int c = 0; c < kForwardColumns; ++c) {
+              value[c] += bias[j];  // last, so that small products are not rounded on top of it
+              if (arguments.relu && value[c] < A(0)) value[c] = 0;  // written so that NaN stays NaN
+            }
+            if (arguments.residual != nullptr) {
+              DGCN_UNROLL()
+              for (int c = 0; c < kForwardColumns; ++c)
+                if (c < columns.present) value[c] += static_cast<A>(row[columns.offset[c]]);
+            }
+            DGCN_UNROLL()
+            for (int c = 0; c < kForwardColumns; ++c)
+              if (c < columns.present) row[columns.offset[c]] = static_cast<T>(value[c]);
           });
       __syncthreads();
       store_tile(arguments.y, y, tiling, tile);
@@ -166,7 +118,7 @@ __global__ void __launch_bounds__(kForwardThreads, resident_blocks<A>(kShared))
 // ---- Backward -------------------------------------------------------------------------------------------------------
 
 constexpr int kBackwardThreads = 256;
-constexpr int kBackwardColumns = 1;  // of a product with pixels: dM has most of the registers
+constexpr int kBackwardColumns = 2;  // of a product with pixels: dM has most of the registers
 
 // A thread holds a 5×9 part of dM: 14 values from shared memory feed 45 multiplications, and the 8 parts of K = 17 make 8
 // warps, each reading side by side.
@@ -200,25 +152,28 @@ struct OuterProduct {
   template <typename T>
   __device__ void add(const T* g, const T* x, const Tile<T>& tile, int nodes, const Parts& parts, int part, int slice) {
     const int row = part / parts.columns, column = part % parts.columns;
-    int g_row[kPartRows], x_row[kPartColumns];
+    const T *g_row[kPartRows], *x_row[kPartColumns];
     DGCN_UNROLL()
-    for (int i = 0; i < kPartRows; ++i) g_row[i] = tile.index(std::min(row + i * parts.rows, nodes - 1), slice);
+    for (int i = 0; i < kPartRows; ++i)
+      g_row[i] = g + tile.row(std::min(row + i * parts.rows, nodes - 1)) + slice * tile.pixel_step;
     DGCN_UNROLL()
     for (int j = 0; j < kPartColumns; ++j)
-      x_row[j] = tile.index(std::min(column + j * parts.columns, nodes - 1), slice);
+      x_row[j] = x + tile.row(std::min(column + j * parts.columns, nodes - 1)) + slice * tile.pixel_step;
 
     const int step = parts.slices * tile.pixel_step;
     DGCN_UNROLL(1)
-    for (int pixel = slice, offset = 0; pixel < tile.pixels; pixel += parts.slices, offset += step) {
+    for (int pixel = slice; pixel < tile.pixels; pixel += parts.slices) {
       A g_value[kPartRows];
       DGCN_UNROLL()
       for (int i = 0; i < kPartRows; ++i) {
-        g_value[i] = static_cast<A>(g[g_row[i] + offset]);
+        g_value[i] = static_cast<A>(*g_row[i]);
+        g_row[i] += step;
         sums[i] += g_value[i];
       }
       DGCN_UNROLL()
       for (int j = 0; j < kPartColumns; ++j) {
-        const A x_value = static_cast<A>(x[x_row[j] + offset]);
+        const A x_value = static_cast<A>(*x_row[j]);
+        x_row[j] += step;
         DGCN_UNROLL()
         for (int i = 0; i < kPartRows; ++i) products[i][j] += g_value[i] * x_value;
       }
@@ -265,28 +220,25 @@ __host__ __device__ int64_t partial_size(const GraphParams<A>& params) {
   return K * K + (params.weight != nullptr ? K * K : 0) + (params.bias != nullptr ? K : 0);
 }
 
-/// partial += the gradients of W_d, W and b that follow from `gradients` = (dM, db) of image `sample`. `scratch`: three
-/// matrices and an operand.
+/// partial = the gradients of W_d, W and b that follow from `gradients` = (dM, db), or += them. `s`, `effective` (which is
+/// used up) and `weight` are those of fold(). `scratch`: a matrix and an operand.
 template <typename A>
-__device__ void add_parameter_gradients(A* partial, const A* gradients, A* scratch, const GraphParams<A>& params,
-                                        int64_t sample) {
+__device__ void parameter_gradients(A* partial, bool add, const A* gradients, const A* s, A* effective, const A* weight,
+                                    A* scratch, const GraphParams<A>& params) {
   const int K = params.nodes;
-  A* const s = scratch;
-  A* const effective = s + matrix_size(K);
-  A* const dp = effective + matrix_size(K);
-  A* const operand = dp + matrix_size(K);
-  make_mixing(s, effective, params, sample);
-
+  const auto store = [&](A* to, A value) { *to = value + (add ? *to : A(0)); };
   const A* grad_p = gradients;  // M = P, unless there is a weight
   A* rest = partial + K * K;
-  if (params.weight != nullptr) {
+  if (weight != nullptr) {
+    A* const dp = scratch;
+    A* const operand = scratch + matrix_size(K);
     make_operand(operand, s, K, !params.mode.target);  // [r, t] = P_rt
     __syncthreads();
     matrix_product(
         operand, K, [&](int r, int c) { return gradients[r * K + c]; },
-        [&](int t, int c, A value) { rest[t * K + c] += value; });  // dW_tc = Σ_r P_rt dM_rc
+        [&](int t, int c, A value) { store(rest + t * K + c, value); });  // dW_tc = Σ_r P_rt dM_rc
     __syncthreads();
-    make_operand(operand, params.weight, K, true);  // [c, t] = W_tc
+    make_operand(operand, weight, K, true);  // [c, t] = W_tc
     __syncthreads();
     matrix_product(
         operand, K, [&](int c, int r) { return gradients[r * K + c]; },
@@ -297,9 +249,9 @@ __device__ void add_parameter_gradients(A* partial, const A* gradients, A* scrat
   }
   edge_weight_gradient(effective, s, grad_p, effective, K, params.mode, threadIdx.x, blockDim.x);
   __syncthreads();
-  for (int e = threadIdx.x; e < K * K; e += blockDim.x) partial[e] += effective[e];
+  for (int e = threadIdx.x; e < K * K; e += blockDim.x) store(partial + e, effective[e]);
   if (params.bias != nullptr)
-    for (int e = threadIdx.x; e < K; e += blockDim.x) rest[e] += gradients[K * K + e];
+    for (int e = threadIdx.x; e < K; e += blockDim.x) store(rest + e, gradients[K * K + e]);
   __syncthreads();
 }
 
@@ -331,12 +283,13 @@ struct BackwardArguments {
   A* workspace;  ///< as in ForwardArguments
 };
 
-/// M in both directions and b, which a block keeps, and scratch: (dM, db), then its slices or what the chain needs.
+/// M in both directions, b, S, the adjacency and W, which a block keeps, and scratch: that of fold(), which is less than
+/// (dM, db) and either its slices or what leads from it to the parameters.
 __host__ __device__ constexpr int64_t backward_kept(int nodes) {
-  return 2 * operand_size(nodes) + operand_pitch(nodes);
+  return 2 * operand_size(nodes) + round_up(nodes, 4) + 2 * matrix_size(nodes) + copy_size(nodes);
 }
 __host__ __device__ constexpr int64_t backward_scratch(int nodes, int slices) {
-  const int64_t sliced = slices * gradient_size(nodes), chain = 3 * matrix_size(nodes) + operand_size(nodes);
+  const int64_t sliced = slices * gradient_size(nodes), chain = matrix_size(nodes) + operand_size(nodes);
   return gradient_size(nodes) + (sliced > chain ? sliced : chain);
 }
 
@@ -354,6 +307,9 @@ __global__ void __launch_bounds__(kBackwardThreads, resident_blocks<A>(kShared))
                                  : arguments.workspace + blockIdx.x * (backward_kept(K) + backward_scratch(K, slices));
   A* const from_x = from_grad_y + operand_size(K);
   A* const bias = from_x + operand_size(K);
+  A* const s = bias + round_up(K, 4);
+  A* const effective = s + matrix_size(K);
+  A* const weight_copy = effective + matrix_size(K);
   A* const after = from_grad_y + backward_kept(K);
   T* const g = reinterpret_cast<T*>(kShared ? reinterpret_cast<unsigned char*>(after) : shared_memory);
   T* const x = g + tiling.elements;
@@ -361,7 +317,7 @@ __global__ void __launch_bounds__(kBackwardThreads, resident_blocks<A>(kShared))
   T* const grad_x = y;  // y has done its work when grad_x appears
   A* const gradients = kShared ? reinterpret_cast<A*>(g) : after;
   A* const scratch = gradients + gradient_size(K);
-  A* const totals = scratch;  // [slices, K·K + K]; the matrices come before and after
+  A* const totals = scratch;  // [slices, K·K + K]; what follows from their sum overwrites them
 
   const bool need_x = arguments.grad_x != nullptr, need_params = arguments.partial != nullptr;
   const bool recompute = arguments.relu && arguments.y == nullptr;
@@ -369,14 +325,15 @@ __global__ void __launch_bounds__(kBackwardThreads, resident_blocks<A>(kShared))
   A* const partial = need_params ? arguments.partial + blockIdx.x * partial_size(params) : nullptr;
 
   clear(from_grad_y, 2 * operand_size(K));
-  make_bias(bias, params);
-  if (need_params) clear(partial, partial_size(params));
+  fetch<kShared>(bias, params.bias, K);
+  const A* const weight = fetch_matrix<kShared>(weight_copy, params.weight, K);
+  bool add = false;  // to `partial`
   const TileRange range(tiling);
   for (int64_t index = range.begin; index < range.end;) {
     const int64_t image = index / tiling.tiles_per_image, sample = arguments.per_sample ? image : 0;
     const int64_t end = arguments.per_sample ? std::min(range.end, (image + 1) * tiling.tiles_per_image) : range.end;
-    if (need_x || recompute)
-      fold(recompute ? from_x : nullptr, need_x ? from_grad_y : nullptr, gradients, params, sample);
+    fold<kShared, A>(recompute ? from_x : nullptr, need_x ? from_grad_y : nullptr, s, effective, weight, gradients,
+                     params, sample);
     OuterProduct<A> outer;
     outer.clear();
     if (!kShared) clear(totals, slices * (K * K + K));
@@ -386,21 +343,27 @@ __global__ void __launch_bounds__(kBackwardThreads, resident_blocks<A>(kShared))
       load_tile(g, arguments.grad_y, tiling, tile);
       if (need_params || recompute) load_tile(x, arguments.x, tiling, tile);
       if (arguments.relu && !recompute) load_tile(y, arguments.y, tiling, tile);
-      wait_for_tiles();
+      wait_for_loads();
       if (recompute)
-        product<kPixelOutputs, kBackwardColumns, A>(
-            from_x, bias, K, tile.pixels, [&](int k, int pixel) { return static_cast<A>(x[tile.index(k, pixel)]); },
-            [&](int j, int pixel, A value) {
-              if (!(value > A(0))) g[tile.index(j, pixel)] = static_cast<T>(A(0));
+        product<kPixelOutputs, 1, 1, A>(
+            from_x, K, tile.pixels, tile.pixel_step,
+            [&](int k, int offset) { return static_cast<A>(x[tile.row(k) + offset]); },
+            [&](int j, const auto& column, const A(&sum)[1]) {
+              if (!(sum[0] + bias[j] > A(0))) g[tile.row(j) + column.offset[0]] = static_cast<T>(A(0));
             });
       else if (arguments.relu)
         mask_by<T, A>(y, g, tiling.elements);
       __syncthreads();
       if (need_x)
-        product<kPixelOutputs, kBackwardColumns, A>(
-            from_grad_y, nullptr, K, tile.pixels,
-            [&](int j, int pixel) { return static_cast<A>(g[tile.index(j, pixel)]); },
-            [&](int k, int pixel, A value) { grad_x[tile.index(k, pixel)] = static_cast<T>(value); });
+        product<kPixelOutputs, kBackwardColumns, 1, A>(
+            from_grad_y, K, tile.pixels, tile.pixel_step,
+            [&](int j, int offset) { return static_cast<A>(g[tile.row(j) + offset]); },
+            [&](int k, const auto& columns, const A(&sums)[kBackwardColumns]) {
+              T* const row = grad_x + tile.row(k);
+              DGCN_UNROLL()
+              for (int c = 0; c < kBackwardColumns; ++c)
+                if (c < columns.present) row[columns.offset[c]] = static_cast<T>(sums[c]);
+            });
       if (need_params && kShared) {
         if (first_part < parts.count()) outer.add(g, x, tile, K, parts, first_part, slice);
       } else if (need_params) {
@@ -419,7 +382,8 @@ __global__ void __launch_bounds__(kBackwardThreads, resident_blocks<A>(kShared))
     if (kShared && first_part < parts.count()) outer.deposit(totals, K, parts, first_part, slice, false);
     __syncthreads();
     add_slices(gradients, totals, K, slices);
-    add_parameter_gradients(partial, gradients, scratch, params, sample);
+    parameter_gradients(partial, add, gradients, s, effective, weight, scratch, params);
+    add = true;
   }
 }
 
@@ -435,7 +399,7 @@ struct ReduceArguments {
 };
 
 constexpr int kReduceEntries = 32;  // of a block, side by side: whole lines of memory
-constexpr int kReduceThreads = 512;
+constexpr int kReduceThreads = 1024;
 
 /// Adds up the blocks of backward_kernel: a fixed share of them per thread, then the threads in order.
 template <typename A>
@@ -446,7 +410,7 @@ __global__ void __launch_bounds__(kReduceThreads) reduce_kernel(const ReduceArgu
   const int64_t entry = int64_t{blockIdx.x} * kReduceEntries + lane;
   const int64_t blocks = entry < arguments.size ? arguments.blocks : 0;
   A sum = 0;
-  DGCN_UNROLL(4)
+  DGCN_UNROLL(8)
   for (int64_t block = threadIdx.x / kReduceEntries; block < blocks; block += shares)
     sum += arguments.partial[block * arguments.size + entry];
   sums[threadIdx.x] = sum;

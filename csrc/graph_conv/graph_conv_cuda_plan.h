@@ -27,6 +27,7 @@ struct Plan {
 /// What make_plan() has to find room for.
 struct Needs {
   int threads;
+  bool shared_allowed;            ///< `kShared`, if memory allows
   int resident_blocks;            ///< that should fit into an SM side by side
   int tiles;                      ///< that a block holds at a time
   int least_pixels, most_pixels;  ///< of a tile; see kPixelUnit. Fewer than the least only if shared memory is short
@@ -34,8 +35,10 @@ struct Needs {
   Parts parts;
 };
 
-/// Beyond, the matrices go to the workspace. Up to here, 256 threads hold all of dM.
+/// Up to here, 256 threads hold all of dM, and the matrices of backward can be in shared memory.
 constexpr int kMostSharedNodes = 64;
+/// Up to here, forward has more and smaller blocks: one that loads is never far.
+constexpr int kFewNodes = 2 * kPixelOutputs;
 /// Where the matrices are in the workspace: more blocks would only need more of it.
 constexpr int kWorkspaceBlocks = 1;
 /// Tiles have a multiple of this, so that rows are an even number of pieces; at most they have this much less than a power
@@ -75,7 +78,7 @@ bool make_plan(Plan& plan, const Tiling& features, int64_t batch, const Needs& n
   plan.threads = needs.threads;
   plan.parts = needs.parts;
   for (const bool in_shared : {true, false}) {
-    if (in_shared && features.nodes > kMostSharedNodes) continue;
+    if (in_shared && !needs.shared_allowed) continue;
     plan.matrices_in_shared = in_shared;
     const int64_t resident = in_shared ? needs.resident_blocks : kWorkspaceBlocks;
     const int64_t slots = resident * limits.multiprocessors, pixels_a_slot = batch * features.image_pixels / slots;
@@ -102,11 +105,12 @@ template <typename T, typename A>
 bool plan_forward(Plan& plan, const Tiling& features, int64_t batch, const DeviceLimits& limits) {
   const int K = features.nodes;
   Needs needs{};
-  needs.threads = K <= kPixelOutputs ? kForwardThreads / 2 : kForwardThreads;
-  needs.resident_blocks = K <= kPixelOutputs ? 4 : 2;
+  needs.shared_allowed = true;
+  needs.threads = K <= kFewNodes ? kForwardThreads / 2 : kForwardThreads;
+  needs.resident_blocks = K <= kFewNodes ? 3 : 2;
   needs.tiles = 2;  // x and y
   needs.least_pixels = 64;
-  needs.most_pixels = 240;
+  needs.most_pixels = 496;
   needs.kept = forward_kept(K);
   needs.scratch = forward_scratch(K);
   return make_plan<T, A>(plan, features, batch, needs, limits);
@@ -119,7 +123,8 @@ bool plan_backward(Plan& plan, const Tiling& features, int64_t batch, const Devi
   needs.parts.rows = (K + kPartRows - 1) / kPartRows;
   needs.parts.columns = (K + kPartColumns - 1) / kPartColumns;
   // Up to a warp that reads side by side. Where a thread has several parts, four pixels of eight nodes: 32 banks.
-  needs.parts.slices = K <= kMostSharedNodes ? std::min(32, kBackwardThreads / needs.parts.count()) : 4;
+  needs.shared_allowed = K <= kMostSharedNodes;
+  needs.parts.slices = needs.shared_allowed ? std::min(32, kBackwardThreads / needs.parts.count()) : 4;
   needs.threads = kBackwardThreads;
   needs.resident_blocks = 2;
   needs.tiles = 3;  // g, x, and y, then grad_x

@@ -16,6 +16,8 @@
 
 namespace dgcn::cuda {
 
+__host__ __device__ constexpr int64_t round_up(int64_t value, int64_t unit) { return (value + unit - 1) / unit * unit; }
+
 // ---- Tiles: the pixels of one image that a block holds at a time ----------------------------------------------------
 
 /// What one thread moves at once.
@@ -86,45 +88,48 @@ struct Tile {
   /// Elements between a multiple of 16 bytes and the start of a row: in device memory, and so in shared memory too.
   __device__ int row_lead(int row) const { return (lead + row * lead_step) & (kPiece<T> - 1); }
 
-  /// Where shared memory holds a pixel of a node.
-  __device__ int index(int node, int pixel) const { return node * node_step + row_lead(node) + pixel * pixel_step; }
+  /// Where shared memory holds the first pixel of a node; the others are `pixel_step` apart.
+  __device__ int row(int node) const { return node * node_step + row_lead(node); }
 };
 
-/// Calls copy(index in shared memory, index in device memory, first, last) for every piece that a tile touches; the
-/// elements [first, last) of the piece belong to it.
-template <typename T, typename Copy>
-__device__ void for_each_piece(const Tiling& tiling, const Tile<T>& tile, Copy copy) {
-  const int row_threads = tiling.row_threads, step = row_threads * kPiece<T>;
-  for (int row = threadIdx.x / row_threads; row < tile.rows; row += blockDim.x / row_threads) {
-    const int lead = tile.row_lead(row), end = lead + tile.row_length;
-    const int64_t row_start = tile.start + row * tile.stride - lead;
-    for (int e = threadIdx.x % row_threads * kPiece<T>; e < end; e += step)
-      copy(row * tiling.pitch + e, row_start + e, std::max(lead - e, 0), std::min(end - e, int{kPiece<T>}));
+/// A row of a tile, counted in elements from the last multiple of 16 bytes before it: it has [lead, end).
+struct Row {
+  int lead, end;
+  int shared;           ///< where element 0 is in shared memory
+  int64_t global;       ///< and in device memory
+  int thread, threads;  ///< that copy the row
+};
+
+template <typename T, typename Body>
+__device__ void for_each_row(const Tiling& tiling, const Tile<T>& tile, Body body) {
+  const int threads = tiling.row_threads, thread = static_cast<int>(threadIdx.x) % threads;
+  for (int row = threadIdx.x / threads; row < tile.rows; row += blockDim.x / threads) {
+    const int lead = tile.row_lead(row);
+    body(Row{lead, lead + tile.row_length, row * tiling.pitch, tile.start + row * tile.stride - lead, thread, threads});
   }
 }
 
-/// Copies the elements [first, last) of a piece, all at once rather than one after the other.
+/// Copies a row where pieces cannot be used.
 template <typename T>
-__device__ void copy_elements(T* to, const T* from, int first, int last) {
-  DGCN_UNROLL()
-  for (int e = 0; e < kPiece<T>; ++e)
-    if (first <= e && e < last) to[e] = from[e];
+__device__ void copy_elements(T* to, const T* from, const Row& row) {
+  DGCN_UNROLL(4)
+  for (int e = row.lead + row.thread; e < row.end; e += row.threads) to[e] = from[e];
 }
 
 /// Starts to load a tile into shared memory. Pieces at the ends of a row are loaded whole, neighbours included, for which
 /// there is room: a piece can be under way while its thread goes on, single elements cannot.
 template <typename T>
 __device__ void load_tile(T* to, const T* from, const Tiling& tiling, const Tile<T>& tile) {
-  for_each_piece(tiling, tile, [&](int shared, int64_t global, int first, int last) {
-    if (tiling.aligned && global + kPiece<T> <= tiling.size)
-      __pipeline_memcpy_async(to + shared, from + global, sizeof(Piece));
-    else
-      copy_elements(to + shared, from + global, first, last);
+  for_each_row(tiling, tile, [&](const Row& row) {
+    if (!tiling.aligned || row.global + round_up(row.end, kPiece<T>) > tiling.size)
+      return copy_elements(to + row.shared, from + row.global, row);
+    for (int e = row.thread * kPiece<T>; e < row.end; e += row.threads * kPiece<T>)
+      __pipeline_memcpy_async(to + row.shared + e, from + row.global + e, sizeof(Piece));
   });
 }
 
 /// Waits for all that the block started to load.
-__device__ inline void wait_for_tiles() {
+__device__ inline void wait_for_loads() {
   __pipeline_commit();
   __pipeline_wait_prior(0);
   __syncthreads();
@@ -132,11 +137,18 @@ __device__ inline void wait_for_tiles() {
 
 template <typename T>
 __device__ void store_tile(T* to, const T* from, const Tiling& tiling, const Tile<T>& tile) {
-  for_each_piece(tiling, tile, [&](int shared, int64_t global, int first, int last) {
-    if (tiling.aligned && last - first == kPiece<T>)
-      copy_piece(to + global, from + shared);
-    else
-      copy_elements(to + global, from + shared, first, last);
+  for_each_row(tiling, tile, [&](const Row& row) {
+    T* const row_to = to + row.global;
+    const T* const row_from = from + row.shared;
+    if (!tiling.aligned) return copy_elements(row_to, row_from, row);
+    const int begin = row.lead == 0 ? 0 : kPiece<T>, end = row.end / kPiece<T> * kPiece<T>;  // of the whole pieces
+    for (int e = begin + row.thread * kPiece<T>; e < end; e += row.threads * kPiece<T>)
+      copy_piece(row_to + e, row_from + e);
+    // What is left at either end: fewer elements than a piece has, and a thread for each. A row that has any has as many
+    // threads: where it has two, it consists of whole pieces.
+    const int head = row.thread, tail = end + row.thread;
+    if (row.lead <= head && head < begin && head < row.end) row_to[head] = row_from[head];
+    if (begin <= tail && tail < row.end) row_to[tail] = row_from[tail];
   });
 }
 
@@ -150,61 +162,71 @@ struct TileRange {
 
 // ---- Products -------------------------------------------------------------------------------------------------------
 
-__host__ __device__ constexpr int64_t round_up(int64_t value, int64_t unit) { return (value + unit - 1) / unit * unit; }
-
-// With pixels for columns, a thread computes 20 outputs: all of K = 17, so that each x is read from shared memory and
-// converted once. With two columns, 5 broadcast pieces of the matrix and 2 values of x feed 40 multiplications.
-constexpr int kPixelOutputs = 20;
+// Shared memory hands an SM 32 numbers a cycle, broadcast or not, where it multiplies 128. So with pixels for columns, a
+// thread computes 10 outputs of several columns: at four, 14 numbers feed 40 multiplications, where 20 outputs of two
+// columns would take 22. K = 17 fills two groups of 10 but for three.
+constexpr int kPixelOutputs = 10;
 // With K×K matrices there are few columns: a thread computes little, so that more threads work.
-constexpr int kMatrixOutputs = 4;
+constexpr int kMatrixOutputs = 2;
 
-/// Elements from row to row of an operand: a matrix in shared memory whose rows product() reads in pieces.
+/// Elements from row to row of an operand: a matrix in shared memory whose rows product() reads in pairs.
 __host__ __device__ constexpr int operand_pitch(int nodes) { return static_cast<int>(round_up(nodes, kPixelOutputs)); }
 
-/// output(o, c, initial_o + Σ_k operand_ko · input(k, c)) for all o < K and c < columns, divided among the block: a thread
-/// computes Outputs × Columns of them. `operand` [K, pitch] and `initial` [pitch] (or null: zeros) are aligned to pieces.
-/// A thread's columns are `groups` apart, so that neighbouring threads read neighbouring columns.
-template <int Outputs, int Columns, typename A, typename Input, typename Output>
-__device__ void product(const A* operand, const A* initial, int nodes, int columns, Input input, Output output) {
-  static_assert(kPixelOutputs % Outputs == 0 && Outputs % kPiece<A> == 0, "groups of outputs must fill the pitch");
+template <typename A>
+struct alignas(2 * sizeof(A)) Pair {
+  A values[2];
+};
+
+/// The columns of a product that one thread computes; the last of them may be missing.
+template <int Columns>
+struct ColumnsOf {
+  int offset[Columns];  ///< in a row of the input and output; a missing column repeats the last one of all
+  int present;
+};
+
+/// output(o, columns, Σ_k operand_ko · input(k, offset) for each of them) for all o < K, divided among the block: a thread
+/// computes Outputs × Columns sums, `Unroll` steps at a time. `operand` [K, pitch] is aligned to pairs, columns are
+/// `column_step` elements apart. A thread's columns are `groups` apart, so that neighbouring threads read neighbours.
+template <int Outputs, int Columns, int Unroll, typename A, typename Input, typename Output>
+__device__ void product(const A* operand, int nodes, int columns, int column_step, Input input, Output output) {
+  static_assert(kPixelOutputs % Outputs == 0 && Outputs % 2 == 0, "groups of outputs must fill the pitch");
   const int pitch = operand_pitch(nodes), groups = (columns + Columns - 1) / Columns;
   for (int unit = threadIdx.x; unit < groups * (pitch / Outputs); unit += blockDim.x) {
     const int first_output = unit / groups * Outputs, first_column = unit % groups;
-    int column[Columns];
+    ColumnsOf<Columns> column{{}, 0};
     DGCN_UNROLL()
-    for (int c = 0; c < Columns; ++c) column[c] = std::min(first_column + c * groups, columns - 1);
+    for (int c = 0; c < Columns; ++c) {
+      column.offset[c] = std::min(first_column + c * groups, columns - 1) * column_step;
+      column.present += first_column + c * groups < columns;
+    }
 
     A sum[Outputs][Columns];
     DGCN_UNROLL()
     for (int o = 0; o < Outputs; ++o) {
       DGCN_UNROLL()
-      for (int c = 0; c < Columns; ++c) sum[o][c] = initial == nullptr ? A(0) : initial[first_output + o];
+      for (int c = 0; c < Columns; ++c) sum[o][c] = 0;
     }
 
-    DGCN_UNROLL(1)  // what is unrolled already hides the latency; more would only take registers
-    for (int k = 0; k < nodes; ++k) {
+    const A* factors = operand + first_output;
+    DGCN_UNROLL(Unroll)
+    for (int k = 0; k < nodes; ++k, factors += pitch) {
       A value[Columns];
       DGCN_UNROLL()
-      for (int c = 0; c < Columns; ++c) value[c] = input(k, column[c]);
+      for (int c = 0; c < Columns; ++c) value[c] = input(k, column.offset[c]);
       DGCN_UNROLL()
-      for (int o = 0; o < Outputs; o += kPiece<A>) {
-        A factor[kPiece<A>];
-        copy_piece(factor, operand + k * pitch + first_output + o);
+      for (int o = 0; o < Outputs; o += 2) {
+        const Pair<A> pair = *reinterpret_cast<const Pair<A>*>(factors + o);
         DGCN_UNROLL()
-        for (int i = 0; i < kPiece<A>; ++i) {
+        for (int i = 0; i < 2; ++i) {
           DGCN_UNROLL()
-          for (int c = 0; c < Columns; ++c) sum[o + i][c] += factor[i] * value[c];
+          for (int c = 0; c < Columns; ++c) sum[o + i][c] += pair.values[i] * value[c];
         }
       }
     }
 
     DGCN_UNROLL()
-    for (int o = 0; o < Outputs; ++o) {
-      DGCN_UNROLL()
-      for (int c = 0; c < Columns; ++c)
-        if (first_output + o < nodes && first_column + c * groups < columns)
-          output(first_output + o, column[c], sum[o][c]);
-    }
+    for (int o = 0; o < Outputs; ++o)
+      if (first_output + o < nodes) output(first_output + o, column, sum[o]);
   }
 }
 

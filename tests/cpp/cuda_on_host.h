@@ -107,10 +107,18 @@ class Block {
   jmp_buf scheduler_;
 };
 
+inline const unsigned char* shared_begin = nullptr;
+
+inline bool is_shared(const void* address) {
+  const auto* byte = static_cast<const unsigned char*>(address);
+  return shared_begin <= byte && byte < shared_begin + kSharedBytes;
+}
+
 /// kernel<<<blocks, threads, shared_bytes>>>(arguments...); `shared_memory` is the array that the kernel declares.
 template <typename... Parameters, typename... Arguments>
 void launch(unsigned char* shared_memory, int64_t blocks, int threads, int64_t shared_bytes, bool reversed,
             void (*kernel)(Parameters...), const Arguments&... arguments) {
+  shared_begin = shared_memory;
   CHECK(0 <= shared_bytes && shared_bytes <= static_cast<int64_t>(kSharedBytes) && threads <= 1024);
   gridDim.x = static_cast<unsigned>(blocks);
   blockDim.x = static_cast<unsigned>(threads);
@@ -127,6 +135,7 @@ void launch(unsigned char* shared_memory, int64_t blocks, int threads, int64_t s
 
 static inline void __syncthreads() { cuda_on_host::Block::instance().yield(); }
 static inline void __pipeline_memcpy_async(void* to, const void* from, size_t bytes) {
+  CHECK(cuda_on_host::is_shared(to) && !cuda_on_host::is_shared(from) && (bytes == 4 || bytes == 8 || bytes == 16));
   CHECK(reinterpret_cast<uintptr_t>(to) % bytes == 0 && reinterpret_cast<uintptr_t>(from) % bytes == 0);
   std::memcpy(to, from, bytes);
 }
