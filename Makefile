@@ -4,6 +4,8 @@
 #   make test                   builds everything, runs the C++ and the Python tests
 #   make check                  formatters, linter, type checker
 #   make bench                  benchmarks of the CPU (under 5 minutes); results as JSON in benchmarks/results/
+#   make gpu [RESULTS=DIR]      on a machine with a GPU, with the packages of $(PYTHON) and no network: builds, runs every
+#                               test, compute-sanitizer and the GPU's benchmarks in 10 minutes; results in build/gpu
 #   make check-torch-2.13       the op tests with the same binary under another torch, in an environment of its own
 #   make clean                  removes all that these made
 
@@ -14,7 +16,7 @@ CPP := $(wildcard csrc/*.h csrc/*.cpp csrc/*/*.h csrc/*/*.cpp csrc/*/*.cu csrc/*
 export PIP_CONSTRAINT := constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo build test test-cpp test-python check machine-peak bench check-torch-2.13 clean
+.PHONY: demo build test test-cpp test-python check machine-peak bench gpu check-torch-2.13 clean
 
 demo: build
 	$(BIN)/dgcn demo $(if $(SOURCE),--source "$(SOURCE)") --output demo
@@ -60,6 +62,9 @@ bench: build machine-peak
 	$(BIN)/python benchmarks/bench_graph_conv_sizes.py
 	$(BIN)/python benchmarks/plot_graph_conv.py
 	$(BIN)/python benchmarks/report.py
+
+gpu:
+	$(PYTHON) .ci/gpu.py $(if $(RESULTS),--results "$(RESULTS)")
 
 check-torch-2.13: build
 	test -x .venv-2.13/bin/python || $(PYTHON) -m venv .venv-2.13
