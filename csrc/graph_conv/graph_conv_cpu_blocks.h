@@ -73,7 +73,7 @@ struct Product {
     for (int64_t pixel = 0; pixel < pixels; pixel += C * S::kLanes) {
       Vector sum[R][C];
       for (int r = 0; r < R; ++r)
-        for (int c = 0; c < C; ++c) sum[r][c] = S::broadcast(epilogue.bias == nullptr ? T(0) : epilogue.bias[r]);
+        for (int c = 0; c < C; ++c) sum[r][c] = Vector{};
 
       const T* factor = matrix;
       const In* x = in.data + pixel;
@@ -85,6 +85,9 @@ struct Product {
           for (int c = 0; c < C; ++c) sum[r][c] += factor[r] * value[c];
       }
 
+      if (epilogue.bias != nullptr)  // last, so that small products are not rounded on top of it
+        for (int r = 0; r < R; ++r)
+          for (int c = 0; c < C; ++c) sum[r][c] += S::broadcast(epilogue.bias[r]);
       if (epilogue.relu)
         for (int r = 0; r < R; ++r)
           for (int c = 0; c < C; ++c) sum[r][c] = S::relu(sum[r][c]);
