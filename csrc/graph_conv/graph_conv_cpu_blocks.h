@@ -71,10 +71,7 @@ struct Product {
   static void block(const T* matrix, int K, Rows<const In> in, Rows<Out> out, Epilogue<T, Out> epilogue,
                     Rows<const Out> ahead, int64_t pixels) {
     for (int64_t pixel = 0; pixel < pixels; pixel += C * S::kLanes) {
-      Vector sum[R][C];
-      for (int r = 0; r < R; ++r)
-        for (int c = 0; c < C; ++c) sum[r][c] = Vector{};
-
+      Vector sum[R][C] = {};
       const T* factor = matrix;
       const In* x = in.data + pixel;
       for (int k = 0; k < K; ++k, factor += K, x += in.stride) {

@@ -215,56 +215,71 @@ template <typename T, class Isa>
 struct ChannelsLastOuterProduct {
   using S = Simd<T, Isa>;
   using Vector = typename S::Vector;
-  using Block = void (*)(const T* rows, const T* columns, int64_t pixels, int K, T* sums);
+  using Block = void (*)(const T* rows, const T* columns, int64_t pixels, int K, T* sums, T* column_sums);
   static constexpr int kLanes = S::kLanes, kRows = Isa::kRows * Isa::kColumns;
+  static constexpr int64_t kPiece = 32;  // pixels: rounding errors grow with the number of terms added one by one
 
-  /// sums[r] [kLanes] = Σ of rows[r] times the kLanes nodes at `columns`, for R nodes at `rows`; sums[R] = Σ columns.
-  template <int R>
-  static void block(const T* rows, const T* columns, int64_t pixels, int K, T* sums) {
-    constexpr int kLatency = 4, kTurns = (kLatency + R) / (R + 1);  // enough sums that none waits for itself
-    Vector sum[kTurns][R + 1] = {};
+  /// sums[r] [kLanes] += Σ of rows[r] times the kLanes nodes at `columns`, for R nodes at `rows`, and with kColumnSums
+  /// column_sums [kLanes] = Σ columns.
+  template <int R, bool kColumnSums>
+  static void block(const T* rows, const T* columns, int64_t pixels, int K, T* sums, T* column_sums) {
+    constexpr int kSums = R + kColumnSums, kLatency = 4;
+    constexpr int kTurns = (kLatency + kSums - 1) / kSums;  // enough sums that none waits for itself
+    Vector sum[kTurns][kSums] = {};
     const auto add = [&](int turn) __attribute__((always_inline)) {
       const Vector column = S::load(columns + turn * K);
       repeat<R>([&](int r) __attribute__((always_inline)) { sum[turn][r] += rows[turn * K + r] * column; });
-      sum[turn][R] += column;
+      if constexpr (kColumnSums) sum[turn][R] += column;
     };
     int64_t pixel = 0;
     for (; pixel + kTurns <= pixels; pixel += kTurns, rows += kTurns * K, columns += kTurns * K) repeat<kTurns>(add);
     for (; pixel < pixels; ++pixel, rows += K, columns += K) add(0);
-    repeat<R + 1>([&](int r) __attribute__((always_inline)) {
+    repeat<kSums>([&](int r) __attribute__((always_inline)) {
       repeat<kTurns - 1>([&](int turn) __attribute__((always_inline)) { sum[0][r] += sum[turn + 1][r]; });
-      S::store(sums + r * kLanes, sum[0][r]);
+      if (r < R)
+        S::store(sums + r * kLanes, S::load(sums + r * kLanes) + sum[0][r]);
+      else
+        S::store(column_sums, sum[0][r]);
     });
   }
 
+  /// The instances for R = 1, ..., kRows, or with kColumnSums for R = 0, ..., kRows - 1.
+  template <bool kColumnSums>
   struct Blocks {
-    Block of[kRows + 1];
+    Block of[kRows];
     template <int... R>
-    constexpr explicit Blocks(std::integer_sequence<int, R...>) : of{block<R>...} {}
+    constexpr explicit Blocks(std::integer_sequence<int, R...>) : of{block<R + !kColumnSums, kColumnSums>...} {}
   };
-  static constexpr Blocks kBlocks{std::make_integer_sequence<int, kRows + 1>()};
+  template <bool kColumnSums>
+  static constexpr Blocks<kColumnSums> kBlocks{std::make_integer_sequence<int, kRows>()};
 
   /// add(row, column, sum) for the products of `row_count` nodes from `rows` on with the nodes of the first `vectors`
-  /// vectors of `columns`, and for row -1 the sums of those nodes.
-  template <typename Add>
-  static void products(const T* rows, int row_count, const T* columns, int vectors, int64_t pixels, int K, Add add) {
+  /// vectors of `columns`; with column_sums [K], for less than kRows nodes, the sums of those of `columns` as well.
+  template <bool kColumnSums, typename Add>
+  static void products(const T* rows, int row_count, const T* columns, int vectors, int64_t pixels, int K,
+                       double* column_sums, Add add) {
     const NodeVectors<kLanes> nodes(K);
-    for (int vector = 0; vector < vectors; ++vector) {
-      const int column = nodes.first_node(vector);
-      int row = 0;
-      do {
-        const int count = row_count - row < kRows ? row_count - row : kRows;
-        T sums[(kRows + 1) * kLanes];
-        kBlocks.of[count](rows + row, columns + column, pixels, K, sums);
-        for (int r = 0; r <= count; ++r)
+    const Parts parts(row_count > 0 ? row_count : 1, kRows);
+    for (int vector = 0; vector < vectors; ++vector)
+      for (int part = 0; part < parts.parts; ++part) {
+        const int row = kColumnSums ? 0 : parts.begin(part), count = kColumnSums ? row_count : parts.size(part);
+        const int column = nodes.first_node(vector);
+        T sums[kRows * kLanes] = {}, sums_of_piece[kLanes];
+        for (int64_t piece = 0; piece < pixels; piece += kPiece) {
+          const int64_t size = pixels - piece < kPiece ? pixels - piece : kPiece;
+          kBlocks<kColumnSums>.of[kColumnSums ? count : count - 1](rows + piece * K + row, columns + piece * K + column,
+                                                                   size, K, sums, sums_of_piece);
+          if constexpr (kColumnSums)
+            for (int lane = nodes.first_lane(vector); lane < nodes.end_lane(); ++lane)
+              column_sums[column + lane] += sums_of_piece[lane];
+        }
+        for (int r = 0; r < count; ++r)
           for (int lane = nodes.first_lane(vector); lane < nodes.end_lane(); ++lane)
-            if (r < count || row == 0) add(r < count ? row + r : -1, column + lane, sums[r * kLanes + lane]);
-        row += count;
-      } while (row < row_count);
-    }
+            add(row + r, column + lane, sums[r * kLanes + lane]);
+      }
   }
 
-  static void run(const T* g, const T* x, int64_t pixels, int K, T* grad_m, T* grad_bias) {
+  static void run(const T* g, const T* x, int64_t pixels, int K, T* grad_m, double* grad_bias) {
     const NodeVectors<kLanes> nodes(K);
     const int64_t total = pixels * K;
     for (; nodes.whole == 0 && pixels > 0 && (pixels - 1) * K + kLanes > total; --pixels) {
@@ -274,14 +289,12 @@ struct ChannelsLastOuterProduct {
         for (int c = 0; c < K; ++c) grad_m[r * K + c] += g[last + r] * x[last + c];
       for (int r = 0; r < K; ++r) grad_bias[r] += g[last + r];
     }
-    products(g, K, x, nodes.whole == 0 ? 1 : nodes.whole, pixels, K, [&](int row, int column, T sum) {
-      if (row >= 0) grad_m[row * K + column] += sum;
-    });
+    products<false>(g, K, x, nodes.whole == 0 ? 1 : nodes.whole, pixels, K, nullptr,
+                    [&](int row, int column, T sum) { grad_m[row * K + column] += sum; });
     // The last columns of dM by columns, as they are few, and db by the way.
     const int rest = nodes.whole == 0 ? 0 : nodes.rest;
-    products(x + K - rest, rest, g, nodes.count(), pixels, K, [&](int column, int row, T sum) {
-      (column < 0 ? grad_bias[row] : grad_m[row * K + K - rest + column]) += sum;
-    });
+    products<true>(x + K - rest, rest, g, nodes.count(), pixels, K, grad_bias,
+                   [&](int column, int row, T sum) { grad_m[row * K + K - rest + column] += sum; });
   }
 };
 

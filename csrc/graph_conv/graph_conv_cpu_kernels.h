@@ -242,16 +242,23 @@ void forward(const ForwardArguments<Stored>& arguments, const Tiling& tiling, in
 /// gated = g where y > 0, else 0: the gradient through ReLU; without y, g. grad_bias += its sum over the pixels, unless
 /// null.
 template <class Isa, typename Stored, typename Y, typename T = typename Accumulation<Stored>::type>
-void gate(Rows<const Stored> g, Rows<const Y> y, Rows<T> gated, int K, int64_t pixels, T* grad_bias) {
+void gate(Rows<const Stored> g, Rows<const Y> y, Rows<T> gated, int K, int64_t pixels, double* grad_bias) {
   using S = Simd<T, Isa>;
+  constexpr int kPiece = 16;  // vectors: rounding errors grow with the number of terms added one by one
+  const int vectors = static_cast<int>(pixels / S::kLanes);
   for (int k = 0; k < K; ++k) {
-    typename S::Vector sum{};
     const auto row = [&](auto value_of) {
-      for (int v = 0; v * S::kLanes < pixels; ++v) {
-        const typename S::Vector value = value_of(Pixels<Stored, Isa>::load(g.at(k, 0), v), v);
-        S::store(gated.at(k, v * S::kLanes), value);
-        sum += value;
+      double total = 0;
+      for (int begin = 0; begin < vectors; begin += kPiece) {
+        typename S::Vector sum{};
+        for (int v = begin; v < (vectors - begin < kPiece ? vectors : begin + kPiece); ++v) {
+          const typename S::Vector value = value_of(Pixels<Stored, Isa>::load(g.at(k, 0), v), v);
+          S::store(gated.at(k, v * S::kLanes), value);
+          sum += value;
+        }
+        total += S::sum(sum);
       }
+      if (grad_bias != nullptr) grad_bias[k] += total;
     };
     if (y.data == nullptr)
       row([](typename S::Vector value, int) { return value; });
@@ -259,7 +266,6 @@ void gate(Rows<const Stored> g, Rows<const Y> y, Rows<T> gated, int K, int64_t p
       row([&](typename S::Vector value, int v) {
         return Pixels<Y, Isa>::load(y.at(k, 0), v) > T(0) ? value : typename S::Vector{};
       });
-    if (grad_bias != nullptr) grad_bias[k] += S::sum(sum);
   }
 }
 
@@ -279,10 +285,13 @@ void backward_channels_last(const BackwardArguments<T>& arguments, const Tiling&
   const int K = shape.nodes;
   NodeMatrix<T, Isa> matrix(K), matrix_transposed(K);
   const TileBuffers<T> buffers(2, K, kSpan);
+  const TileBuffers<double> bias_buffer(1, K, 1);
   T *const gated = buffers[0].data, *const argument = buffers[1].data;
+  double* const grad_bias = bias_buffer[0].data;
   for (int64_t chunk = begin; chunk < end; ++chunk) {
     T* grad_m = arguments.partial + chunk * (K * K + K);
-    memset(grad_m, 0, (K * K + K) * sizeof(T));
+    memset(grad_m, 0, K * K * sizeof(T));
+    memset(grad_bias, 0, K * sizeof(double));
     const auto [first, last] = tiling.tiles_of_chunk(chunk);
     for (int64_t index = first; index < last; ++index) {
       const Tile tile = tiling.tile(index);
@@ -310,9 +319,10 @@ void backward_channels_last(const BackwardArguments<T>& arguments, const Tiling&
           Product::run({matrix, false, nullptr}, gradient, grad_x + start, count, grad_y + next,
                        sign == nullptr ? nullptr : sign + next);
         if (arguments.need_params)
-          ChannelsLastOuterProduct<T, Isa>::run(gradient, x + start, count, K, grad_m, grad_m + K * K);
+          ChannelsLastOuterProduct<T, Isa>::run(gradient, x + start, count, K, grad_m, grad_bias);
       }
     }
+    for (int k = 0; k < K; ++k) grad_m[K * K + k] = static_cast<T>(grad_bias[k]);
   }
 }
 
@@ -329,9 +339,12 @@ void backward(const BackwardArguments<Stored>& arguments, const Tiling& tiling, 
   const bool need_x = arguments.grad_x.data != nullptr;
   const TileBuffers<Stored> buffers(4, K, tiling.capacity());
   const TileBuffers<T> g_buffer(1, K, tiling.capacity()), argument_buffer(1, K, kSpan);
+  const TileBuffers<double> bias_buffer(1, K, 1);
+  double* const grad_bias = bias_buffer[0].data;
   for (int64_t chunk = begin; chunk < end; ++chunk) {
-    T *grad_m = arguments.partial + chunk * (K * K + K), *grad_bias = grad_m + K * K;
-    memset(grad_m, 0, (K * K + K) * sizeof(T));
+    T* grad_m = arguments.partial + chunk * (K * K + K);
+    memset(grad_m, 0, K * K * sizeof(T));
+    memset(grad_bias, 0, K * sizeof(double));
     const auto [first, last] = tiling.tiles_of_chunk(chunk);
     for (int64_t index = first; index < last; ++index) {
       const Tile tile = tiling.tile(index);
@@ -368,6 +381,7 @@ void backward(const BackwardArguments<Stored>& arguments, const Tiling& tiling, 
       if (arguments.need_params) OuterProduct<Isa, Stored>::run(all_g, x, pixels, buffered, grad_m, K);
       if (need_x) write_tile<Isa, Stored>(grad_x, arguments.grad_x, shape, tile);
     }
+    for (int k = 0; k < K; ++k) grad_m[K * K + k] = static_cast<T>(grad_bias[k]);
   }
 }
 
@@ -377,8 +391,11 @@ void parameter_gradients(const GraphParams<T>& params, const Mixing<T>& mixing, 
   const int K = params.nodes, size = K * K + K;
   for (int64_t sample = begin; sample < end; ++sample) {
     T* grad_m = partial + sample * chunks_per_sample * size;
-    for (int64_t chunk = 1; chunk < chunks_per_sample; ++chunk)
-      for (int e = 0; e < size; ++e) grad_m[e] += grad_m[chunk * size + e];
+    for (int e = 0; e < size; ++e) {
+      double sum = 0;
+      for (int64_t chunk = 0; chunk < chunks_per_sample; ++chunk) sum += grad_m[chunk * size + e];
+      grad_m[e] = static_cast<T>(sum);
+    }
 
     const Mixing<T> of = of_sample(mixing, sample, K);
     if (params.weight != nullptr) {
