@@ -391,10 +391,13 @@ void parameter_gradients(const GraphParams<T>& params, const Mixing<T>& mixing, 
   const int K = params.nodes, size = K * K + K;
   for (int64_t sample = begin; sample < end; ++sample) {
     T* grad_m = partial + sample * chunks_per_sample * size;
-    for (int e = 0; e < size; ++e) {
-      double sum = 0;
-      for (int64_t chunk = 0; chunk < chunks_per_sample; ++chunk) sum += grad_m[chunk * size + e];
-      grad_m[e] = static_cast<T>(sum);
+    constexpr int kWidth = 32;
+    for (int begin = 0; begin < size; begin += kWidth) {
+      const int count = size - begin < kWidth ? size - begin : kWidth;
+      double sums[kWidth] = {};
+      for (int64_t chunk = 0; chunk < chunks_per_sample; ++chunk)
+        for (int e = 0; e < count; ++e) sums[e] += grad_m[chunk * size + begin + e];
+      for (int e = 0; e < count; ++e) grad_m[begin + e] = static_cast<T>(sums[e]);
     }
 
     const Mixing<T> of = of_sample(mixing, sample, K);
