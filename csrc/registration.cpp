@@ -13,6 +13,10 @@ STABLE_TORCH_LIBRARY(dgcn, m) {
       "Tensor? bias, Tensor? seed, bool per_sample, bool mask, bool target, bool relu, bool need_x, bool need_params) "
       "-> (Tensor grad_x, Tensor grad_edge_weight, Tensor grad_weight, Tensor grad_bias)");
   m.def("sample_adjacency(Tensor adjacency, Tensor seed, int? batch) -> Tensor");
+  m.def("relu_affinity_forward(Tensor a, Tensor b, Tensor g) -> Tensor");
+  m.def(
+      "relu_affinity_backward(Tensor grad_y, Tensor a, Tensor b, Tensor g, bool need_keys, bool need_g) "
+      "-> (Tensor grad_a, Tensor grad_b, Tensor grad_g)");
 }
 
 // The operators register themselves when the shared object is loaded; the Python module itself is empty.

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from dgcn_ext import ops
 
-__all__ = ["graph_conv", "sample_adjacency"]
+__all__ = ["graph_conv", "relu_affinity", "sample_adjacency"]
 
 _AUTOCAST_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 _FEATURE_DTYPES = (*_AUTOCAST_DTYPES, torch.float64)
@@ -148,6 +148,53 @@ def sample_adjacency(adjacency: Tensor, seed: Tensor, batch: int | None = None) 
         raise ValueError(f"batch must be None or at least 0, got {batch}")
     probability = adjacency.to(_accumulation_dtype(adjacency.dtype)).contiguous()
     return ops.sample_adjacency(probability, seed, batch).to(adjacency.dtype)
+
+
+def relu_affinity(a: Tensor, b: Tensor, g: Tensor) -> Tensor:
+    """The non-local layer's aggregation (Zhao et al. 2019), exactly, without its N×N matrix::
+
+        y_i = (1/N) Σ_j relu(a_i + b_j) g_j
+
+    Equivalent to: ``g @ torch.relu(b[:, :, None] + a[:, None, :]) / N``, in O(N log N + N·C) time and O(N·C) memory:
+    the positions that ReLU lets through to i are those of the largest b. The sums are held in float64.
+    :func:`dgcn_ext.reference.relu_affinity` is the dense form. Differentiable once with respect to ``a``, ``b`` and
+    ``g``; ReLU's gradient is 0 where a_i + b_j = 0.
+
+    Args:
+        a: keys w_θ·θ_i [B, N], any floating dtype.
+        b: keys w_φ·φ_j [B, N], any floating dtype.
+        g: features [B, C, N], float64, float32, bfloat16 or float16, of any strides: contiguous tensors and those with
+            neighbouring channels (flattened channels_last) are read as they are. Under autocast ``g`` is cast as
+            ``conv2d`` casts its input.
+
+    The keys are cast to the accumulation dtype and never to a narrower one, under autocast neither: whether a_i + b_j
+    is above 0 hangs on their last digits, and they are few. B, C and N may be 0.
+
+    NaN is passed on as in the dense form: a_i to y_i, b_j to all of an image, g_j to all of a channel. Infinite input
+    gives results that are not finite where the dense form's are not.
+
+    Returns:
+        y [B, C, N] in the dtype of ``g``, and in its layout where that is dense.
+
+    Raises:
+        TypeError: an argument that is not a tensor, or of the wrong dtype.
+        ValueError: a wrong shape or device.
+        RuntimeError: CUDA tensors in an installation without CUDA kernels, or a second derivative.
+    """
+    _check_is_tensor("g", g)
+    if g.dim() != 3:
+        raise ValueError(f"g must have shape [B, C, N], got {list(g.shape)}")
+    _check_device_type("g", g.device.type)
+    g = _autocast(g, _autocast_dtype(g.device.type))
+    if g.dtype not in _FEATURE_DTYPES:
+        raise TypeError(f"g must be float64, float32, bfloat16 or float16, got {g.dtype}")
+
+    def keys(name: str, value: Tensor) -> Tensor:
+        _check_is_floating(name, value)
+        _check_fits(name, value, (g.shape[0], g.shape[2]), g.device)
+        return value.to(_accumulation_dtype(g.dtype)).contiguous()
+
+    return ops.relu_affinity(keys("a", a), keys("b", b), g)
 
 
 def check_adjacency(adjacency: Tensor) -> None:

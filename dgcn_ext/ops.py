@@ -21,6 +21,8 @@ except ImportError as error:
 graph_conv_forward = torch.ops.dgcn.graph_conv_forward.default
 graph_conv_backward = torch.ops.dgcn.graph_conv_backward.default
 sample_adjacency = torch.ops.dgcn.sample_adjacency.default
+relu_affinity_forward = torch.ops.dgcn.relu_affinity_forward.default
+relu_affinity_backward = torch.ops.dgcn.relu_affinity_backward.default
 
 HAS_CUDA: bool = torch._C._dispatch_has_kernel_for_dispatch_key("dgcn::graph_conv_forward", "CUDA")
 
@@ -121,3 +123,41 @@ def graph_conv(x: Tensor, edge_weight: Tensor, adjacency: Tensor, *rest: Any) ->
     ):
         return _GraphConv.apply(x, edge_weight, adjacency, *rest)
     return graph_conv_forward(x, edge_weight, adjacency, *rest)
+
+
+@torch.library.register_fake("dgcn::relu_affinity_forward")
+def _(a: Tensor, b: Tensor, g: Tensor) -> Tensor:
+    return torch.empty_like(g)
+
+
+@torch.library.register_fake("dgcn::relu_affinity_backward")
+def _(
+    grad_y: Tensor, a: Tensor, b: Tensor, g: Tensor, need_keys: bool, need_g: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    def gradient(of: Tensor, needed: bool) -> Tensor:
+        return torch.empty_like(of) if needed else of.new_empty(0)
+
+    return gradient(a, need_keys), gradient(b, need_keys), gradient(g, need_g)
+
+
+class _ReluAffinity(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, a: Tensor, b: Tensor, g: Tensor) -> Tensor:
+        ctx.save_for_backward(a, b, g)
+        return relu_affinity_forward(a, b, g)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
+        need_a, need_b, need_g = ctx.needs_input_grad
+        grad_a, grad_b, grad_g = relu_affinity_backward(grad_y, *ctx.saved_tensors, need_a or need_b, need_g)
+        return grad_a if need_a else None, grad_b if need_b else None, grad_g if need_g else None
+
+
+def relu_affinity(a: Tensor, b: Tensor, g: Tensor) -> Tensor:
+    """``relu_affinity_forward``, recorded by autograd where something requires a gradient."""
+    if forward_ad._current_level >= 0 or (
+        torch.is_grad_enabled() and (a.requires_grad or b.requires_grad or g.requires_grad)
+    ):
+        return _ReluAffinity.apply(a, b, g)
+    return relu_affinity_forward(a, b, g)
