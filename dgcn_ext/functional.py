@@ -191,10 +191,11 @@ def relu_affinity(a: Tensor, b: Tensor, g: Tensor) -> Tensor:
 
     def keys(name: str, value: Tensor) -> Tensor:
         _check_is_floating(name, value)
-        _check_fits(name, value, (g.shape[0], g.shape[2]), g.device)
+        _check_fits(name, value, (g.shape[0], g.shape[2]), g.device, "g")
         return value.to(_accumulation_dtype(g.dtype)).contiguous()
 
-    return ops.relu_affinity(keys("a", a), keys("b", b), g)
+    a, b = keys("a", a), keys("b", b)
+    return ops.relu_affinity(a, a.view_as(a) if b is a else b, g)  # torch.compile refuses the same tensor twice
 
 
 def check_adjacency(adjacency: Tensor) -> None:
@@ -236,11 +237,11 @@ def _check_is_floating(name: str, value: Tensor) -> None:
         raise TypeError(f"{name} must have a floating dtype, got {value.dtype}")
 
 
-def _check_fits(name: str, value: Tensor, shape: Sequence[int], device: torch.device) -> None:
+def _check_fits(name: str, value: Tensor, shape: Sequence[int], device: torch.device, features: str = "x") -> None:
     if value.shape != shape:
         raise ValueError(f"{name} must have shape {list(shape)}, got {list(value.shape)}")
     if value.device != device:
-        raise ValueError(f"{name} must be on {device}, where x is, got a tensor on {value.device}")
+        raise ValueError(f"{name} must be on {device}, where {features} is, got a tensor on {value.device}")
 
 
 def _check_device_type(name: str, device_type: str) -> None:

@@ -126,12 +126,18 @@ class NonLocal(nn.Module):
         self.out = nn.Sequential(nn.Conv2d(hidden, channels, 1), norm)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, C, H, W] -> the same shape. The affinity matrix takes N² floats an image."""
+        """[B, C, H, W] -> the same shape. Here the affinity matrix takes N² floats an image."""
         w_theta, w_phi = self.affinity.weight.flatten(1).chunk(2, dim=1)
         a = _project(x, self.theta, w_theta)
         b = _project(x, self.phi, w_phi)
         y = self.relu_affinity(a.flatten(1), b.flatten(1), self.g(x).flatten(2))
         return x + self.out(y.unflatten(2, x.shape[2:]))
+
+
+class NonLocalFused(NonLocal):
+    """:class:`NonLocal` on the compiled operator, in memory linear in N."""
+
+    relu_affinity = staticmethod(functional.relu_affinity)
 
 
 class DGCM(nn.Module):
@@ -159,6 +165,7 @@ class DGCM(nn.Module):
     """
 
     graph_layer: type[GraphConv] = GraphConv
+    non_local_layer: type[NonLocal] = NonLocal
 
     def __init__(
         self,
@@ -188,7 +195,7 @@ class DGCM(nn.Module):
         self.lift = nn.Sequential(
             nn.Conv2d(in_channels, lift_channels, 1, bias=False), nn.BatchNorm2d(lift_channels), nn.ReLU(inplace=True)
         )
-        self.non_local = NonLocal(lift_channels) if non_local else nn.Identity()
+        self.non_local = self.non_local_layer(lift_channels) if non_local else nn.Identity()
         self.kmap = nn.Conv2d(lift_channels, num_nodes, 1)
         self.graph_conv = graph_conv
         self.expand = nn.Sequential(nn.Conv2d(num_nodes, in_channels, 1, bias=False), nn.BatchNorm2d(in_channels))
@@ -212,6 +219,7 @@ class DGCMFused(DGCM):
     """:class:`DGCM` on the compiled operators."""
 
     graph_layer = GraphConvFused
+    non_local_layer = NonLocalFused
 
 
 def _project(x: Tensor, conv: nn.Conv2d, direction: Tensor) -> Tensor:

@@ -131,9 +131,7 @@ def _(a: Tensor, b: Tensor, g: Tensor) -> Tensor:
 
 
 @torch.library.register_fake("dgcn::relu_affinity_backward")
-def _(
-    grad_y: Tensor, a: Tensor, b: Tensor, g: Tensor, need_keys: bool, need_g: bool
-) -> tuple[Tensor, Tensor, Tensor]:
+def _(grad_y: Tensor, a: Tensor, b: Tensor, g: Tensor, need_keys: bool, need_g: bool) -> tuple[Tensor, Tensor, Tensor]:
     def gradient(of: Tensor, needed: bool) -> Tensor:
         return torch.empty_like(of) if needed else of.new_empty(0)
 

@@ -102,7 +102,14 @@ inline Stored* start_of(const Features<Stored>& features, const Block& block) {
   return features.data + block.image * features.image_stride + block.first_channel * features.channel_stride;
 }
 
-constexpr int64_t kTilePositions = 64;  // that change between the tensor's layout and rows at a time, in L1
+/// A copy that is never a call: memcpy of a row may be one.
+template <class Isa, typename T>
+inline void copy_row(const T* from, T* to) {
+  using S = Simd<T, Isa>;
+  for (int c = 0; c < kBlockChannels<Isa>; c += S::kLanes) S::store(to + c, S::load(from + c));
+}
+
+constexpr int64_t kTilePositions = 128;  // that change between the tensor's layout and rows at a time, in L1
 
 /// rows[slot[n]] = features of position n.
 template <class Isa, typename Stored, typename T>
@@ -123,7 +130,7 @@ void pack(const Features<const Stored>& features, const Block& block, int64_t po
         for (int64_t c = 0; c < block.channels; ++c)
           tile[n * kWidth + c] = widen(from[n * position_stride + c * channel_stride]);
     }
-    for (int64_t n = 0; n < count; ++n) memcpy(rows[slot[first + n]], tile + n * kWidth, kWidth * sizeof(T));
+    for (int64_t n = 0; n < count; ++n) copy_row<Isa>(tile + n * kWidth, rows[slot[first + n]]);
   }
 }
 
@@ -137,7 +144,7 @@ void unpack(const Rows<T, Isa>& rows, const Features<Stored>& features, const Bl
   for (int64_t first = 0; first < positions; first += kTilePositions) {
     const int64_t count = positions - first < kTilePositions ? positions - first : kTilePositions;
     Stored* to = start_of(features, block) + first * position_stride;
-    for (int64_t n = 0; n < count; ++n) memcpy(tile + n * kWidth, rows[slot[first + n]], kWidth * sizeof(T));
+    for (int64_t n = 0; n < count; ++n) copy_row<Isa>(rows[slot[first + n]], tile + n * kWidth);
     if (position_stride == 1) {
       transpose<Isa>(tile, kWidth, to, channel_stride, count, block.channels);
     } else if (channel_stride == 1) {
