@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 import dgcn_ext
 from dgcn_ext import DGCM, DGCMFused, functional, reference
-from dgcn_ext.modules import GraphConv, NonLocal
+from dgcn_ext.modules import GraphConv, NonLocal, NonLocalFused
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "default": {},
@@ -103,9 +103,12 @@ def test_adjacency_is_a_copy_in_the_state_dict() -> None:
     assert torch.equal(module.state_dict()["graph_conv.adjacency"], soft_adjacency())
 
 
-def test_non_local_starts_as_the_identity_and_matches_its_formula(device: torch.device) -> None:
+@pytest.mark.parametrize("layer_type", [NonLocal, NonLocalFused])
+def test_non_local_starts_as_the_identity_and_matches_its_formula(
+    device: torch.device, layer_type: type[NonLocal]
+) -> None:
     torch.manual_seed(0)
-    layer = NonLocal(6).double().to(device)
+    layer = layer_type(6).double().to(device)
     x = torch.randn(2, 6, 3, 5, dtype=torch.float64, device=device)
     assert torch.equal(layer(x), x)
 
