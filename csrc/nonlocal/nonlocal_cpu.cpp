@@ -35,7 +35,8 @@ auto with_kernels(ScalarType dtype, Body body) {
 template <typename Body>
 void parallel_for(int64_t count, int64_t cost, const Body& body) {
   constexpr int64_t kWorthAThread = 1 << 14;  // ~20 µs
-  if (count > 0) torch::stable::parallel_for(0, count, std::max<int64_t>(1, kWorthAThread / std::max<int64_t>(1, cost)), body);
+  if (count > 0)
+    torch::stable::parallel_for(0, count, std::max<int64_t>(1, kWorthAThread / std::max<int64_t>(1, cost)), body);
 }
 
 template <typename Stored>
@@ -50,18 +51,14 @@ Features<Stored> write(const Tensor& features) {
   return {static_cast<Stored*>(features.mutable_data_ptr()), strides[0], strides[1], strides[2]};
 }
 
-/// The keys of every image, sorted and paired, and the memory behind them.
+/// The keys of every image, sorted and paired, and the memory behind them. `backward`: the way from b to a is wanted too.
 template <typename T>
 class Pairings {
  public:
-  explicit Pairings(const Inputs& inputs) : pairings_(inputs.images()) {
+  Pairings(const Inputs& inputs, bool backward) : pairings_(inputs.images()) {
     const int64_t positions = inputs.positions(), sides = 2 * inputs.images();
     keys_.reset(new double[sides * positions]);
     indices_.reset(new int32_t[3 * sides * positions]);
-    const auto side = [&](int64_t index) -> Side& {
-      Pairing& pairing = pairings_[index / 2];
-      return index % 2 == 0 ? pairing.a : pairing.b;
-    };
     parallel_for(sides, 8 * positions, [&](int64_t begin, int64_t end) {
       for (int64_t index = begin; index < end; ++index) {
         int32_t* indices = &indices_[3 * index * positions];
@@ -70,8 +67,9 @@ class Pairings {
         sort_keys(static_cast<const T*>(keys.const_data_ptr()) + index / 2 * positions, positions, side(index).keys);
       }
     });
-    parallel_for(sides, 4 * positions, [&](int64_t begin, int64_t end) {
-      for (int64_t index = begin; index < end; ++index)
+    const int64_t step = backward ? 1 : 2;  // a of an image is followed by b
+    parallel_for(sides / step, 8 * positions, [&](int64_t begin, int64_t end) {
+      for (int64_t index = begin * step; index < end * step; index += step)
         count_meetings(side(index).keys.key, side(index ^ 1).keys.key, positions, side(index).met);
     });
   }
@@ -79,6 +77,8 @@ class Pairings {
   const Pairing* data() const { return pairings_.data(); }
 
  private:
+  Side& side(int64_t index) { return index % 2 == 0 ? pairings_[index / 2].a : pairings_[index / 2].b; }
+
   std::vector<Pairing> pairings_;
   std::unique_ptr<double[]> keys_;
   std::unique_ptr<int32_t[]> indices_;
@@ -96,7 +96,7 @@ void sum_shares(const double* shares, int64_t blocks_per_image, const SortedKeys
 
 template <typename Stored>
 void forward(const CpuKernels<Stored>& kernels, const Inputs& inputs, int64_t blocks_per_image, const Tensor& y) {
-  const Pairings<typename Accumulation<Stored>::type> pairings(inputs);
+  const Pairings<typename Accumulation<Stored>::type> pairings(inputs, false);
   const ForwardArguments<Stored> arguments{{inputs.images(), inputs.channels(), inputs.positions()},
                                            pairings.data(),
                                            read<Stored>(inputs.g),
@@ -110,7 +110,7 @@ void backward(const CpuKernels<Stored>& kernels, const Inputs& inputs, int64_t b
               bool need_keys, bool need_g, const Gradients& gradients) {
   using T = typename Accumulation<Stored>::type;
   const int64_t positions = inputs.positions(), images = inputs.images(), blocks = images * blocks_per_image;
-  const Pairings<T> pairings(inputs);
+  const Pairings<T> pairings(inputs, true);
   const std::unique_ptr<double[]> shares(need_keys ? new double[2 * blocks * positions] : nullptr);
   BackwardArguments<Stored> arguments{{images, inputs.channels(), positions},
                                       pairings.data(),
