@@ -141,15 +141,15 @@ N, C = 25_921, 128  # stride 4 of a 641 px input
 def some_rows(inputs: Inputs, rows: Tensor) -> Results:
     """The dense form in float64, for some of the positions."""
     a, b, g, h = inputs.double()
-    heard, hears = (a[:, rows, None] + b[:, None, :]).relu(), (b[:, rows, None] + a[:, None, :]).relu()
-    sums, grad_sums = (torch.einsum("bij,bcj->bci", m.sign(), f) for m, f in ((heard, g), (hears, h)))
-    positions = g.shape[2]
-    return Results(
-        torch.einsum("bij,bcj->bci", heard, g) / positions,
-        (h[:, :, rows] * sums).sum(1) / positions,
-        (g[:, :, rows] * grad_sums).sum(1) / positions,
-        torch.einsum("bij,bcj->bci", hears, h) / positions,
-    )
+
+    def at_rows(a: Tensor, b: Tensor, g: Tensor, grad_y: Tensor) -> tuple[Tensor, Tensor]:
+        some = a[:, rows].requires_grad_()
+        y = reference.relu_affinity(some, b, g)
+        return y.detach(), *torch.autograd.grad(y, some, grad_y[:, :, rows])
+
+    y, grad_a = at_rows(a, b, g, h)
+    grad_g, grad_b = at_rows(b, a, h, g)  # the same with the parts of (a, h) and (b, g) exchanged
+    return Results(y, grad_a, grad_b, grad_g)
 
 
 def hard_keys(case: str, generator: torch.Generator) -> tuple[Tensor, Tensor]:
