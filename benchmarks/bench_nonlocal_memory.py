@@ -5,10 +5,12 @@
 First the operator alone, forward and backward on g [1, 128, 25921]: what the process holds at its peak beyond the
 arguments, results and gradients included, in multiples of g.
 
-Then one training step of a head, dense and exact. The head is the two DGCMs (Fig. 2) that the paper puts on a level, one for the PIF and one for the PAF fields, each with
-the 1×1 convolution to its fields, on the F4 features of 641 px pictures: [B, 512, 161, 161], N = 25,921 positions. A
-step is a forward, a backward and an update. Each runs in a process of its own; one that asks for more than the limit gets an allocation error from
-the system, so nothing swaps and nothing else is killed; its resident memory at the peak is what counts.
+Then one training step (forward, backward, update) of a head, dense and exact. The head is the two DGCMs (Fig. 2) that
+the paper puts on a level, one for the PIF and one for the PAF fields, each with the 1×1 convolution to its fields, on
+the F4 features of 641 px pictures: [B, 512, 161, 161], N = 25,921 positions.
+
+Each runs in a process of its own. One that asks for more than the limit gets an allocation error from the system, so
+nothing swaps and nothing else is killed; the resident memory at the peak is what counts.
 """
 
 import argparse
