@@ -102,11 +102,15 @@ inline Stored* start_of(const Features<Stored>& features, const Block& block) {
   return features.data + block.image * features.image_stride + block.first_channel * features.channel_stride;
 }
 
-/// A copy that is never a call: memcpy of a row may be one.
-template <class Isa, typename T>
-inline void copy_row(const T* from, T* to) {
-  using S = Simd<T, Isa>;
-  for (int c = 0; c < kBlockChannels<Isa>; c += S::kLanes) S::store(to + c, S::load(from + c));
+/// A position's channels in another type. In the same, a copy by vectors: memcpy of so many bytes may be a call.
+template <class Isa, typename In, typename Out>
+inline void convert_row(const In* from, Out* to) {
+  if constexpr (std::is_same_v<In, Out>) {
+    using S = Simd<Out, Isa>;
+    for (int c = 0; c < kBlockChannels<Isa>; c += S::kLanes) S::store(to + c, S::load(from + c));
+  } else {
+    for (int c = 0; c < kBlockChannels<Isa>; ++c) to[c] = convert<Out>(from[c]);
+  }
 }
 
 constexpr int64_t kTilePositions = 128;  // that change between the tensor's layout and rows at a time, in L1
@@ -117,20 +121,18 @@ void pack(const Features<const Stored>& features, const Block& block, int64_t po
           const Rows<T, Isa>& rows) {
   constexpr int64_t kWidth = kBlockChannels<Isa>;
   const int64_t channel_stride = features.channel_stride, position_stride = features.position_stride;
-  alignas(64) T tile[kTilePositions * kWidth] = {};
+  alignas(64) Stored tile[kTilePositions * kWidth] = {};
   for (int64_t first = 0; first < positions; first += kTilePositions) {
     const int64_t count = positions - first < kTilePositions ? positions - first : kTilePositions;
     const Stored* from = start_of(features, block) + first * position_stride;
     if (position_stride == 1) {
       transpose<Isa>(from, channel_stride, tile, kWidth, block.channels, count);
-    } else if (channel_stride == 1) {
-      for (int64_t n = 0; n < count; ++n) convert_row(from + n * position_stride, tile + n * kWidth, block.channels);
     } else {
       for (int64_t n = 0; n < count; ++n)
         for (int64_t c = 0; c < block.channels; ++c)
-          tile[n * kWidth + c] = widen(from[n * position_stride + c * channel_stride]);
+          tile[n * kWidth + c] = from[n * position_stride + c * channel_stride];
     }
-    for (int64_t n = 0; n < count; ++n) copy_row<Isa>(tile + n * kWidth, rows[slot[first + n]]);
+    for (int64_t n = 0; n < count; ++n) convert_row<Isa>(tile + n * kWidth, rows[slot[first + n]]);
   }
 }
 
@@ -140,19 +142,17 @@ void unpack(const Rows<T, Isa>& rows, const Features<Stored>& features, const Bl
             const int32_t* slot) {
   constexpr int64_t kWidth = kBlockChannels<Isa>;
   const int64_t channel_stride = features.channel_stride, position_stride = features.position_stride;
-  alignas(64) T tile[kTilePositions * kWidth];
+  alignas(64) Stored tile[kTilePositions * kWidth];
   for (int64_t first = 0; first < positions; first += kTilePositions) {
     const int64_t count = positions - first < kTilePositions ? positions - first : kTilePositions;
     Stored* to = start_of(features, block) + first * position_stride;
-    for (int64_t n = 0; n < count; ++n) copy_row<Isa>(rows[slot[first + n]], tile + n * kWidth);
+    for (int64_t n = 0; n < count; ++n) convert_row<Isa>(rows[slot[first + n]], tile + n * kWidth);
     if (position_stride == 1) {
       transpose<Isa>(tile, kWidth, to, channel_stride, count, block.channels);
-    } else if (channel_stride == 1) {
-      for (int64_t n = 0; n < count; ++n) convert_row(tile + n * kWidth, to + n * position_stride, block.channels);
     } else {
       for (int64_t n = 0; n < count; ++n)
         for (int64_t c = 0; c < block.channels; ++c)
-          to[n * position_stride + c * channel_stride] = convert<Stored>(tile[n * kWidth + c]);
+          to[n * position_stride + c * channel_stride] = tile[n * kWidth + c];
     }
   }
 }
