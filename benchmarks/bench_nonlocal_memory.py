@@ -24,7 +24,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from time import perf_counter
 
-import harness
+import machine
 import torch
 from torch import nn
 
@@ -113,8 +113,8 @@ def main() -> None:
         print(json.dumps(run(arguments.run[0], int(arguments.run[1]))))
         return
 
-    origin = harness.origin()
-    print(harness.describe(origin))
+    origin = machine.origin()
+    print(machine.describe(origin))
     limit = int(arguments.limit_gib * GIB)
     operator = measure("operator", 128, limit)
     print(f"relu_affinity, forward and backward: {operator['peak_extra_over_g']} g beyond its arguments")

@@ -1,10 +1,9 @@
 """How long does the exact non-local layer take, against its other forms and against attention?
 
-    python benchmarks/bench_relu_affinity.py             all of it, minutes; writes results/relu_affinity_cpu.json
-    python benchmarks/bench_relu_affinity.py -k forward  a part of it; any options of pytest
-    python benchmarks/plot_relu_affinity.py              draws docs/nonlocal.svg from those results
+    python benchmarks/bench_relu_affinity.py      four minutes; writes benchmarks/results/relu_affinity_cpu.json
+    python benchmarks/plot_relu_affinity.py       draws it: docs/nonlocal.svg
 
-y_i = (1/N) Σ_j relu(a_i + b_j) g_j over N positions of C = 128 channels:
+On one thread, in float32, y_i = (1/N) Σ_j relu(a_i + b_j) g_j over N positions of C = 128 channels:
 
     dense      the N×N matrix, a slab at a time so that it fits in memory; its backward is written out by hand, since
                autograd would keep all slabs
@@ -21,8 +20,10 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import harness
+import machine
 import pytest
 import torch
+from harness import Claim, Variant
 from pytest_benchmark.fixture import BenchmarkFixture
 from torch import Tensor
 from torch.nn.functional import pad, scaled_dot_product_attention
@@ -32,9 +33,8 @@ from dgcn_ext import functional, reference
 CHANNELS = 128
 SLAB = 256  # rows of the matrix at a time: the fastest of 64, 128, ... 2048
 POSITIONS = (41**2, 81**2, 161**2, 321**2, 1001**2)  # 161² is stride 4 of a 641 px input
-CASES = [(1, positions, "forward+backward") for positions in POSITIONS]
-CASES += [(2, 161**2, "forward+backward"), (1, 161**2, "forward"), (2, 161**2, "forward")]
-CASE_IDS = [f"threads{threads}-{positions}-{direction}" for threads, positions, direction in CASES]
+CASES = [*((positions, "forward+backward") for positions in POSITIONS), (161**2, "forward")]
+CLAIMS = [Claim("dense", "dgcn", 100, at_least=True), Claim("composed", "dgcn", 4, at_least=True)]
 QUADRATIC_UP_TO = 161**2  # where dense takes seconds and attention some more
 COMPOSED_UP_TO = 321**2
 TOLERANCE = 1e-5  # norm of the difference from the reference, relative to the norm of the reference
@@ -108,30 +108,29 @@ def bind(form: Callable[..., Tensor], inputs: list[Tensor], grad_y: Tensor | Non
 
 
 @pytest.mark.benchmark(min_rounds=1, max_time=2)  # a round of the slowest takes a minute
-@pytest.mark.parametrize(("threads", "positions", "direction"), CASES, ids=CASE_IDS)
-def test_relu_affinity(benchmark: BenchmarkFixture, threads: int, positions: int, direction: str) -> None:
-    benchmark.group = f"relu_affinity, {direction}, float32, {threads} thread{'s' if threads > 1 else ''}"
+@pytest.mark.parametrize(("positions", "direction"), CASES)
+def test_relu_affinity(benchmark: BenchmarkFixture, positions: int, direction: str) -> None:
+    benchmark.group = f"relu_affinity, {direction}, float32, 1 thread"
     case = str([1, CHANNELS, positions])
-    benchmark.extra_info.update(case=case, positions=positions, direction=direction, dtype="float32", threads=threads)
+    benchmark.extra_info.update(case=case, direction=direction, dtype="float32", threads=1, positions=positions)
     torch.manual_seed(0)
     a, b = torch.randn(2, 1, positions)
     g, h = torch.randn(2, 1, CHANNELS, positions)
     grad_y = h if direction == "forward+backward" else None
-    forms, missing = dict(FORMS), {}
-    if threads > 1 or grad_y is None or positions > QUADRATIC_UP_TO:
-        del forms["dense"]
+    missing = {}
     if positions > QUADRATIC_UP_TO:
         missing = dict.fromkeys(("dense", "attention"), f"{positions}² pairs would take minutes")
     if positions > COMPOSED_UP_TO:
-        del forms["composed"]
         missing["composed"] = "its float64 prefix sums would take 10 GB"
-    with harness.num_threads(threads):
-        calls = {name: bind(form, [a, b, g], grad_y) for name, form in forms.items()}
+    with machine.cores(1):
+        calls = {name: bind(form, [a, b, g], grad_y) for name, form in FORMS.items() if name not in missing}
         check(calls, a, b, g, h)
-        if "dense" in calls:
+        if "attention" not in missing:
             q, k, v, grad = torch.randn(4, 1, 1, positions, CHANNELS)
-            calls["attention"] = bind(scaled_dot_product_attention, [q, k, v], grad)
-        harness.interleave(benchmark, calls, baselines=("dgcn",), missing=missing)
+            calls["attention"] = bind(scaled_dot_product_attention, [q, k, v], None if grad_y is None else grad)
+        variants = {name: Variant(call) for name, call in calls.items()}
+        claims = CLAIMS if (positions, direction) == (161**2, "forward+backward") else []
+        harness.interleave(benchmark, variants, baselines=["dgcn"], claims=claims, missing=missing)
 
 
 def check(calls: dict[str, Callable[[], tuple[Tensor, ...]]], a: Tensor, b: Tensor, g: Tensor, h: Tensor) -> None:
