@@ -1,6 +1,6 @@
 """Operators of DGCN (dynamic graph convolutional network, AAAI 2020) for PyTorch, and the PIF/PAF decoder in C++.
 
-    functional   graph_conv, sample_adjacency: the compiled operators
+    functional   graph_conv, relu_affinity, sample_adjacency: the compiled operators
     modules      DGCM, and DGCMFused on the compiled operators
     reference    the same operators in plain PyTorch: their specification
     decoder      PifPafDecoder; works without torch
