@@ -3,7 +3,9 @@
 #   make demo [SOURCE=my.jpg]   finds the people in a photograph; overlay and JSON in demo/
 #   make test                   builds everything, runs the C++ and the Python tests
 #   make check                  formatters, linter, type checker
-#   make bench                  benchmarks of the CPU (under 5 minutes); results as JSON in benchmarks/results/
+#   make bench                  benchmarks of the graph convolution on the CPU (under 5 minutes); results as JSON in
+#                               benchmarks/results/
+#   make bench-nonlocal         those of the non-local layer (5 minutes)
 #   make gpu [RESULTS=DIR]      on a machine with a GPU, with the packages of $(PYTHON) and no network: builds, runs every
 #                               test, compute-sanitizer and the GPU's benchmarks in 10 minutes; results in build/gpu
 #   make check-torch-2.13       the op tests with the same binary under another torch, in an environment of its own
@@ -16,7 +18,7 @@ CPP := $(wildcard csrc/*.h csrc/*.cpp csrc/*/*.h csrc/*/*.cpp csrc/*/*.cu csrc/*
 export PIP_CONSTRAINT := constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo build test test-cpp test-python check machine-peak bench gpu check-torch-2.13 clean
+.PHONY: demo build test test-cpp test-python check machine-peak bench bench-nonlocal gpu check-torch-2.13 clean
 
 demo: build
 	$(BIN)/dgcn demo $(if $(SOURCE),--source "$(SOURCE)") --output demo
@@ -63,6 +65,12 @@ bench: build machine-peak
 	$(BIN)/python benchmarks/plot_graph_conv.py
 	$(BIN)/python benchmarks/report.py
 
+bench-nonlocal: build machine-peak
+	$(BIN)/python benchmarks/bench_relu_affinity.py
+	$(BIN)/python benchmarks/bench_relu_affinity_threads.py
+	$(BIN)/python benchmarks/bench_nonlocal_memory.py
+	$(BIN)/python benchmarks/plot_relu_affinity.py
+
 gpu:
 	$(PYTHON) .ci/gpu.py $(if $(RESULTS),--results "$(RESULTS)")
 
@@ -71,7 +79,8 @@ check-torch-2.13: build
 	PIP_CONSTRAINT= .venv-2.13/bin/pip install --quiet torch==2.13.0 numpy pytest pytest-benchmark hypothesis setuptools
 	# torch 2.13 warns of its own deprecations when it compiles; they are not errors of ours.
 	PYTHONPATH=$(CURDIR) .venv-2.13/bin/pytest -W default::DeprecationWarning \
-	    tests/test_philox.py tests/test_graph_conv.py tests/test_graph_conv_torch.py
+	    tests/test_philox.py tests/test_graph_conv.py tests/test_graph_conv_torch.py tests/test_relu_affinity.py \
+	    tests/test_relu_affinity_torch.py
 
 clean:
 	rm -rf .venv .venv-2.13 build demo dgcn_ext/*.so dgcn.egg-info
