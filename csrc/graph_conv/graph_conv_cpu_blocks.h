@@ -113,9 +113,14 @@ struct Product {
   };
   static constexpr Blocks kBlocks{};
 
-  /// `pixels` is a whole number of units. The parts of the product take turns to fetch the one and the other `ahead`.
+  /// Features to fetch by the way, one in each of the first parts of the rows of `out`, as far as there are such; or null.
+  struct Ahead {
+    Rows<const Out> of_part[3];
+  };
+
+  /// `pixels` is a whole number of units.
   static void run(const T* m_transposed, int K, Rows<const In> in, Rows<Out> out, int64_t pixels,
-                  const Epilogue<T, Out>& epilogue, Rows<const Out> ahead = {}, Rows<const Out> also_ahead = {}) {
+                  const Epilogue<T, Out>& epilogue, const Ahead& ahead = {}) {
     constexpr int64_t kWidth = kColumns * S::kLanes;
     const int64_t whole = pixels / kWidth * kWidth;
     const int rest = static_cast<int>((pixels - whole) / S::kLanes);
@@ -125,9 +130,12 @@ struct Product {
       const auto columns = [&](int vectors, int64_t pixel, int64_t count) {
         const Epilogue<T, Out> here{epilogue.bias == nullptr ? nullptr : epilogue.bias + row, epilogue.relu,
                                     epilogue.residual.from(row, pixel)};
-        kBlocks.of[rows.size(part) - 1][vectors / kStep - 1](
-            m_transposed + row, K, in.from(0, pixel), out.from(row, pixel), here,
-            (part % 2 == 0 ? ahead : also_ahead).from(0, pixel), count);
+        const Rows<const Out> fetched = part < 3 ? ahead.of_part[part] : Rows<const Out>{};
+        const Block* blocks = kBlocks.of[rows.size(part) - 1];
+        if constexpr (kFetch)
+          if (fetched.data == nullptr) blocks = Product<Isa, In, Out>::kBlocks.of[rows.size(part) - 1];
+        blocks[vectors / kStep - 1](m_transposed + row, K, in.from(0, pixel), out.from(row, pixel), here,
+                                    fetched.from(0, pixel), count);
       };
       if (whole > 0) columns(kColumns, 0, whole);
       if constexpr (kColumns > kStep)

@@ -232,8 +232,9 @@ void forward(const ForwardArguments<Stored>& arguments, const Tiling& tiling, in
     if (arguments.residual.data != nullptr) residual = read_tile<Isa>(arguments.residual, shape, tile, buffers[1]);
     const Rows<Stored> y = tile_destination<Isa>(arguments.y, shape, tile, buffers[2]);
     for_each_span(padded_pixels(tile, kUnit), kUnit, [&](int64_t pixel, int64_t, int64_t count) {
-      Product<Isa, Stored, Stored>::run(m_transposed, K, x.from(0, pixel), y.from(0, pixel), count,
-                                        {arguments.bias, arguments.relu, residual.from(0, pixel)});
+      Product<Isa, Stored, Stored, true>::run(m_transposed, K, x.from(0, pixel), y.from(0, pixel), count,
+                                              {arguments.bias, arguments.relu, residual.from(0, pixel)},
+                                              {{x.from(0, pixel + kSpan), y.from(0, pixel + kSpan), {}}});
     });
     write_tile<Isa, Stored>(y, arguments.y, shape, tile);
   }
@@ -369,9 +370,10 @@ void backward(const BackwardArguments<Stored>& arguments, const Tiling& tiling, 
           gate<Isa, Stored, Stored>(grad_here, y_here, g, K, count, fresh ? grad_bias : nullptr);
         }
         if (need_x)
+          // x is for the outer product, the others for the next span.
           Product<Isa, T, Stored, true>::run(arguments.m + matrix, K, g, grad_x.from(0, pixel), count,
-                                             {nullptr, false, {}}, grad_here.from(0, kSpan),
-                                             (y.data == nullptr ? grad_here : y_here).from(0, kSpan));
+                                             {nullptr, false, {}},
+                                             {{grad_here.from(0, kSpan), y_here.from(0, kSpan), x.from(0, pixel)}});
         if (!fresh) {
           clear<Isa, Stored>(g, K, in_buffer - pixel);
           gate<Isa, T, T>(g, {}, g, K, count, grad_bias);
