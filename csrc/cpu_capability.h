@@ -1,4 +1,4 @@
-// Which instruction set the CPU kernels use.
+// Which of the CPU kernels are used: by instruction set and dtype.
 #pragma once
 
 #include <cstdlib>
@@ -31,6 +31,15 @@ inline CpuCapability cpu_capability() {
          names[static_cast<int>(best)], "), got ", wish);
   }();
   return capability;
+}
+
+/// Calls `body` with the kernels for features of this dtype, of the set for one instruction set.
+template <typename KernelSet, typename Body>
+auto with_kernels(const KernelSet& set, ScalarType dtype, Body body) {
+  if (dtype == ScalarType::Double) return body(set.float64);
+  if (dtype == ScalarType::Float) return body(set.float32);
+  if (dtype == ScalarType::BFloat16) return body(set.bfloat16);
+  return body(set.float16);
 }
 
 }  // namespace dgcn

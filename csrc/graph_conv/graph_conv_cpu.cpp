@@ -1,5 +1,5 @@
-// The graph convolution on the CPU: the operators, and the threads. The arithmetic on pixels
-// is in graph_conv_cpu_kernels.h, that on the K×K matrices in graph_conv.h.
+// The graph convolution on the CPU: the operators, and the threads. The arithmetic on pixels is in
+// graph_conv_cpu_kernels.h, that on the K×K matrices in graph_conv.h.
 #include "graph_conv_cpu.h"
 
 #include <torch/csrc/stable/library.h>
@@ -11,7 +11,6 @@
 #include "graph_conv_op.h"
 
 namespace dgcn {
-
 namespace {
 
 const CpuKernelSet& kernel_set() {
@@ -20,16 +19,6 @@ const CpuKernelSet& kernel_set() {
   if (cpu_capability() == CpuCapability::avx2) return kAvx2Kernels;
 #endif
   return kPortableKernels;
-}
-
-/// Calls `body` with the kernels for features of this dtype.
-template <typename Body>
-auto with_kernels(ScalarType dtype, Body body) {
-  const CpuKernelSet& set = kernel_set();
-  if (dtype == ScalarType::Double) return body(set.float64);
-  if (dtype == ScalarType::Float) return body(set.float32);
-  if (dtype == ScalarType::BFloat16) return body(set.bfloat16);
-  return body(set.float16);
 }
 
 /// Runs body(begin, end) over [0, count) in parallel, if that is worth a thread: `cost` is one item's multiplications.
@@ -144,7 +133,7 @@ Tensor graph_conv_forward(const Tensor& x, const Tensor& edge_weight, const Tens
   inputs.check();
   if (residual) inputs.check_features("residual", *residual);
   const Tensor y = new_like(x);
-  with_kernels(x.scalar_type(), [&](const auto& kernels) { forward(kernels, inputs, residual, y); });
+  with_kernels(kernel_set(), x.scalar_type(), [&](const auto& kernels) { forward(kernels, inputs, residual, y); });
   return y;
 }
 
@@ -158,7 +147,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> graph_conv_backward(
   inputs.check_features("grad_y", grad_y);
   if (y) inputs.check_features("y", *y);
   const GraphConvGradients gradients(inputs, need_x, need_params);
-  with_kernels(x.scalar_type(),
+  with_kernels(kernel_set(), x.scalar_type(),
                [&](const auto& kernels) { backward(kernels, inputs, grad_y, y, need_x, need_params, gradients); });
   return {gradients.x, gradients.edge_weight, gradients.weight, gradients.bias};
 }

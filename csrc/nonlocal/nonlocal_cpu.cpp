@@ -21,16 +21,6 @@ const CpuKernelSet& kernel_set() {
   return kPortableKernels;
 }
 
-/// Calls `body` with the kernels for features of this dtype.
-template <typename Body>
-auto with_kernels(ScalarType dtype, Body body) {
-  const CpuKernelSet& set = kernel_set();
-  if (dtype == ScalarType::Double) return body(set.float64);
-  if (dtype == ScalarType::Float) return body(set.float32);
-  if (dtype == ScalarType::BFloat16) return body(set.bfloat16);
-  return body(set.float16);
-}
-
 /// Runs body(begin, end) over [0, count) in parallel, if that is worth a thread: `cost` is one item's elements.
 template <typename Body>
 void parallel_for(int64_t count, int64_t cost, const Body& body) {
@@ -148,7 +138,8 @@ Tensor relu_affinity_forward(const Tensor& a, const Tensor& b, const Tensor& g) 
   inputs.check();
   const Tensor y = torch::stable::empty_like(g);
   if (y.numel() == 0) return y;
-  with_kernels(g.scalar_type(), [&](const auto& kernels) { forward(kernels, inputs, blocks_per_image(inputs), y); });
+  with_kernels(kernel_set(), g.scalar_type(),
+               [&](const auto& kernels) { forward(kernels, inputs, blocks_per_image(inputs), y); });
   return y;
 }
 
@@ -159,7 +150,7 @@ std::tuple<Tensor, Tensor, Tensor> relu_affinity_backward(const Tensor& grad_y, 
   inputs.check_grad_y(grad_y);
   const Gradients gradients(inputs, need_keys, need_g);
   if (inputs.images() > 0 && inputs.positions() > 0 && (need_keys || need_g))
-    with_kernels(g.scalar_type(), [&](const auto& kernels) {
+    with_kernels(kernel_set(), g.scalar_type(), [&](const auto& kernels) {
       backward(kernels, inputs, blocks_per_image(inputs), grad_y, need_keys, need_g, gradients);
     });
   return {gradients.a, gradients.b, gradients.g};
