@@ -2,7 +2,7 @@
 
     functional   graph_conv, relu_affinity, sample_adjacency: the compiled operators
     modules      DGCM, and DGCMFused on the compiled operators
-    reference    the same operators in plain PyTorch: their specification
+    reference    what they compute, written to be read: their specification
     decoder      PifPafDecoder; works without torch
 
 Submodules load on first use, so that ``dgcn_ext.decoder`` never imports torch.
