@@ -4,17 +4,30 @@ Legend: B images, K nodes (one per keypoint, the channels of x), H×W positions 
 "accumulation dtype" is float64 for float64 features and float32 otherwise.
 """
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
 from dgcn_ext import ops
+from dgcn_ext.checks import (
+    check_adjacency,
+    check_device_type,
+    check_feature_dtype,
+    check_graph_conv,
+    check_has_no_gradient,
+    check_is_tensor,
+    check_option,
+    check_parameter,
+    check_seed,
+)
 
 __all__ = ["graph_conv", "relu_affinity", "sample_adjacency"]
 
 _AUTOCAST_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-_FEATURE_DTYPES = (*_AUTOCAST_DTYPES, torch.float64)
+
+# The operators' flags.
+_MASK = {"literal": False, "mask": True}
+_TARGET = {"source": False, "target": True}
+_RELU = {"relu": True, "none": False}
 
 
 def graph_conv(
@@ -72,49 +85,31 @@ def graph_conv(
         RuntimeError: ``adjacency`` outside [0, 1] or NaN (on the CPU only; looking would make a GPU wait), CUDA tensors
             in an installation without CUDA kernels, or a second derivative.
     """
-    _check_is_tensor("x", x)
-    if x.dim() != 4 or x.shape[1] == 0:
-        raise ValueError(f"x must have shape [B, K, H, W] with K >= 1, got {list(x.shape)}")
-    device = x.device
-    device_type = device.type
-    _check_device_type("x", device_type)
-    autocast_dtype = _autocast_dtype(device_type)
-    x = _autocast(x, autocast_dtype)
-    if x.dtype not in _FEATURE_DTYPES:
-        raise TypeError(f"x must be float64, float32, bfloat16 or float16, got {x.dtype}")
-    if residual is not None:
-        _check_is_tensor("residual", residual)
+    # The operator looks at all its arguments, and a second look takes longer than the arithmetic of a small call. So
+    # what is wrong is told once it has refused; what it would not refuse is seen to first.
+    try:
+        check_has_no_gradient("adjacency", adjacency)
+        autocast_dtype = _autocast_dtype(x)
+        if autocast_dtype is not None:
+            x = _autocast(x, autocast_dtype)
+            residual = None if residual is None else _autocast(residual, autocast_dtype)
         if residual is x:  # torch.compile refuses the same tensor twice
             residual = x.view_as(x)
-        residual = _autocast(residual, autocast_dtype)
-        if residual.dtype != x.dtype:
-            raise TypeError(f"residual must have the dtype of x, {x.dtype}, got {residual.dtype}")
-        _check_fits("residual", residual, x.shape, device)
-    if seed is not None:
-        _check_seed(seed, device)
-    check_option("semantics", semantics, ("literal", "mask"))
-    check_option("aggregate", aggregate, ("source", "target"))
-    check_option("activation", activation, ("relu", "none"))
-
-    def parameter(name: str, value: Tensor, *shape: int) -> Tensor:
-        # One glance for the usual case: the checks one by one cost 1 µs, as does a .to() with nothing to do.
-        if not (isinstance(value, Tensor) and value.dtype == dtype and value.shape == shape and value.device == device):
-            _check_is_floating(name, value)
-            _check_fits(name, value, shape, device)
-            value = value.to(dtype)
-        return value.contiguous()
-
-    dtype = _accumulation_dtype(x.dtype)
-    num_nodes = x.shape[1]
-    edge_weight = parameter("edge_weight", edge_weight, num_nodes, num_nodes)
-    adjacency = parameter("adjacency", adjacency, num_nodes, num_nodes)
-    _check_has_no_gradient("adjacency", adjacency)
-    if weight is not None:
-        weight = parameter("weight", weight, num_nodes, num_nodes)
-    if bias is not None:
-        bias = parameter("bias", bias, num_nodes)
-    mask, target, relu = semantics == "mask", aggregate == "target", activation == "relu"
-    return ops.graph_conv(x, edge_weight, adjacency, weight, bias, residual, seed, per_sample, mask, target, relu)
+        dtype = _accumulation_dtype(x.dtype)
+        edge_weight, adjacency = _parameter(edge_weight, dtype), _parameter(adjacency, dtype)
+        weight = None if weight is None else _parameter(weight, dtype)
+        bias = None if bias is None else _parameter(bias, dtype)
+        mask, target, relu = _MASK[semantics], _TARGET[aggregate], _RELU[activation]
+        return ops.graph_conv(x, edge_weight, adjacency, weight, bias, residual, seed, per_sample, mask, target, relu)
+    except Exception:
+        try:
+            check_option("semantics", semantics, _MASK)
+            check_option("aggregate", aggregate, _TARGET)
+            check_option("activation", activation, _RELU)
+            check_graph_conv(x, edge_weight, adjacency, weight, bias, residual, seed)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise error from None
+        raise
 
 
 def sample_adjacency(adjacency: Tensor, seed: Tensor, batch: int | None = None) -> Tensor:
@@ -141,9 +136,9 @@ def sample_adjacency(adjacency: Tensor, seed: Tensor, batch: int | None = None) 
         RuntimeError: as for :func:`graph_conv`.
     """
     check_adjacency(adjacency)
-    _check_device_type("adjacency", adjacency.device.type)
-    _check_has_no_gradient("adjacency", adjacency)
-    _check_seed(seed, adjacency.device)
+    check_device_type("adjacency", adjacency)
+    check_has_no_gradient("adjacency", adjacency)
+    check_seed(seed, adjacency)
     if batch is not None and batch < 0:
         raise ValueError(f"batch must be None or at least 0, got {batch}")
     probability = adjacency.to(_accumulation_dtype(adjacency.dtype)).contiguous()
@@ -181,92 +176,41 @@ def relu_affinity(a: Tensor, b: Tensor, g: Tensor) -> Tensor:
         ValueError: a wrong shape or device.
         RuntimeError: CUDA tensors, for which there is no kernel yet, or a second derivative.
     """
-    _check_is_tensor("g", g)
+    check_is_tensor("g", g)
     if g.dim() != 3:
         raise ValueError(f"g must have shape [B, C, N], got {list(g.shape)}")
     if g.is_cuda:
         raise RuntimeError("relu_affinity has no CUDA kernel yet, got g on a GPU: use dgcn_ext.reference.relu_affinity")
-    _check_device_type("g", g.device.type)
-    g = _autocast(g, _autocast_dtype(g.device.type))
-    if g.dtype not in _FEATURE_DTYPES:
-        raise TypeError(f"g must be float64, float32, bfloat16 or float16, got {g.dtype}")
+    check_device_type("g", g)
+    autocast_dtype = _autocast_dtype(g)
+    g = g if autocast_dtype is None else _autocast(g, autocast_dtype)
+    check_feature_dtype("g", g)
 
     def keys(name: str, value: Tensor) -> Tensor:
-        _check_is_floating(name, value)
-        _check_fits(name, value, (g.shape[0], g.shape[2]), g.device, "g")
+        check_parameter(name, value, (g.shape[0], g.shape[2]), "g", g)
         return value.to(_accumulation_dtype(g.dtype)).contiguous()
 
     a, b = keys("a", a), keys("b", b)
     return ops.relu_affinity(a, a.view_as(a) if b is a else b, g)  # torch.compile refuses the same tensor twice
 
 
-def check_adjacency(adjacency: Tensor) -> None:
-    """Raise TypeError or ValueError unless ``adjacency`` is a floating tensor [K, K]."""
-    _check_is_floating("adjacency", adjacency)
-    if adjacency.dim() != 2 or adjacency.shape[0] != adjacency.shape[1] or adjacency.shape[0] == 0:
-        raise ValueError(f"adjacency must have shape [K, K] with K >= 1, got {list(adjacency.shape)}")
-
-
-def check_option(name: str, value: str, allowed: tuple[str, str]) -> None:
-    """Raise ValueError unless ``value`` is one of the two allowed."""
-    if value not in allowed:
-        raise ValueError(f"{name} must be {allowed[0]!r} or {allowed[1]!r}, got {value!r}")
+def _parameter(value: Tensor, dtype: torch.dtype) -> Tensor:
+    """As the operators take it; what is not floating is left to them to refuse."""
+    if value.dtype != dtype and value.is_floating_point():
+        value = value.to(dtype)
+    return value.contiguous()
 
 
 def _accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
-def _autocast_dtype(device_type: str) -> torch.dtype | None:
-    if device_type == "meta" or not torch.is_autocast_enabled(device_type):
-        return None
-    return torch.get_autocast_dtype(device_type)
+def _autocast_dtype(features: Tensor) -> torch.dtype | None:
+    """What autocast asks of operators on the device of ``features``."""
+    device_type = "cuda" if features.is_cuda else "cpu"
+    return torch.get_autocast_dtype(device_type) if torch.is_autocast_enabled(device_type) else None
 
 
-def _autocast(features: Tensor, dtype: torch.dtype | None) -> Tensor:
+def _autocast(features: Tensor, dtype: torch.dtype) -> Tensor:
     """``features`` as ``conv2d`` takes them under autocast to ``dtype``: float64 and integers are left alone."""
-    return features if dtype is None or features.dtype not in _AUTOCAST_DTYPES else features.to(dtype)
-
-
-def _check_is_tensor(name: str, value: object) -> None:
-    if not isinstance(value, Tensor):
-        raise TypeError(f"{name} must be a tensor, got {type(value).__name__}")
-
-
-def _check_is_floating(name: str, value: Tensor) -> None:
-    _check_is_tensor(name, value)
-    if not value.is_floating_point():
-        raise TypeError(f"{name} must have a floating dtype, got {value.dtype}")
-
-
-def _check_fits(name: str, value: Tensor, shape: Sequence[int], device: torch.device, features: str = "x") -> None:
-    if value.shape != shape:
-        raise ValueError(f"{name} must have shape {list(shape)}, got {list(value.shape)}")
-    if value.device != device:
-        raise ValueError(f"{name} must be on {device}, where {features} is, got a tensor on {value.device}")
-
-
-def _check_device_type(name: str, device_type: str) -> None:
-    if device_type not in ("cpu", "cuda", "meta"):
-        raise ValueError(f"{name} must be on a CPU or CUDA device, got one on {device_type}")
-    if device_type == "cuda" and not ops.HAS_CUDA:
-        raise RuntimeError(
-            f"{name} is a CUDA tensor, but dgcn_ext was built without CUDA kernels: install it again where an nvcc is "
-            "found (CUDA_HOME, PATH or /usr/local/cuda)"
-        )
-
-
-def _check_has_no_gradient(name: str, value: Tensor) -> None:
-    if value.requires_grad:
-        raise ValueError(f"{name} must not require a gradient (it is not differentiable), got requires_grad=True")
-
-
-def _check_seed(seed: Tensor, device: torch.device) -> None:
-    if not isinstance(seed, Tensor):
-        raise TypeError(f"seed must be a 0-dim int64 tensor, as torch.tensor(0) is, got {type(seed).__name__}")
-    if seed.dtype != torch.int64:
-        raise TypeError(f"seed must be int64, got {seed.dtype}")
-    if seed.dim() != 0:
-        raise ValueError(f"seed must be 0-dim, got shape {list(seed.shape)}")
-    if seed.device != device:
-        raise ValueError(f"seed must be on {device}, where the other tensors are, got a tensor on {seed.device}")
+    return features if features.dtype not in _AUTOCAST_DTYPES else features.to(dtype)

@@ -16,7 +16,7 @@ from torch.nn.functional import conv2d
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from dgcn_ext import functional, reference
-from dgcn_ext.functional import check_adjacency, check_option
+from dgcn_ext.checks import check_adjacency, check_option
 
 _LARGEST_SEED = 2**63 - 1
 

@@ -1,6 +1,7 @@
 """Loads the compiled operators and puts each one's fake (shape) function beside its gradient.
 
-The schemas are in ``csrc/registration.cpp``. Nothing is checked here: :mod:`dgcn_ext.functional` does that.
+The schemas are in ``csrc/registration.cpp``. The compiled operators check their arguments, graph_conv_forward's fake
+function too; the others rely on :mod:`dgcn_ext.functional`.
 """
 
 from typing import Any
@@ -9,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 from torch.autograd.function import once_differentiable
+
+from dgcn_ext.checks import check_graph_conv, has_cuda_kernels
 
 try:
     import dgcn_ext._C  # noqa: F401  (registers torch.ops.dgcn)
@@ -24,7 +27,7 @@ sample_adjacency = torch.ops.dgcn.sample_adjacency.default
 relu_affinity_forward = torch.ops.dgcn.relu_affinity_forward.default
 relu_affinity_backward = torch.ops.dgcn.relu_affinity_backward.default
 
-HAS_CUDA: bool = torch._C._dispatch_has_kernel_for_dispatch_key("dgcn::graph_conv_forward", "CUDA")
+HAS_CUDA: bool = has_cuda_kernels()
 
 
 @torch.library.register_fake("dgcn::sample_adjacency")
@@ -33,7 +36,17 @@ def _(adjacency: Tensor, seed: Tensor, batch: int | None = None) -> Tensor:
 
 
 @torch.library.register_fake("dgcn::graph_conv_forward")
-def _(x: Tensor, *_: Any) -> Tensor:
+def _(
+    x: Tensor,
+    edge_weight: Tensor,
+    adjacency: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    seed: Tensor | None,
+    *_: bool,
+) -> Tensor:
+    check_graph_conv(x, edge_weight, adjacency, weight, bias, residual, seed)
     return torch.empty_like(x)
 
 

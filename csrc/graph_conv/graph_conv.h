@@ -56,7 +56,7 @@ DGCN_HOST_DEVICE void effective_adjacency(T* effective, const GraphParams<T>& pa
     } else {
       const Philox4 bits = edge_bits(*params.seed, static_cast<uint32_t>(quad), sample);
       for (int lane = 0; lane < count; ++lane)
-        out[lane] = edge_present(bits.word[lane], probability[lane]) ? T(1) : T(0);
+        out[lane] = static_cast<T>(edge_present(bits.word[lane], probability[lane]));  // no branch: it is a coin's toss
     }
   }
 }
@@ -73,8 +73,8 @@ DGCN_HOST_DEVICE void row_softmax(T* __restrict__ s, const T* effective, const G
     T* __restrict__ out = s + row * K;  // else each exponential waits for the last one to be stored
     T maximum = -static_cast<T>(INFINITY);
     for (int j = 0; j < K; ++j) {
-      const T logit = w_d[j] * a[j];
-      if (!(mask && a[j] == T(0)) && logit > maximum) maximum = logit;
+      const T logit = mask && a[j] == T(0) ? maximum : w_d[j] * a[j];
+      maximum = logit > maximum ? logit : maximum;
     }
     double sum = 0;  // its error is that of the whole row
     for (int j = 0; j < K; ++j) {
