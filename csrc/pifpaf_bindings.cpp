@@ -1,5 +1,7 @@
-// The decoder behind pybind11 and numpy. dgcn_ext/decoder.py checks types and shapes and gives the errors a user sees;
-// std::invalid_argument from the core arrives in Python as ValueError.
+// The module _pifpaf, and in it the decoder behind pybind11 and numpy. dgcn_ext/decoder.py checks types and shapes and
+// gives the errors a user sees; std::invalid_argument from the core arrives in Python as ValueError.
+#include "pifpaf_bindings.h"
+
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
@@ -121,4 +123,6 @@ PYBIND11_MODULE(_pifpaf, module) {
       .def("decode", &decode)
       .def("decode_batch", &decode_batch)
       .def("person_scores", &person_scores);
+
+  bind_encoder(module);
 }

@@ -1,0 +1,25 @@
+// Encoder, stage 4: the joints of one keypoint.
+#pragma once
+
+#include "pifpaf/encode_claims.h"
+#include "pifpaf/encode_poses.h"
+
+namespace dgcn::pifpaf {
+
+/// One keypoint's planes of the targets. Of the cells that get a joint all three are written, of the others nothing.
+struct PifTarget {
+  float* confidence;  ///< [H, W]: 1 near a joint
+  float* offset;      ///< [2, H, W]: cell -> joint, (x, y) [cells]
+  float* scale;       ///< [H, W]: size of the joint [cells], or NaN
+};
+
+/// Paints keypoint `k` of all `poses` [P, K]. A joint claims the 4x4 cells around it; the nearest joint wins a cell, of
+/// equally near ones the first. `claims` must be clear, and is afterwards.
+void paint_pif(const std::vector<PoseJoint>& poses, int num_keypoints, int k, const Grid& grid, Claims& claims,
+               const PifTarget& target);
+
+/// The same for the confidence [H, W] alone, where nobody asks which joint is nearest.
+void paint_confidence(const std::vector<PoseJoint>& poses, int num_keypoints, int k, const Grid& grid,
+                      float* confidence);
+
+}  // namespace dgcn::pifpaf

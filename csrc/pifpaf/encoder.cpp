@@ -1,0 +1,106 @@
+#include "pifpaf/encoder.h"
+
+#include <cmath>
+#include <stdexcept>
+#include <string>
+#include <utility>
+
+#include "pifpaf/encode_claims.h"
+#include "pifpaf/encode_paf.h"
+#include "pifpaf/encode_pif.h"
+#include "pifpaf/parallel.h"
+
+namespace dgcn::pifpaf {
+namespace {
+
+void require_on_grid(const char* name, int pixels, int stride) {
+  if (pixels < 1 || (pixels - 1) % stride != 0)
+    throw std::invalid_argument(std::string(name) + " must be a multiple of the stride " + std::to_string(stride) +
+                                " plus 1, got " + std::to_string(pixels));
+}
+
+Grid grid_of(PixelSize picture, int stride) {
+  if (stride < 1) throw std::invalid_argument("stride must be at least 1 pixel, got " + std::to_string(stride));
+  require_on_grid("height_px", picture.height, stride);
+  require_on_grid("width_px", picture.width, stride);
+  return {(picture.height - 1) / stride + 1, (picture.width - 1) / stride + 1, stride};
+}
+
+void require_size(const char* name, std::size_t actual, int required) {
+  if (actual != static_cast<std::size_t>(required))
+    throw std::invalid_argument(std::string(name) + " must have " + std::to_string(required) +
+                                " entries, one a keypoint, got " + std::to_string(actual));
+}
+
+}  // namespace
+
+Encoder::Encoder(Skeleton skeleton, Proportions proportions)
+    : skeleton_(std::move(skeleton)), proportions_(std::move(proportions)) {
+  require_size("sigmas", proportions_.sigmas.size(), skeleton_.num_keypoints());
+  require_size("upright_pose", proportions_.upright_pose.size(), skeleton_.num_keypoints());
+  for (const double sigma : proportions_.sigmas) {
+    if (!(sigma > 0.0 && std::isfinite(sigma)))
+      throw std::invalid_argument("sigmas must be positive and finite, got " + std::to_string(sigma));
+  }
+  for (const Point point : proportions_.upright_pose) {
+    if (!(std::isfinite(point.x) && std::isfinite(point.y)))
+      throw std::invalid_argument("upright_pose must be finite, got (" + std::to_string(point.x) + ", " +
+                                  std::to_string(point.y) + ")");
+  }
+}
+
+void Encoder::encode(const Annotations& annotations, PixelSize picture, int stride, const Targets& targets,
+                     const std::vector<NodeTarget>& nodes) const {
+  const int num_keypoints = skeleton_.num_keypoints();
+  const Grid grid = grid_of(picture, stride);
+  const std::size_t plane = grid.size();
+  const std::vector<PoseJoint> poses = read_poses(annotations.joints, annotations.num_persons, picture, proportions_);
+  const auto background = [&](const Grid& of, float* confidence) {
+    fill_background(annotations.ignored, annotations.num_ignored, of, confidence);
+  };
+
+  // Field by field, so that what is painted on was just written and lies in the cache.
+  Claims claims(grid);
+  for (int k = 0; k < num_keypoints; ++k) {
+    const std::size_t at = static_cast<std::size_t>(k) * plane;
+    const PifTarget target{targets.pif_confidence + at, targets.pif_offset + 2 * at, targets.pif_scale + at};
+    background(grid, target.confidence);
+    fill_nan(target.offset, 2 * plane);
+    fill_nan(target.scale, plane);
+    paint_pif(poses, num_keypoints, k, grid, claims, target);
+    for (const DirectedLimb& limb : skeleton_.outgoing(k)) {
+      if (limb.index % 2 == 1) continue;  // backwards
+      const std::size_t limb_at = static_cast<std::size_t>(limb.index / 2) * plane;
+      const PafTarget limb_target{targets.paf_confidence + limb_at, targets.paf_offset + 4 * limb_at};
+      background(grid, limb_target.confidence);
+      fill_nan(limb_target.offset, 4 * plane);
+      paint_paf(poses, num_keypoints, limb, grid, claims, limb_target);
+    }
+  }
+  for (const NodeTarget& node : nodes) {
+    const Grid node_grid = grid_of(picture, node.stride);
+    for (int k = 0; k < num_keypoints; ++k) {
+      float* confidence = node.confidence + static_cast<std::size_t>(k) * node_grid.size();
+      background(node_grid, confidence);
+      paint_confidence(poses, num_keypoints, k, node_grid, confidence);
+    }
+  }
+}
+
+void Encoder::encode_batch(const std::vector<Annotations>& pictures, PixelSize picture, int stride,
+                           const Targets& targets, const std::vector<NodeTarget>& nodes, int threads) const {
+  const std::size_t plane = grid_of(picture, stride).size();
+  const std::size_t pif = plane * static_cast<std::size_t>(skeleton_.num_keypoints());
+  const std::size_t paf = plane * static_cast<std::size_t>(skeleton_.num_limbs());
+  parallel_for(pictures.size(), threads, [&](std::size_t b) {
+    std::vector<NodeTarget> own_nodes = nodes;
+    for (NodeTarget& node : own_nodes)
+      node.confidence += b * static_cast<std::size_t>(skeleton_.num_keypoints()) * grid_of(picture, node.stride).size();
+    encode(pictures[b], picture, stride,
+           {targets.pif_confidence + b * pif, targets.pif_offset + 2 * b * pif, targets.pif_scale + b * pif,
+            targets.paf_confidence + b * paf, targets.paf_offset + 4 * b * paf},
+           own_nodes);
+  });
+}
+
+}  // namespace dgcn::pifpaf
