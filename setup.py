@@ -120,6 +120,7 @@ class NinjaBuild(build_ext):
         common = [f"-I{path}" for path in extension.include_dirs]
         common += [f"-isystem {path}" for path in (sysconfig.get_path("include"), *self.system_includes(extension))]
         common += [f"-D{name}={value}" for name, value in extension.define_macros]
+        common += extension.extra_compile_args
         if self.cuda and extension.name.endswith("._C"):
             common.append("-DDGCN_WITH_CUDA")
         for source in compilable([ROOT / path for path in extension.sources], cuda=self.cuda is not None):
@@ -174,8 +175,13 @@ setup(
         ),
         Extension(
             "dgcn_ext._pifpaf",
-            ["csrc/pifpaf_bindings.cpp", *(str(path.relative_to(ROOT)) for path in (CSRC / "pifpaf").glob("*.cpp"))],
+            [
+                "csrc/pifpaf_bindings.cpp",
+                "csrc/pifpaf_encoder_bindings.cpp",
+                *(str(path.relative_to(ROOT)) for path in (CSRC / "pifpaf").glob("*.cpp")),
+            ],
             include_dirs=["csrc"],
+            extra_compile_args=["-ffp-contract=off"],  # a fused multiply-add would round unlike numpy's two operations
         ),
     ],
     cmdclass={"build_ext": NinjaBuild},

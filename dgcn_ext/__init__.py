@@ -1,19 +1,21 @@
-"""Operators of DGCN (dynamic graph convolutional network, AAAI 2020) for PyTorch, and the PIF/PAF decoder in C++.
+"""Operators of DGCN (dynamic graph convolutional network, AAAI 2020) for PyTorch, and PIF/PAF in C++.
 
     functional   graph_conv, relu_affinity, sample_adjacency: the compiled operators
     modules      DGCM, and DGCMFused on the compiled operators
     reference    what they compute, written to be read: their specification
     decoder      PifPafDecoder; works without torch
+    encoder      PifPafEncoder; works without torch
 
-Submodules load on first use, so that ``dgcn_ext.decoder`` never imports torch.
+Submodules load on first use, so that ``dgcn_ext.decoder`` and ``dgcn_ext.encoder`` never import torch.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from dgcn_ext import decoder, functional, modules, reference
+    from dgcn_ext import decoder, encoder, functional, modules, reference
     from dgcn_ext.decoder import DecoderConfig, PifPafDecoder
+    from dgcn_ext.encoder import PifPafEncoder
     from dgcn_ext.modules import DGCM, DGCMFused
 
     __version__: str
@@ -23,14 +25,22 @@ __all__ = [
     "DGCMFused",
     "DecoderConfig",
     "PifPafDecoder",
+    "PifPafEncoder",
     "__version__",
     "decoder",
+    "encoder",
     "functional",
     "modules",
     "reference",
 ]
 
-_HOME = {"DGCM": "modules", "DGCMFused": "modules", "DecoderConfig": "decoder", "PifPafDecoder": "decoder"}
+_HOME = {
+    "DGCM": "modules",
+    "DGCMFused": "modules",
+    "DecoderConfig": "decoder",
+    "PifPafDecoder": "decoder",
+    "PifPafEncoder": "encoder",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -1,4 +1,4 @@
-"""Types of the compiled module (csrc/pifpaf_bindings.cpp); use dgcn_ext.decoder instead."""
+"""Types of the compiled module (csrc/pifpaf_bindings.cpp); use dgcn_ext.decoder and dgcn_ext.encoder instead."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -19,3 +19,22 @@ class Decoder:
         self, images: Sequence[tuple[NDArray[np.float32], NDArray[np.float32]]], stride: int, threads: int
     ) -> list[NDArray[np.float32]]: ...
     def person_scores(self, persons: NDArray[np.float32]) -> NDArray[np.float32]: ...
+
+class Encoder:
+    def __init__(
+        self,
+        num_keypoints: int,
+        limbs: Sequence[tuple[int, int]],
+        sigmas: Sequence[float],
+        upright_pose: Sequence[Sequence[float]],
+    ) -> None: ...
+    def encode(
+        self,
+        pictures: Sequence[tuple[NDArray[np.float64], NDArray[np.float64]]],
+        height_px: int,
+        width_px: int,
+        stride: int,
+        targets: tuple[NDArray[np.float32], ...],
+        nodes: Sequence[tuple[int, NDArray[np.float32]]],
+        threads: int,
+    ) -> None: ...

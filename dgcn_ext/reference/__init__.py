@@ -1,6 +1,7 @@
 """What the compiled code computes, written to be read: slow, obvious, and the specification that it is tested against.
 
     operators   graph_conv, relu_affinity, sample_adjacency and their parts in plain PyTorch
+    encoding    encode_targets in numpy
 
 Names load on first use, as those of ``dgcn_ext`` do.
 """
@@ -9,6 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from dgcn_ext.reference.encoding import encode_targets
     from dgcn_ext.reference.operators import (
         edge_bits,
         edge_softmax,
@@ -18,13 +20,31 @@ if TYPE_CHECKING:
         sample_adjacency,
     )
 
-__all__ = ["edge_bits", "edge_softmax", "graph_conv", "philox4x32", "relu_affinity", "sample_adjacency"]
+_HOME = {
+    "edge_bits": "operators",
+    "edge_softmax": "operators",
+    "encode_targets": "encoding",
+    "graph_conv": "operators",
+    "philox4x32": "operators",
+    "relu_affinity": "operators",
+    "sample_adjacency": "operators",
+}
+
+__all__ = [
+    "edge_bits",
+    "edge_softmax",
+    "encode_targets",
+    "graph_conv",
+    "philox4x32",
+    "relu_affinity",
+    "sample_adjacency",
+]
 
 
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = globals()[name] = getattr(import_module(f"{__name__}.operators"), name)
+    value = globals()[name] = getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
     return value
 
 

@@ -1,0 +1,251 @@
+"""The PIF/PAF encoder: annotated persons in, training targets out. Needs numpy, not torch.
+
+    encoder = PifPafEncoder(17, skeleton, sigmas, upright_pose)
+    targets = encoder(keypoints, 641, 641, stride=8, ignored=boxes, node_strides=(8, 16))
+    targets.pif_confidence                     # float32 [17, 81, 81]
+
+Legend: B pictures, P persons of a picture, K keypoints, M limbs, H x W field cells; px are pixels of the network input,
+``stride`` of them to a cell. The cell in row i and column j is centred on pixel (x, y) = (stride j, stride i), so H =
+(height - 1) / stride + 1. The fields are PifPaf's (Kreiss et al., 2019), the rules OpenPifPaf 0.13's. What is computed
+is written down in ``dgcn_ext.reference.encode_targets``; how is in csrc/pifpaf, one file per stage.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from itertools import accumulate
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from dgcn_ext import _pifpaf
+from dgcn_ext.decoder import _INT_MAX, _integer, _limbs
+
+__all__ = ["PifPafEncoder", "Targets"]
+
+
+@dataclass(frozen=True, eq=False)
+class Targets:
+    """What the network should say, float32, NaN where there is nothing to learn from; a batch has a leading B."""
+
+    pif_confidence: NDArray[np.float32]
+    """[K, H, W]: 1 near a joint, 0 elsewhere, NaN in regions of unannotated people."""
+    pif_offset: NDArray[np.float32]
+    """[K, 2, H, W]: cell -> joint, (x, y) in cells; NaN where pif_confidence is not 1."""
+    pif_scale: NDArray[np.float32]
+    """[K, H, W]: size of the joint in cells (the person's size times the OKS sigma); NaN also where it is unknown."""
+    paf_confidence: NDArray[np.float32]
+    """[M, H, W]: 1 along a limb, 0 elsewhere, NaN in regions of unannotated people."""
+    paf_offset: NDArray[np.float32]
+    """[M, 4, H, W]: cell -> both ends of the limb, (x1, y1, x2, y2) in cells; NaN where there is no limb."""
+    node_confidence: dict[int, NDArray[np.float32]] = field(default_factory=dict)
+    """{stride: [K, H', W']}: pif_confidence at other strides, for the intermediate supervision."""
+
+
+class PifPafEncoder:
+    """Encodes annotated persons as the fields that a network should learn.
+
+    Immutable: threads may share one. Encoding releases the GIL. Pickling keeps the four arguments.
+
+    Args:
+        num_keypoints: K, 1 to 10,000.
+        skeleton: the M limbs as pairs of zero-based keypoints, ``[(i, j), ...]`` or an integer array [M, 2].
+        sigmas: [K], each keypoint's OKS sigma: the size of the joint as a fraction of its person's.
+        upright_pose: [K, 2], (x, y) of a standing person in any unit; the yardstick for persons seen in part.
+
+    Raises:
+        TypeError, ValueError: naming the argument, what is required and what arrived.
+    """
+
+    def __init__(
+        self,
+        num_keypoints: int,
+        skeleton: Iterable[tuple[int, int]] | NDArray[np.integer[Any]],
+        sigmas: ArrayLike,
+        upright_pose: ArrayLike,
+    ) -> None:
+        self._num_keypoints = _integer("num_keypoints", num_keypoints, 1, _pifpaf.MAX_KEYPOINTS)
+        self._skeleton = _limbs(skeleton)
+        self._sigmas = _float64("sigmas", sigmas, (self._num_keypoints,))
+        self._upright_pose = _float64("upright_pose", upright_pose, (self._num_keypoints, 2))
+        self._native = _pifpaf.Encoder(
+            self._num_keypoints, self._skeleton, self._sigmas.tolist(), self._upright_pose.tolist()
+        )
+
+    @property
+    def num_keypoints(self) -> int:
+        """K."""
+        return self._num_keypoints
+
+    @property
+    def skeleton(self) -> tuple[tuple[int, int], ...]:
+        """The M limbs, zero-based."""
+        return self._skeleton
+
+    def __call__(
+        self,
+        keypoints: ArrayLike,
+        height: int,
+        width: int,
+        stride: int,
+        *,
+        ignored: ArrayLike = (),
+        node_strides: Sequence[int] = (),
+        out: Targets | None = None,
+    ) -> Targets:
+        """The targets of one picture.
+
+        PIF: a joint claims the 4x4 cells around it; the nearest joint wins a cell. PAF: a limb claims 3x3 cells at
+        every step of about a cell along it; the smallest perpendicular distance wins. Of equally near ones the first
+        person wins. A hidden joint less than 32 px from a visible one of the same keypoint is left out, and so is
+        everything outside the picture; a keypoint beyond 1e9 px, infinite or NaN counts as not annotated.
+
+        Args:
+            keypoints: [P, K, 3]: x px, y px, visibility (0 not annotated, 1 hidden, 2 visible).
+            height: of the picture in px, a multiple of every stride plus 1.
+            width: the same.
+            stride: edge of a cell in px.
+            ignored: [R, 4] boxes x, y, width, height in px, of crowds and of persons without keypoints: the confidence
+                of the cells that one touches is NaN, unless an annotated person claims them. Boxes beyond 1e9 px,
+                infinite or NaN are skipped.
+            node_strides: strides at which the PIF confidence is wanted as well.
+            out: targets of these shapes to write into and return, such as those of a picture before; saves their
+                memory, and a good part of the time.
+
+        Raises:
+            TypeError, ValueError: naming the argument, what is required and what arrived.
+        """
+        picture = self._check_picture(keypoints, ignored, "")
+        return self._encode([picture], (), height, width, stride, node_strides, 1, out)
+
+    def batch(
+        self,
+        pictures: Sequence[tuple[ArrayLike, ArrayLike]],
+        height: int,
+        width: int,
+        stride: int,
+        *,
+        node_strides: Sequence[int] = (),
+        threads: int = 0,
+        out: Targets | None = None,
+    ) -> Targets:
+        """The targets of B pictures of one size, stacked, on several threads; each to the bit what it is alone.
+
+        Args:
+            pictures: pairs (keypoints, ignored).
+            threads: how many to use; 0: as many as the machine has.
+            height, width, stride, node_strides, out: as for one picture.
+
+        Raises:
+            As for one picture, naming the picture.
+        """
+        checked = []
+        for i, pair in enumerate(pictures):
+            if not isinstance(pair, (tuple, list)) or len(pair) != 2:
+                raise TypeError(f"pictures[{i}] must be a pair (keypoints, ignored), got {type(pair).__name__}")
+            checked.append(self._check_picture(*pair, f"pictures[{i}] "))
+        threads = _integer("threads", threads, 0, _INT_MAX)
+        return self._encode(checked, (len(checked),), height, width, stride, node_strides, threads, out)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return PifPafEncoder, (self._num_keypoints, self._skeleton, self._sigmas, self._upright_pose)
+
+    def __repr__(self) -> str:
+        arguments = (self._num_keypoints, list(self._skeleton), self._sigmas.tolist(), self._upright_pose.tolist())
+        return f"PifPafEncoder({', '.join(map(str, arguments))})"
+
+    def _check_picture(
+        self, keypoints: ArrayLike, ignored: ArrayLike, prefix: str
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        return (
+            _float64(f"{prefix}keypoints", keypoints, (None, self._num_keypoints, 3)),
+            _float64(f"{prefix}ignored", ignored, (None, 4)),
+        )
+
+    def _encode(
+        self,
+        pictures: list[tuple[NDArray[np.float64], NDArray[np.float64]]],
+        batch: tuple[int, ...],
+        height: int,
+        width: int,
+        stride: int,
+        node_strides: Sequence[int],
+        threads: int,
+        out: Targets | None,
+    ) -> Targets:
+        """Targets with the leading dimensions `batch`, none or B."""
+        height, width = _integer("height", height, 1, _INT_MAX), _integer("width", width, 1, _INT_MAX)
+        size = _field_size("stride", stride, height, width)
+        if not isinstance(node_strides, Iterable):
+            raise TypeError(f"node_strides must be a sequence of strides, got {node_strides!r}")
+        node_sizes = {
+            int(node): _field_size(f"node_strides[{i}]", node, height, width) for i, node in enumerate(node_strides)
+        }
+        k, m = self._num_keypoints, len(self._skeleton)
+        shapes = {
+            "pif_confidence": (*batch, k, *size),
+            "pif_offset": (*batch, k, 2, *size),
+            "pif_scale": (*batch, k, *size),
+            "paf_confidence": (*batch, m, *size),
+            "paf_offset": (*batch, m, 4, *size),
+        }
+        node_shapes = {node: (*batch, k, *node_size) for node, node_size in node_sizes.items()}
+        if out is None:
+            arrays = _allocate([*shapes.values(), *node_shapes.values()])
+            nodes = dict(zip(node_shapes, arrays[len(shapes) :], strict=True))
+            out = Targets(**dict(zip(shapes, arrays, strict=False)), node_confidence=nodes)
+        else:
+            _check_out(out, shapes, node_shapes)
+        fields = tuple(getattr(out, name) for name in shapes)
+        self._native.encode(pictures, height, width, stride, fields, list(out.node_confidence.items()), threads)
+        return out
+
+
+def _field_size(name: str, stride: int, height: int, width: int) -> tuple[int, int]:
+    """(H, W) of a picture in cells of `stride` px."""
+    stride = _integer(name, stride, 1, _INT_MAX)
+    for side, pixels in (("height", height), ("width", width)):
+        if (pixels - 1) % stride:
+            raise ValueError(f"{side} must be a multiple of {name} = {stride} plus 1, got {pixels}")
+    return (height - 1) // stride + 1, (width - 1) // stride + 1
+
+
+def _float64(name: str, value: ArrayLike, shape: tuple[int | None, ...]) -> NDArray[np.float64]:
+    """C-contiguous float64 of `shape`, None for any size; an empty list is as good as zero rows."""
+    array = np.asarray(value)
+    if array.shape == (0,) and shape[0] is None:
+        array = array.reshape([size or 0 for size in shape])
+    if array.dtype.kind not in "fiu":
+        raise TypeError(f"{name} must be numbers, got {array.dtype}")
+    if array.ndim != len(shape) or any(want not in (None, got) for want, got in zip(shape, array.shape, strict=True)):
+        wanted = ", ".join("N" if size is None else str(size) for size in shape)
+        raise ValueError(f"{name} must have the shape [{wanted}], got {list(array.shape)}")
+    return np.ascontiguousarray(array, dtype=np.float64)
+
+
+def _allocate(shapes: Sequence[tuple[int, ...]]) -> list[NDArray[np.float32]]:
+    """Arrays in one block: malloc keeps a large one for the next picture, and page faults take longer than encoding."""
+    ends = list(accumulate(math.prod(shape) for shape in shapes))
+    block = np.empty(ends[-1], np.float32)
+    return [block[end - math.prod(shape) : end].reshape(shape) for end, shape in zip(ends, shapes, strict=True)]
+
+
+def _check_out(out: Targets, shapes: dict[str, tuple[int, ...]], node_shapes: dict[int, tuple[int, ...]]) -> None:
+    if not isinstance(out, Targets):
+        raise TypeError(f"out must be Targets, got {type(out).__name__}")
+    if set(out.node_confidence) != set(node_shapes):
+        raise ValueError(
+            f"out.node_confidence must have the strides {list(node_shapes)}, got {list(out.node_confidence)}"
+        )
+    checks = [(name, getattr(out, name), shape) for name, shape in shapes.items()]
+    checks += [(f"node_confidence[{node}]", out.node_confidence[node], shape) for node, shape in node_shapes.items()]
+    for name, array, shape in checks:
+        if not isinstance(array, np.ndarray) or array.dtype != np.float32:
+            raise TypeError(f"out.{name} must be a float32 array, got {getattr(array, 'dtype', type(array).__name__)}")
+        if array.shape != shape:
+            raise ValueError(f"out.{name} must have the shape {list(shape)}, got {list(array.shape)}")
+        if not (array.flags.c_contiguous and array.flags.writeable):
+            raise ValueError(f"out.{name} must be C-contiguous and writeable")
