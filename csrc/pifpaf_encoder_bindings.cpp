@@ -40,8 +40,8 @@ Encoder make_encoder(int num_keypoints, const std::vector<std::pair<int, int>>& 
 }
 
 /// Writes the five arrays of `targets` and those of `nodes`, which encoder.py has made for so many pictures.
-void encode(const Encoder& encoder, const std::vector<std::pair<Numbers, Numbers>>& pictures, int height_px,
-            int width_px, int stride, std::array<Output, 5> targets, std::vector<std::pair<int, Output>> nodes,
+void encode(const Encoder& encoder, const std::vector<std::pair<Numbers, Numbers>>& pictures, int height,
+            int width, int stride, std::array<Output, 5> targets, std::vector<std::pair<int, Output>> nodes,
             int threads) {
   std::vector<Annotations> annotations;
   annotations.reserve(pictures.size());
@@ -55,7 +55,7 @@ void encode(const Encoder& encoder, const std::vector<std::pair<Numbers, Numbers
   for (auto& [node_stride, confidence] : nodes) written_nodes.push_back({node_stride, confidence.mutable_data()});
 
   const py::gil_scoped_release release;
-  encoder.encode_batch(annotations, {height_px, width_px}, stride, written, written_nodes, threads);
+  encoder.encode_batch(annotations, {height, width}, stride, written, written_nodes, threads);
 }
 
 }  // namespace

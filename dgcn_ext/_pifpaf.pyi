@@ -31,8 +31,8 @@ class Encoder:
     def encode(
         self,
         pictures: Sequence[tuple[NDArray[np.float64], NDArray[np.float64]]],
-        height_px: int,
-        width_px: int,
+        height: int,
+        width: int,
         stride: int,
         targets: tuple[NDArray[np.float32], ...],
         nodes: Sequence[tuple[int, NDArray[np.float32]]],

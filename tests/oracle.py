@@ -83,7 +83,8 @@ class Oracle(nn.Module):
         moved = [keypoints * np.float32([preprocess.scale, preprocess.scale, 1]) for keypoints in persons]
         annotations = [Annotation(keypoints, box(keypoints), area=1.0) for keypoints in moved]
         targets = PifPafCodec(COCO, STRIDE).encode(annotations, height, width)
-        parts = {name: torch.from_numpy(array).nan_to_num(0.0) for name, array in vars(targets).items()}
+        names = ("pif_confidence", "pif_offset", "pif_scale", "paf_confidence", "paf_offset")
+        parts = {name: torch.from_numpy(getattr(targets, name)).nan_to_num(0.0) for name in names}
         pif, paf = torch.zeros(17, 5, *parts["pif_scale"].shape[1:]), torch.zeros(19, 7, *parts["pif_scale"].shape[1:])
         pif[:, 0] = CERTAIN * (2 * parts["pif_confidence"] - 1)
         pif[:, 1:3] = parts["pif_offset"]

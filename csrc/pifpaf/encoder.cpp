@@ -21,8 +21,8 @@ void require_on_grid(const char* name, int pixels, int stride) {
 
 Grid grid_of(PixelSize picture, int stride) {
   if (stride < 1) throw std::invalid_argument("stride must be at least 1 pixel, got " + std::to_string(stride));
-  require_on_grid("height_px", picture.height, stride);
-  require_on_grid("width_px", picture.width, stride);
+  require_on_grid("height", picture.height, stride);
+  require_on_grid("width", picture.width, stride);
   return {(picture.height - 1) / stride + 1, (picture.width - 1) / stride + 1, stride};
 }
 

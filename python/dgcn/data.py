@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import math
 import signal
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -80,14 +80,40 @@ def read_image(path: Path) -> np.ndarray:
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
 
+@dataclass(frozen=True, kw_only=True)
+class TargetBatch:
+    """The codec's targets of a batch as tensors; NaN marks what is not supervised."""
+
+    pif_confidence: Tensor  # [B, K, h, w] in {0, 1, NaN}
+    pif_offset: Tensor  # [B, K, 2, h, w] cells
+    pif_scale: Tensor  # [B, K, h, w] cells
+    paf_confidence: Tensor  # [B, M, h, w] in {0, 1, NaN}
+    paf_offset: Tensor  # [B, M, 4, h, w] cells
+    node_confidence: dict[int, Tensor]  # stride s -> [B, K, h_s, w_s] in {0, 1, NaN}
+
+    @classmethod
+    def from_numpy(cls, targets: Targets) -> TargetBatch:
+        """Tensors that share the memory of a batch's targets."""
+        values = {name: torch.from_numpy(value) for name, value in vars(targets).items() if name != "node_confidence"}
+        nodes = {stride: torch.from_numpy(value) for stride, value in targets.node_confidence.items()}
+        return cls(**values, node_confidence=nodes)
+
+    def to(self, device: torch.device) -> TargetBatch:
+        moved = {name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)}
+        nodes = {stride: value.to(device) for stride, value in self.node_confidence.items()}
+        return TargetBatch(**moved, node_confidence=nodes)
+
+
 class CocoKeypoints(Dataset[dict[str, Any]]):
     """Training samples from the pictures of a COCO file on which at least one person has keypoints.
 
     An item is a dict:
         image: uint8 tensor [3, S, S], RGB, S = `transform.size`
         image_id: int
-        targets: `dgcn.codec.Targets` at the stride of `codec`
-        node_confidence: {stride: float32 [K, h, w]} for every stride of `node_strides`
+        annotations: what is annotated on it, in its pixels
+
+    `collate` makes a batch of them, with the targets of `codec` and the PIF confidence at every stride of
+    `node_strides`.
 
     What is random about sample i depends on (`seed`, epoch, i) alone, so that a resumed run sees the same samples
     whatever its number of workers; call `set_epoch` before each epoch."""
@@ -109,7 +135,7 @@ class CocoKeypoints(Dataset[dict[str, Any]]):
             raise ValueError(f"{annotations} has no person with keypoints")
         self.transform = transform
         self.codec = codec
-        self.node_codecs = [PifPafCodec(skeleton, stride) for stride in node_strides]
+        self.node_strides = tuple(node_strides)
         self.seed = seed
         # In shared memory, so that workers which outlive an epoch see the next one.
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
@@ -131,47 +157,26 @@ class CocoKeypoints(Dataset[dict[str, Any]]):
         record = self.records[index]
         rng = np.random.default_rng((self.seed, int(self._epoch), index))
         image, annotations = self.transform(read_image(record.path), record.annotations, rng)
-        height, width = image.shape[:2]
         return {
             "image": torch.from_numpy(image).permute(2, 0, 1).contiguous(),
             "image_id": record.image_id,
-            "targets": self.codec.encode(annotations, height, width),
-            "node_confidence": {
-                codec.stride: codec.encode_confidence(annotations, height, width) for codec in self.node_codecs
-            },
+            "annotations": annotations,
         }
 
-
-@dataclass(frozen=True, kw_only=True)
-class TargetBatch:
-    """The codec's targets of a batch as tensors; NaN marks what is not supervised."""
-
-    pif_confidence: Tensor  # [B, K, h, w] in {0, 1, NaN}
-    pif_offset: Tensor  # [B, K, 2, h, w] cells
-    pif_scale: Tensor  # [B, K, h, w] cells
-    paf_confidence: Tensor  # [B, M, h, w] in {0, 1, NaN}
-    paf_offset: Tensor  # [B, M, 4, h, w] cells
-    node_confidence: dict[int, Tensor]  # stride s -> [B, K, h_s, w_s] in {0, 1, NaN}
-
-    def to(self, device: torch.device) -> TargetBatch:
-        moved = {name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)}
-        nodes = {stride: value.to(device) for stride, value in self.node_confidence.items()}
-        return TargetBatch(**moved, node_confidence=nodes)
-
-
-def collate_train(items: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Items of `CocoKeypoints` as a batch: image uint8 [B, 3, S, S], image_id (a list), targets (a `TargetBatch`)."""
-
-    def stack(arrays: Iterable[np.ndarray]) -> Tensor:
-        return torch.from_numpy(np.stack(list(arrays)))
-
-    targets = {field.name: stack(getattr(item["targets"], field.name) for item in items) for field in fields(Targets)}
-    nodes = {stride: stack(item["node_confidence"][stride] for item in items) for stride in items[0]["node_confidence"]}
-    return {
-        "image": torch.stack([item["image"] for item in items]),
-        "image_id": [item["image_id"] for item in items],
-        "targets": TargetBatch(**targets, node_confidence=nodes),
-    }
+    def collate(self, items: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        """Items as a batch: image uint8 [B, 3, S, S], image_id (a list), targets (a `TargetBatch`)."""
+        images = torch.stack([item["image"] for item in items])
+        targets = self.codec.encode_batch(
+            [item["annotations"] for item in items],
+            *images.shape[2:],
+            node_strides=self.node_strides,
+            threads=torch.get_num_threads(),
+        )
+        return {
+            "image": images,
+            "image_id": [item["image_id"] for item in items],
+            "targets": TargetBatch.from_numpy(targets),
+        }
 
 
 def init_worker(worker_id: int) -> None:

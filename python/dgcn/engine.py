@@ -24,7 +24,7 @@ from tqdm import tqdm
 from .backbone import MOBILENET, MobileNetV1
 from .checkpoint import load_model, load_training_state, save_model, save_training_state, write_json
 from .codec import PifPafCodec
-from .data import CocoKeypoints, collate_train, init_worker
+from .data import CocoKeypoints, init_worker
 from .graph import distance_matrix
 from .losses import LossConfig, PifPafLoss
 from .model import DGCN, ModelConfig, build_model
@@ -240,7 +240,7 @@ class Trainer:
             self.dataset,
             batch_sampler=chosen,
             num_workers=self.config.workers,
-            collate_fn=collate_train,
+            collate_fn=self.dataset.collate,
             worker_init_fn=init_worker,
             pin_memory=self.device.type == "cuda",
             # A loader draws a base seed for its workers; not from the generator that the graphs are drawn from.
