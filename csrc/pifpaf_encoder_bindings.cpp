@@ -40,9 +40,8 @@ Encoder make_encoder(int num_keypoints, const std::vector<std::pair<int, int>>& 
 }
 
 /// Writes the five arrays of `targets` and those of `nodes`, which encoder.py has made for so many pictures.
-void encode(const Encoder& encoder, const std::vector<std::pair<Numbers, Numbers>>& pictures, int height,
-            int width, int stride, std::array<Output, 5> targets, std::vector<std::pair<int, Output>> nodes,
-            int threads) {
+void encode(const Encoder& encoder, const std::vector<std::pair<Numbers, Numbers>>& pictures, int height, int width,
+            int stride, std::array<Output, 5> targets, std::vector<std::pair<int, Output>> nodes, int threads) {
   std::vector<Annotations> annotations;
   annotations.reserve(pictures.size());
   for (const auto& [keypoints, ignored] : pictures)
