@@ -1,6 +1,7 @@
 """What the compiled code computes, written to be read: slow, obvious, and the specification that it is tested against.
 
     operators   graph_conv, relu_affinity, sample_adjacency and their parts in plain PyTorch
+    decoding    decode: the PIF/PAF decoder in numpy
     encoding    encode_targets in numpy
 
 Names load on first use, as those of ``dgcn_ext`` do.
@@ -10,6 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from dgcn_ext.reference.decoding import decode
     from dgcn_ext.reference.encoding import encode_targets
     from dgcn_ext.reference.operators import (
         edge_bits,
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     )
 
 _HOME = {
+    "decode": "decoding",
     "edge_bits": "operators",
     "edge_softmax": "operators",
     "encode_targets": "encoding",
@@ -31,6 +34,7 @@ _HOME = {
 }
 
 __all__ = [
+    "decode",
     "edge_bits",
     "edge_softmax",
     "encode_targets",

@@ -1,0 +1,167 @@
+"""The compiled decoder against its specification in numpy, on small random fields of every kind."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+from painting import paint
+
+from dgcn_ext.decoder import DecoderConfig, PifPafDecoder
+from dgcn_ext.reference.decoding import decode
+
+CASES_PER_KIND = 2500
+BATCH = 250  # cases a test
+
+# What random configurations draw from: on either side of the defaults, and the ends of each range that matter.
+OPTIONS = {
+    "map_threshold": (0.0, 0.1, 0.5, 1.0),
+    "map_neighbors": (0.5, 1.0, 4.0, 64.0),
+    "map_sigma": (0.0, 0.25, 2.0),
+    "map_min_sigma": (0.001, 0.5, 3.0),
+    "seed_threshold": (0.0, 0.05, 0.5, 1.0),
+    "seed_map_weight": (0.0, 0.5, 1.0),
+    "connection_threshold": (0.0, 0.1, 0.6),
+    "connection_map_weight": (0.0, 0.5, 1.0),
+    "connection_window": (0.0, 0.5, 2.0, 4.0),
+    "connection_min_scale": (0.001, 2.0, 8.0),
+    "blend_min_score": (0.0, 0.2),
+    "blend_min_ratio": (0.0, 0.9, 2.0),
+    "blend_max_distance": (0.0, 0.1, 2.0, 1e6),
+    "keypoint_threshold": (0.0, 0.05, 0.4),
+    "keypoint_threshold_relative": (0.0, 0.25, 0.8, 2.0),
+    "reverse_match": (False,),
+    "reverse_max_distance": (0.0, 0.25, 4.0),
+    "occupancy_reduction": (1.0, 1.5, 5.0, 1e6),
+    "occupancy_min_half_side": (0.0, 0.5, 6.0),
+    "suppression_factor": (0.0, 0.3, 1.0),
+    "instance_threshold": (0.0, 0.05, 0.4),
+    "force_complete": (True,),
+    "complete_threshold": (0.0, 0.05, 0.4),
+    "complete_window": (0.5, 1.0, 100.0),
+    "complete_confidence": (1e-12, 0.2, 1.0),
+}
+SPECIALS = np.array([np.nan, np.inf, -np.inf, 0, -1, 1, 3, 1e-30, 1e8, -1e8, 1e30, -1e30], np.float32)
+
+
+@dataclass(frozen=True)
+class Case:
+    num_keypoints: int
+    skeleton: list[tuple[int, int]]
+    config: DecoderConfig
+    stride: int
+    pif: np.ndarray
+    paf: np.ndarray
+
+
+def random_skeleton(rng: np.random.Generator) -> tuple[int, list[tuple[int, int]]]:
+    """One to five keypoints joined as a tree, sparser or denser than that, in any order and direction."""
+    num_keypoints = int(rng.choice(5, p=(0.05, 0.2, 0.25, 0.25, 0.25))) + 1
+    tree = [(int(rng.integers(k)), k) for k in range(1, num_keypoints)]
+    others = [(a, b) for b in range(num_keypoints) for a in range(b) if (a, b) not in tree]
+    extra = rng.integers(4) if others and rng.random() < 0.4 else 0
+    limbs = tree + [others[i] for i in rng.permutation(len(others))[:extra]]
+    if rng.random() < 0.1:
+        limbs = limbs[: len(limbs) // 2]
+    labels = rng.permutation(num_keypoints).tolist()
+    limbs = [(labels[a], labels[b]) if rng.random() < 0.5 else (labels[b], labels[a]) for a, b in limbs]
+    return num_keypoints, [limbs[i] for i in rng.permutation(len(limbs))]
+
+
+def random_config(rng: np.random.Generator) -> DecoderConfig:
+    """The defaults, or ones that let persons grow out of noise, with none, a few or many options changed."""
+    options = (
+        {} if rng.random() < 0.4 else {"map_neighbors": 2.0, "connection_threshold": 0.1, "instance_threshold": 0.05}
+    )
+    share = rng.choice([0, 0.04, 0.15])
+    for name, values in OPTIONS.items():
+        if rng.random() < share:
+            options[name] = values[rng.integers(len(values))]
+    return DecoderConfig(**options)
+
+
+def painted(rng: np.random.Generator, num_keypoints: int, skeleton, height: int, width: int):
+    """One to three persons of any size, the cells shaken and the confidences those of an uncertain network."""
+    count = int(rng.integers(1, 4))
+    centers = rng.uniform((1, 1), (width - 2, height - 2), (count, 1, 2))
+    joints = centers + rng.normal(0, rng.choice([0.5, 1, 3]), (count, num_keypoints, 2))
+    visible = rng.random((count, num_keypoints, 1)) < rng.choice([0.7, 1, 1])
+    scales = rng.uniform(0.2, 3, (count, num_keypoints))
+    pif, paf = paint(np.concatenate([joints, visible], -1), scales, skeleton, height, width)
+    for field in (pif, paf):
+        components = field[:, 1:]
+        shake = rng.choice([0, 0.02, 0.3])
+        components[:, 1:] += (components[:, :1] > 0) * rng.normal(0, shake, components[:, 1:].shape)
+        components[:, 0] *= rng.uniform(rng.choice([0.2, 0.9]), 1, components[:, 0].shape)
+        components[:, 0] += rng.uniform(0, rng.choice([0, 0.1, 0.35]), components[:, 0].shape)
+    return pif, paf
+
+
+def noise(rng: np.random.Generator, num_keypoints: int, skeleton, height: int, width: int):
+    """Cells of any confidence that point near themselves, and limbs from anywhere to anywhere."""
+    pif = rng.uniform(0, 1, (num_keypoints, 5, height, width)).astype(np.float32)
+    paf = rng.uniform(0, 1, (len(skeleton), 8, height, width)).astype(np.float32)
+    reach, scale = rng.choice([0.5, 2, 5]), rng.choice([0.5, 2, 6])
+    rows, columns = np.mgrid[:height, :width]
+    for field, x in ((pif, 2), (paf, 2), (paf, 4)):
+        field[:, x] = columns + rng.normal(0, reach, field[:, x].shape)
+        field[:, x + 1] = rows + rng.normal(0, reach, field[:, x].shape)
+    pif[:, 4] *= scale
+    paf[:, 6:] *= scale
+    for field in (pif, paf):
+        field[:, 1] **= rng.choice([0.5, 1, 2])
+    return pif, paf
+
+
+def quantized(rng: np.random.Generator, *layout):
+    """Ties everywhere: few values, on multiples of the thresholds, and whole rows that repeat one cell."""
+    pif, paf = (painted if rng.random() < 0.6 else noise)(rng, *layout)
+    for field in (pif, paf):
+        confidences = np.array([0, 0.1, 0.2, 0.3, 0.5, 1], np.float32)
+        field[:, 1] = confidences[np.abs(field[:, 1, ..., None] - confidences).argmin(-1)]
+        steps = rng.choice([1, 2, 8])  # to a cell
+        field[:, 2:] = np.round(field[:, 2:] * steps) / steps
+        if len(field) and rng.random() < 0.5:
+            field[:, :, rng.integers(field.shape[2])] = field[:, :, :1, 0]
+    if rng.random() < 0.1:
+        pif[:], paf[:] = rng.choice([0, 1], 2)
+    return pif, paf
+
+
+def hostile(rng: np.random.Generator, *layout):
+    """Values that are not finite, huge, negative or above 1 among others that are as they should be."""
+    pif, paf = (painted if rng.random() < 0.7 else noise)(rng, *layout)
+    for field in (pif, paf):
+        wrong = rng.random(field.shape) < rng.choice([0.003, 0.03, 0.3])
+        field[wrong] = rng.choice(SPECIALS, wrong.sum())
+    return pif, paf
+
+
+# Of so many cases at least have persons of several joints; most others have thresholds that nothing reaches.
+SHARE_GROWN = {"painted": 0.6, "noise": 0.2, "quantized": 0.4, "hostile": 0.45}
+KINDS = {paint_fields.__name__: paint_fields for paint_fields in (painted, noise, quantized, hostile)}
+
+
+def random_case(kind: str, index: int) -> Case:
+    rng = np.random.default_rng([list(KINDS).index(kind), index])
+    num_keypoints, skeleton = random_skeleton(rng)
+    height, width = (int(edge) for edge in rng.integers(5, 11, 2))
+    pif, paf = KINDS[kind](rng, num_keypoints, skeleton, height, width)
+    return Case(num_keypoints, skeleton, random_config(rng), int(rng.choice([1, 2, 3, 4, 8])), pif, paf)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("first", range(0, CASES_PER_KIND, BATCH))
+def test_random_fields(kind, first):
+    """No case may differ in its persons or joints, nor any number by more than a rounding or two."""
+    grown = 0
+    for index in range(first, first + BATCH):
+        case = random_case(kind, index)
+        found = PifPafDecoder(case.num_keypoints, case.skeleton, case.config)(case.pif, case.paf, case.stride)
+        expected = decode(case.pif, case.paf, case.stride, case.num_keypoints, case.skeleton, case.config)
+        assert found.shape == expected.shape, (kind, index)
+        assert np.array_equal(found[..., 0] > 0, expected[..., 0] > 0), (kind, index)
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5, err_msg=f"{kind} {index}")
+        grown += ((expected[..., 0] > 0).sum(1) > 1).any()
+    assert grown / BATCH > SHARE_GROWN[kind]
