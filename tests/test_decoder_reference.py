@@ -14,6 +14,12 @@ from dgcn_ext.reference.decoding import decode
 CASES_PER_KIND = 2500
 BATCH = 250  # cases a test
 
+# The defaults; what lets persons grow out of noise; what takes confidences as they are in the cells.
+PRESETS = (
+    {},
+    {"map_neighbors": 2.0, "connection_threshold": 0.1, "instance_threshold": 0.05},
+    {"seed_map_weight": 0.0, "connection_map_weight": 0.0, "instance_threshold": 0.05},
+)
 # What random configurations draw from: on either side of the defaults, and the ends of each range that matter.
 OPTIONS = {
     "map_threshold": (0.0, 0.1, 0.5, 1.0),
@@ -22,21 +28,21 @@ OPTIONS = {
     "map_min_sigma": (0.001, 0.5, 3.0),
     "seed_threshold": (0.0, 0.05, 0.5, 1.0),
     "seed_map_weight": (0.0, 0.5, 1.0),
-    "connection_threshold": (0.0, 0.1, 0.6),
+    "connection_threshold": (0.0, 0.1, 0.5),
     "connection_map_weight": (0.0, 0.5, 1.0),
     "connection_window": (0.0, 0.5, 2.0, 4.0),
     "connection_min_scale": (0.001, 2.0, 8.0),
     "blend_min_score": (0.0, 0.2),
     "blend_min_ratio": (0.0, 0.9, 2.0),
     "blend_max_distance": (0.0, 0.1, 2.0, 1e6),
-    "keypoint_threshold": (0.0, 0.05, 0.4),
+    "keypoint_threshold": (0.0, 0.2, 0.5),
     "keypoint_threshold_relative": (0.0, 0.25, 0.8, 2.0),
     "reverse_match": (False,),
     "reverse_max_distance": (0.0, 0.25, 4.0),
     "occupancy_reduction": (1.0, 1.5, 5.0, 1e6),
     "occupancy_min_half_side": (0.0, 0.5, 6.0),
     "suppression_factor": (0.0, 0.3, 1.0),
-    "instance_threshold": (0.0, 0.05, 0.4),
+    "instance_threshold": (0.0, 0.1, 0.5),
     "force_complete": (True,),
     "complete_threshold": (0.0, 0.05, 0.4),
     "complete_window": (0.5, 1.0, 100.0),
@@ -70,10 +76,8 @@ def random_skeleton(rng: np.random.Generator) -> tuple[int, list[tuple[int, int]
 
 
 def random_config(rng: np.random.Generator) -> DecoderConfig:
-    """The defaults, or ones that let persons grow out of noise, with none, a few or many options changed."""
-    options = (
-        {} if rng.random() < 0.4 else {"map_neighbors": 2.0, "connection_threshold": 0.1, "instance_threshold": 0.05}
-    )
+    """One of the PRESETS with none, a few or many options changed."""
+    options = dict(PRESETS[rng.choice(3, p=(0.4, 0.4, 0.2))])
     share = rng.choice([0, 0.04, 0.15])
     for name, values in OPTIONS.items():
         if rng.random() < share:
