@@ -7,7 +7,7 @@
 namespace dgcn::pifpaf {
 namespace {
 
-/// Keeps the persons with at least the given mean confidence, the best first.
+/// Keeps the persons that have a joint and at least the given mean confidence, the best first.
 void keep_best_first(float threshold, Persons& persons) {
   struct Ranked {
     float mean;
@@ -16,7 +16,7 @@ void keep_best_first(float threshold, Persons& persons) {
   std::vector<Ranked> ranking;
   for (std::size_t p = 0; p < persons.size(); ++p) {
     const float mean = mean_confidence(persons[p], persons.num_keypoints);
-    if (mean >= threshold) ranking.push_back({mean, p});
+    if (mean >= threshold && mean > 0.0F) ranking.push_back({mean, p});
   }
   std::stable_sort(ranking.begin(), ranking.end(), [](const Ranked& a, const Ranked& b) { return a.mean > b.mean; });
 

@@ -9,8 +9,9 @@ namespace dgcn::pifpaf {
 
 /// Visits persons by mean confidence. A joint on a place that a better person's joint of the same keypoint occupies has
 /// its confidence multiplied by `suppression_factor`; others occupy theirs. Joints at or below the keypoint threshold
-/// are then removed, persons with a mean confidence below the instance threshold dropped, and the rest sorted by mean
-/// confidence again. Ties keep the order in which persons were grown. `occupancy` must be clear, and is used up.
+/// are then removed, persons without joints or with a mean confidence below the instance threshold dropped, and the rest
+/// sorted by mean confidence again. Ties keep the order in which persons were grown. `occupancy` must be clear, and is
+/// used up.
 void suppress(Occupancy& occupancy, const DecoderConfig& config, Persons& persons);
 
 }  // namespace dgcn::pifpaf

@@ -385,7 +385,7 @@ def mean_confidence(person: Person) -> np.float32:
 
 
 def suppress(persons: Sequence[Person], occupancy: Occupancy, options: Any) -> list[Person]:
-    """Weakens joints where a better person's is, removes weak joints, then weak persons; the best first.
+    """Weakens joints where a better person's is, removes weak joints, then weak and empty persons; the best first.
 
     ``occupancy`` is clear, and is used up. Persons of equal means keep their order.
     """
@@ -399,5 +399,5 @@ def suppress(persons: Sequence[Person], occupancy: Occupancy, options: Any) -> l
             else:
                 occupancy.mark(keypoint, joint)
             person[keypoint] = joint if joint.confidence > options.keypoint_threshold else MISSING
-    kept = [person for person in ranked if mean_confidence(person) >= options.instance_threshold]
+    kept = [person for person in ranked if 0 < mean_confidence(person) >= options.instance_threshold]
     return sorted(kept, key=mean_confidence, reverse=True)

@@ -46,6 +46,12 @@ void test_nothing_is_lost_without_thresholds() {
   CHECK(persons[1][0].x == 20.0F);
 }
 
+void test_persons_without_joints_are_dropped() {
+  DecoderConfig config;
+  config.keypoint_threshold = config.instance_threshold = config.suppression_factor = 0.0F;
+  CHECK(run({{0.5F, 20.0F, 20.0F, 8.0F}, {}, {0.4F, 20.0F, 20.0F, 8.0F}, {}}, config).size() == 1);
+}
+
 void test_ties_keep_their_order() {
   const Persons persons = run({{0.5F, 20.0F, 20.0F, 8.0F}, {}, {0.5F, 90.0F, 20.0F, 8.0F}, {}});
   CHECK(persons[0][0].x == 20.0F && persons[1][0].x == 90.0F);
@@ -57,6 +63,7 @@ int main() {
   test_order_and_duplicates();
   test_thresholds();
   test_nothing_is_lost_without_thresholds();
+  test_persons_without_joints_are_dropped();
   test_ties_keep_their_order();
   return check_result();
 }
