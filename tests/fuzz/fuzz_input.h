@@ -1,0 +1,54 @@
+// Reads a fuzzer's bytes as numbers of limited range; beyond their end everything is 0.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <limits>
+
+class FuzzInput {
+ public:
+  FuzzInput(const std::uint8_t* data, std::size_t size) : next_(data), end_(data + size) {}
+
+  bool empty() const { return next_ == end_; }
+  int byte() { return empty() ? 0 : *next_++; }
+  bool flag() { return byte() % 2 == 1; }
+
+  /// In [low, high], at most 256 apart.
+  int integer(int low, int high) { return low + byte() % (high - low + 1); }
+
+  /// Any float there is, as the four bytes that hold it.
+  float any_float() {
+    std::uint32_t bits = 0;
+    for (int i = 0; i < 4; ++i) bits = bits << 8 | static_cast<std::uint32_t>(byte());
+    float value;
+    std::memcpy(&value, &bits, sizeof value);
+    return value;
+  }
+
+  /// Mostly byte/`unit` − `origin`, from one byte; the highest bytes stand for values that a user should not hand in.
+  float component(float unit, float origin) {
+    constexpr float infinity = std::numeric_limits<float>::infinity();
+    constexpr float unusual[] = {
+        -1.0F, 1e8F, -1e8F, 1e30F, -infinity, infinity, std::numeric_limits<float>::quiet_NaN()};
+    constexpr int count = sizeof unusual / sizeof *unusual;
+    const int value = byte();
+    if (value >= 256 - count) return unusual[value - (256 - count)];
+    return static_cast<float>(value) / unit - origin;
+  }
+
+ private:
+  const std::uint8_t* next_;
+  const std::uint8_t* end_;
+};
+
+/// A property that every input must have; losing it ends the run like a crash does, NDEBUG or not.
+#define REQUIRE(condition)                                                                 \
+  do {                                                                                     \
+    if (!(condition)) {                                                                    \
+      std::fprintf(stderr, "%s:%d: REQUIRE failed: %s\n", __FILE__, __LINE__, #condition); \
+      std::abort();                                                                        \
+    }                                                                                      \
+  } while (false)
