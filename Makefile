@@ -8,17 +8,22 @@
 #   make bench-nonlocal         those of the non-local layer (5 minutes)
 #   make gpu [RESULTS=DIR]      on a machine with a GPU, with the packages of $(PYTHON) and no network: builds, runs every
 #                               test, compute-sanitizer and the GPU's benchmarks in 10 minutes; results in build/gpu
+#   make sanitize               the C++ tests under AddressSanitizer and UndefinedBehaviorSanitizer, those of threads under
+#                               ThreadSanitizer
+#   make fuzz                   each fuzz target for 60 s (FUZZ="-max_total_time=60"); needs a clang++ with libFuzzer
+#   make check-no-torch         the decoder's tests in an environment without torch
 #   make check-torch-2.13       the op tests with the same binary under another torch, in an environment of its own
 #   make clean                  removes all that these made
 
 PYTHON ?= python3
 BIN := .venv/bin
 CPP := $(wildcard csrc/*.h csrc/*.cpp csrc/*/*.h csrc/*/*.cpp csrc/*/*.cu csrc/*/*.cuh tests/cpp/*.h tests/cpp/*.cpp \
-                  benchmarks/*.cpp)
+                  tests/cpp/package/*.cpp tests/fuzz/*.h tests/fuzz/*.cpp benchmarks/*.cpp)
 export PIP_CONSTRAINT := constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo build test test-cpp test-python check machine-peak bench bench-nonlocal gpu check-torch-2.13 clean
+.PHONY: demo build test test-cpp test-python check machine-peak bench bench-nonlocal gpu sanitize fuzz check-no-torch \
+        check-torch-2.13 clean
 
 demo: build
 	$(BIN)/dgcn demo $(if $(SOURCE),--source "$(SOURCE)") --output demo
@@ -37,8 +42,11 @@ build: .venv/built
 
 test: test-cpp test-python
 
+# A build folder under build/ for each value of DGCN_SANITIZE.
+CMAKE = $(BIN)/cmake -S . -G Ninja -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja -DCMAKE_BUILD_TYPE=Release
+
 build/cpp/build.ninja: .venv/installed
-	$(BIN)/cmake -S . -B build/cpp -G Ninja -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja -DCMAKE_BUILD_TYPE=Release
+	$(CMAKE) -B build/cpp
 
 test-cpp: build/cpp/build.ninja
 	$(BIN)/cmake --build build/cpp
@@ -74,6 +82,35 @@ bench-nonlocal: build machine-peak
 gpu:
 	$(PYTHON) .ci/gpu.py $(if $(RESULTS),--results "$(RESULTS)")
 
+sanitize: .venv/installed
+	$(CMAKE) -B build/asan -DDGCN_SANITIZE=address,undefined,float-cast-overflow
+	$(BIN)/cmake --build build/asan
+	$(BIN)/ctest --test-dir build/asan --output-on-failure --parallel 2
+	$(CMAKE) -B build/tsan -DDGCN_SANITIZE=thread
+	$(BIN)/cmake --build build/tsan --target test_threads
+	build/tsan/test_threads
+
+CLANGXX ?= clang++
+FUZZ ?= -max_total_time=60
+FUZZ_TARGETS := $(patsubst tests/fuzz/%.cpp,%,$(wildcard tests/fuzz/fuzz_*.cpp))
+
+# What a run finds on its way goes to build/fuzz/found, not to the committed corpus.
+fuzz: .venv/installed
+	$(CMAKE) -B build/fuzz -DCMAKE_CXX_COMPILER=$(CLANGXX) \
+	    -DDGCN_SANITIZE=fuzzer-no-link,address,undefined,float-cast-overflow
+	$(BIN)/cmake --build build/fuzz --target $(FUZZ_TARGETS)
+	for target in $(FUZZ_TARGETS); do \
+	    mkdir -p build/fuzz/found/$$target && build/fuzz/$$target $(FUZZ) -max_len=2048 -print_final_stats=1 \
+	        -artifact_prefix=build/fuzz/ build/fuzz/found/$$target tests/fuzz/corpus/$$target || exit 1; \
+	done
+
+check-no-torch: build
+	test -x .venv-no-torch/bin/python || $(PYTHON) -m venv .venv-no-torch
+	.venv-no-torch/bin/pip install --quiet numpy pytest pytest-benchmark hypothesis
+	! .venv-no-torch/bin/python -c 'import torch' 2> /dev/null
+	# Of the random fields a tenth: that they all agree does not depend on torch.
+	PYTHONPATH=$(CURDIR):$(CURDIR)/python .venv-no-torch/bin/pytest tests/test_decoder*.py -k 'not random_fields or 2250'
+
 check-torch-2.13: build
 	test -x .venv-2.13/bin/python || $(PYTHON) -m venv .venv-2.13
 	PIP_CONSTRAINT= .venv-2.13/bin/pip install --quiet torch==2.13.0 numpy pytest pytest-benchmark hypothesis setuptools
@@ -83,4 +120,4 @@ check-torch-2.13: build
 	    tests/test_relu_affinity_torch.py
 
 clean:
-	rm -rf .venv .venv-2.13 build demo dgcn_ext/*.so dgcn.egg-info
+	rm -rf .venv .venv-no-torch .venv-2.13 build demo dgcn_ext/*.so dgcn.egg-info
