@@ -5,7 +5,6 @@
 #include <cstdint>
 #include <limits>
 #include <stdexcept>
-#include <utility>
 #include <vector>
 
 #include "fuzz_input.h"
@@ -15,22 +14,6 @@
 using namespace dgcn::pifpaf;
 
 namespace {
-
-using Limbs = std::vector<std::pair<int, int>>;
-
-/// Limbs of which some may be wrong, without those at which Skeleton throws.
-Limbs read_limbs(FuzzInput& input, int num_keypoints) {
-  Limbs limbs;
-  for (int count = input.integer(0, 7); count > 0; --count) {
-    limbs.emplace_back(input.integer(-1, num_keypoints), input.integer(-1, num_keypoints));
-    try {
-      const Skeleton valid(num_keypoints, limbs);
-    } catch (const std::invalid_argument&) {
-      limbs.pop_back();
-    }
-  }
-  return limbs;
-}
 
 /// The defaults with some options changed, to values in and out of their range.
 DecoderConfig read_config(FuzzInput& input) {
@@ -196,10 +179,8 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   try {
     const Persons persons = decoder.decode(fields, stride);
     require_sound(persons, decoder);
-    REQUIRE(same_bits(persons, decoder.decode(fields, stride)));
-
     const Fields empty{nullptr, nullptr, fields.num_keypoints, fields.num_limbs, 0, 3};
-    const std::vector<Persons> batch = decoder.decode_batch({fields, empty, fields}, stride, 1 + options / 64 % 2);
+    const std::vector<Persons> batch = decoder.decode_batch({fields, empty, fields}, stride, options / 64 == 3 ? 2 : 1);
     REQUIRE(same_bits(batch[0], persons) && batch[1].size() == 0 && same_bits(batch[2], persons));
   } catch (const std::invalid_argument&) {
     const double height = (scene.height - 1.0) * stride + 1, width = (scene.width - 1.0) * stride + 1;

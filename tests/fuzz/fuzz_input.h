@@ -1,4 +1,4 @@
-// Reads a fuzzer's bytes as numbers of limited range; beyond their end everything is 0.
+// Reads a fuzzer's bytes as what the targets need: numbers of limited range, limbs. Beyond their end everything is 0.
 #pragma once
 
 #include <cstddef>
@@ -7,6 +7,11 @@
 #include <cstdlib>
 #include <cstring>
 #include <limits>
+#include <stdexcept>
+#include <utility>
+#include <vector>
+
+#include "pifpaf/skeleton.h"
 
 class FuzzInput {
  public:
@@ -43,6 +48,20 @@ class FuzzInput {
   const std::uint8_t* next_;
   const std::uint8_t* end_;
 };
+
+/// Up to seven limbs: of those read the wrong ones, at which Skeleton throws, are left out.
+inline std::vector<std::pair<int, int>> read_limbs(FuzzInput& input, int num_keypoints) {
+  std::vector<std::pair<int, int>> limbs;
+  for (int count = input.integer(0, 7); count > 0; --count) {
+    limbs.emplace_back(input.integer(-1, num_keypoints), input.integer(-1, num_keypoints));
+    try {
+      const dgcn::pifpaf::Skeleton valid(num_keypoints, limbs);
+    } catch (const std::invalid_argument&) {
+      limbs.pop_back();
+    }
+  }
+  return limbs;
+}
 
 /// A property that every input must have; losing it ends the run like a crash does, NDEBUG or not.
 #define REQUIRE(condition)                                                                 \
