@@ -1,6 +1,4 @@
 // The graph convolution on CUDA: the operators and their launches. The kernels are in graph_conv_cuda.cuh.
-#include <cuda_bf16.h>
-#include <cuda_fp16.h>
 #include <torch/csrc/stable/library.h>
 
 #include <algorithm>
@@ -12,21 +10,6 @@
 
 namespace dgcn {
 namespace {
-
-template <typename Stored, typename Accumulated>
-struct Types {
-  using T = Stored;
-  using A = Accumulated;
-};
-
-/// Calls `body` with the types of features of this dtype.
-template <typename Body>
-void with_types(ScalarType dtype, Body body) {
-  if (dtype == ScalarType::Double) return body(Types<double, double>{});
-  if (dtype == ScalarType::Float) return body(Types<float, float>{});
-  if (dtype == ScalarType::BFloat16) return body(Types<__nv_bfloat16, float>{});
-  return body(Types<__half, float>{});
-}
 
 template <typename T>
 T* data(const Tensor& tensor) {

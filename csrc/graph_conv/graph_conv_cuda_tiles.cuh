@@ -6,12 +6,10 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "../host_device.h"
+
 #if defined(__CUDACC__)
 #include <cuda_pipeline_primitives.h>
-#define DGCN_PRAGMA(text) _Pragma(#text)
-#define DGCN_UNROLL(count) DGCN_PRAGMA(unroll count)
-#else
-#define DGCN_UNROLL(count)  // a host compiler does not know this pragma
 #endif
 
 namespace dgcn::cuda {

@@ -31,6 +31,17 @@
 
 namespace dgcn::nonlocal {
 
+/// A [B, C, N] tensor in memory, of any strides (in elements).
+template <typename Stored>
+struct Features {
+  Stored* data;
+  int64_t image_stride, channel_stride, position_stride;
+};
+
+struct Shape {
+  int64_t images, channels, positions;  ///< B, C, N
+};
+
 /// Whether ReLU lets a + b through, or would have NaN pass.
 template <typename T>
 DGCN_HOST_DEVICE bool meet(T a, T b) {
@@ -49,6 +60,13 @@ template <typename Channels, typename T>
 DGCN_HOST_DEVICE void step(Walk<Channels>& walk, T gap, Channels g) {
   walk.ramp += gap * walk.sum;
   walk.sum += g;
+}
+
+/// Takes in positions that another walk took in on its own, over which the keys fall by `gap`.
+template <typename Channels, typename T>
+DGCN_HOST_DEVICE void append(Walk<Channels>& walk, T gap, const Walk<Channels>& other) {
+  walk.ramp += gap * walk.sum + other.ramp;
+  walk.sum += other.sum;
 }
 
 /// Σ_j relu(a_i + b_j) g_j, where `height` is a_i + b_(k).

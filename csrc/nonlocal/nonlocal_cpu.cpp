@@ -29,18 +29,6 @@ void parallel_for(int64_t count, int64_t cost, const Body& body) {
     torch::stable::parallel_for(0, count, std::max<int64_t>(1, kWorthAThread / std::max<int64_t>(1, cost)), body);
 }
 
-template <typename Stored>
-Features<const Stored> read(const Tensor& features) {
-  const Sizes strides = features.strides();
-  return {static_cast<const Stored*>(features.const_data_ptr()), strides[0], strides[1], strides[2]};
-}
-
-template <typename Stored>
-Features<Stored> write(const Tensor& features) {
-  const Sizes strides = features.strides();
-  return {static_cast<Stored*>(features.mutable_data_ptr()), strides[0], strides[1], strides[2]};
-}
-
 /// The keys of every image, sorted and paired, and the memory behind them. `backward`: the way from b to a is wanted too.
 template <typename T>
 class Pairings {
@@ -87,7 +75,7 @@ void sum_shares(const double* shares, int64_t blocks_per_image, const SortedKeys
 template <typename Stored>
 void forward(const CpuKernels<Stored>& kernels, const Inputs& inputs, int64_t blocks_per_image, const Tensor& y) {
   const Pairings<typename Accumulation<Stored>::type> pairings(inputs, false);
-  const ForwardArguments<Stored> arguments{{inputs.images(), inputs.channels(), inputs.positions()},
+  const ForwardArguments<Stored> arguments{inputs.shape(),
                                            pairings.data(),
                                            read<Stored>(inputs.g),
                                            write<Stored>(y)};
@@ -102,7 +90,7 @@ void backward(const CpuKernels<Stored>& kernels, const Inputs& inputs, int64_t b
   const int64_t positions = inputs.positions(), images = inputs.images(), blocks = images * blocks_per_image;
   const Pairings<T> pairings(inputs, true);
   const std::unique_ptr<double[]> shares(need_keys ? new double[2 * blocks * positions] : nullptr);
-  BackwardArguments<Stored> arguments{{images, inputs.channels(), positions},
+  BackwardArguments<Stored> arguments{inputs.shape(),
                                       pairings.data(),
                                       read<Stored>(inputs.g),
                                       read<Stored>(grad_y),

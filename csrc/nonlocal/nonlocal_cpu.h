@@ -12,17 +12,6 @@
 
 namespace dgcn::nonlocal {
 
-/// A [B, C, N] tensor in memory, of any strides (in elements).
-template <typename Stored>
-struct Features {
-  Stored* data;
-  int64_t image_stride, channel_stride, position_stride;
-};
-
-struct Shape {
-  int64_t images, channels, positions;  ///< B, C, N
-};
-
 /// One image's keys in order; `met` says for each slot with how many keys of the other kind that one meets.
 struct Side {
   SortedKeys keys;

@@ -6,8 +6,21 @@
 #include <limits>
 
 #include "../checks.h"
+#include "nonlocal.h"
 
 namespace dgcn::nonlocal {
+
+template <typename Stored>
+Features<const Stored> read(const Tensor& features) {
+  const Sizes strides = features.strides();
+  return {static_cast<const Stored*>(features.const_data_ptr()), strides[0], strides[1], strides[2]};
+}
+
+template <typename Stored>
+Features<Stored> write(const Tensor& features) {
+  const Sizes strides = features.strides();
+  return {static_cast<Stored*>(features.mutable_data_ptr()), strides[0], strides[1], strides[2]};
+}
 
 /// The arguments that relu_affinity_forward and relu_affinity_backward share.
 struct Inputs {
@@ -16,6 +29,7 @@ struct Inputs {
   int64_t images() const { return g.size(0); }
   int64_t channels() const { return g.size(1); }
   int64_t positions() const { return g.size(2); }
+  Shape shape() const { return {images(), channels(), positions()}; }
 
   void check() const {
     DGCN_CHECK(g.dim() == 3, "g must have shape [B, C, N], got ", to_string(g.sizes()));

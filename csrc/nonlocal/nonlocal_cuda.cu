@@ -1,0 +1,207 @@
+// The non-local layer on CUDA: the operators, the sort, and the rows. The kernels are in nonlocal_cuda.cuh.
+#include <torch/csrc/stable/library.h>
+
+#include <algorithm>
+#include <cub/device/device_radix_sort.cuh>
+#include <vector>
+
+#include "../cuda_utils.h"
+#include "nonlocal_cuda.cuh"
+#include "nonlocal_op.h"
+
+namespace dgcn::nonlocal {
+namespace {
+
+template <typename T>
+T* data(const Tensor& tensor) {
+  return static_cast<T*>(tensor.mutable_data_ptr());
+}
+
+template <typename T>
+const T* const_data(const Tensor& tensor) {
+  return static_cast<const T*>(tensor.const_data_ptr());
+}
+
+/// The way in which all kernels of a call are launched.
+auto launcher(const Inputs& inputs) {
+  return [device = inputs.g.get_device_index()](auto kernel, int64_t blocks, int threads, int64_t shared_bytes,
+                                                const auto&... arguments) {
+    launch_plain(kernel, blocks, threads, shared_bytes, device, arguments...);
+  };
+}
+
+/// Memory on the device of g, which its stream may use.
+class Memory {
+ public:
+  explicit Memory(const Inputs& inputs) : like_(inputs.g) {}
+
+  /// `count` elements of T that live as long as this.
+  template <typename T>
+  T* allocate(int64_t count) {
+    const int64_t bytes = count * static_cast<int64_t>(sizeof(T));
+    tensors_.push_back(torch::stable::new_empty(like_, {bytes}, ScalarType::Byte));
+    return data<T>(tensors_.back());
+  }
+
+ private:
+  const Tensor& like_;
+  std::vector<Tensor> tensors_;
+};
+
+/// The items of all images in the order of their sequences, [B, 2N], in `memory`.
+template <typename A>
+const uint32_t* sort_items(const Inputs& inputs, Memory& memory) {
+  using Key = cuda::SortKey<A>;
+  const int64_t count = 2 * inputs.images() * inputs.positions();
+  uint32_t* const items = memory.allocate<uint32_t>(2 * count);
+  Memory passing(inputs);
+  Key* const keys = passing.allocate<Key>(2 * count);
+  const int64_t blocks = std::min<int64_t>((count + cuda::kItemThreads - 1) / cuda::kItemThreads, 1 << 20);
+  launcher(inputs)(&cuda::item_kernel<A>, blocks, cuda::kItemThreads, 0, const_data<A>(inputs.a),
+                   const_data<A>(inputs.b), inputs.images(), inputs.positions(), keys, items);
+
+  cub::DoubleBuffer<Key> sorted_keys(keys, keys + count);
+  cub::DoubleBuffer<uint32_t> sorted_items(items, items + count);
+  size_t bytes = 0;
+  const auto sort = [&](void* workspace) {
+    return cub::DeviceRadixSort::SortPairs(workspace, bytes, sorted_keys, sorted_items, count, 0,
+                                           cuda::kRankBits<A> + cuda::image_bits(inputs.images()),
+                                           current_stream(inputs.g.get_device_index()));
+  };
+  STD_CUDA_CHECK(sort(nullptr));  // how many bytes it needs
+  STD_CUDA_CHECK(sort(passing.allocate<char>(static_cast<int64_t>(bytes))));
+  return sorted_items.Current();
+}
+
+/// The rows of features, of which those whose channels are neighbours in memory consist already.
+template <typename T>
+class Rows {
+ public:
+  Rows(const Inputs& inputs, Memory& memory) : inputs_(inputs), memory_(memory) {}
+
+  Features<const T> read(const Tensor& tensor) {
+    const Features<const T> features = nonlocal::read<T>(tensor);
+    if (are_rows(features)) return features;
+    const Features<T> rows = allocate();
+    cuda::transpose(features, rows, inputs_.shape(), true, launcher(inputs_));
+    return constant(rows);
+  }
+
+  /// For what finish() takes to `tensor`.
+  Features<T> write(const Tensor& tensor) {
+    const Features<T> features = nonlocal::write<T>(tensor);
+    return are_rows(features) ? features : allocate();
+  }
+
+  void finish(const Tensor& tensor, const Features<T>& rows) {
+    const Features<T> features = nonlocal::write<T>(tensor);
+    if (features.data != rows.data)
+      cuda::transpose(constant(rows), features, inputs_.shape(), false, launcher(inputs_));
+  }
+
+ private:
+  template <typename Stored>
+  bool are_rows(const Features<Stored>& features) const {
+    return features.channel_stride == 1 || inputs_.channels() == 1;
+  }
+
+  static Features<const T> constant(const Features<T>& rows) {
+    return {rows.data, rows.image_stride, rows.channel_stride, rows.position_stride};
+  }
+
+  Features<T> allocate() {
+    const auto [images, channels, positions] = inputs_.shape();
+    return {memory_.allocate<T>(images * channels * positions), channels * positions, 1, channels};
+  }
+
+  const Inputs& inputs_;
+  Memory& memory_;
+};
+
+/// What all walks of a call share; the courses are still to come.
+template <typename T, typename A>
+cuda::WalkArguments<T, A> walk_arguments(const Inputs& inputs, Memory& memory) {
+  cuda::WalkArguments<T, A> arguments{};
+  arguments.sequence = {const_data<A>(inputs.a), const_data<A>(inputs.b), sort_items<A>(inputs, memory),
+                        inputs.positions()};
+  arguments.shape = inputs.shape();
+  arguments.chunks = cuda::chunks_of(inputs.positions());
+  return arguments;
+}
+
+template <typename T, typename A>
+cuda::Course<T, A>& add_course(cuda::WalkArguments<T, A>& arguments, bool up, const Features<const T>& taken,
+                               Memory& memory) {
+  const auto [images, channels, positions] = arguments.shape;
+  cuda::Course<T, A>& course = arguments.course[arguments.courses++];
+  course.up = up;
+  course.taken = taken;
+  course.states = memory.allocate<Walk<double>>(images * (arguments.chunks + 1) * channels);
+  course.falls = memory.allocate<double>(images * arguments.chunks);
+  return course;
+}
+
+Tensor relu_affinity_forward(const Tensor& a, const Tensor& b, const Tensor& g) {
+  const Inputs inputs{a, b, g};
+  inputs.check();
+  const Tensor y = torch::stable::empty_like(g);
+  if (y.numel() == 0) return y;
+
+  const DeviceGuard guard(g.get_device_index());
+  with_types(g.scalar_type(), [&](auto types) {
+    using T = typename decltype(types)::T;
+    using A = typename decltype(types)::A;
+    Memory memory(inputs);
+    Rows<T> rows(inputs, memory);
+    cuda::WalkArguments<T, A> arguments = walk_arguments<T, A>(inputs, memory);
+    const Features<T> y_rows = rows.write(y);
+    add_course(arguments, false, rows.read(g), memory).values = y_rows;
+    cuda::walk(arguments, launcher(inputs));
+    rows.finish(y, y_rows);
+  });
+  return y;
+}
+
+std::tuple<Tensor, Tensor, Tensor> relu_affinity_backward(const Tensor& grad_y, const Tensor& a, const Tensor& b,
+                                                          const Tensor& g, bool need_keys, bool need_g) {
+  const Inputs inputs{a, b, g};
+  inputs.check();
+  inputs.check_grad_y(grad_y);
+  Gradients gradients(inputs, need_keys, need_g);
+  if (g.numel() == 0)
+    for (Tensor* gradient : {&gradients.a, &gradients.b}) torch::stable::zero_(*gradient);
+  if (g.numel() == 0 || !(need_keys || need_g)) return {gradients.a, gradients.b, gradients.g};
+
+  const DeviceGuard guard(g.get_device_index());
+  with_types(g.scalar_type(), [&](auto types) {
+    using T = typename decltype(types)::T;
+    using A = typename decltype(types)::A;
+    Memory memory(inputs);
+    Rows<T> rows(inputs, memory);
+    cuda::WalkArguments<T, A> arguments = walk_arguments<T, A>(inputs, memory);
+    const Features<const T> grad_y_rows = rows.read(grad_y), g_rows = need_keys ? rows.read(g) : Features<const T>{};
+    const Features<T> grad_g_rows = need_g ? rows.write(gradients.g) : Features<T>{};
+    if (need_keys) {
+      cuda::Course<T, A>& down = add_course(arguments, false, g_rows, memory);
+      down.stopped = grad_y_rows;
+      down.dots = data<A>(gradients.a);
+    }
+    cuda::Course<T, A>& up = add_course(arguments, true, grad_y_rows, memory);
+    up.values = grad_g_rows;
+    if (need_keys) {
+      up.stopped = g_rows;
+      up.dots = data<A>(gradients.b);
+    }
+    cuda::walk(arguments, launcher(inputs));
+    if (need_g) rows.finish(gradients.g, grad_g_rows);
+  });
+  return {gradients.a, gradients.b, gradients.g};
+}
+
+STABLE_TORCH_LIBRARY_IMPL(dgcn, CUDA, m) {
+  m.impl("relu_affinity_forward", TORCH_BOX(&relu_affinity_forward));
+  m.impl("relu_affinity_backward", TORCH_BOX(&relu_affinity_backward));
+}
+
+}  // namespace
+}  // namespace dgcn::nonlocal

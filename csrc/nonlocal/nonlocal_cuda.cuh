@@ -1,0 +1,515 @@
+// The kernels of the non-local layer on CUDA. Free of torch: nonlocal_cuda.cu launches them, and
+// tests/cpp/test_nonlocal_cuda_emulated.cpp runs the same source on the host. Legend: nonlocal.h.
+//
+//   sequence  the keys of an image, all b_n and all −a_n, in descending order: 2N items. a_i meets the b that come before
+//             it, and b_j the a that come after it; so one sort serves both walks. The walk of the value goes down the
+//             sequence, takes in every b and stops at every a; the exchanged one goes up, takes in a and stops at b
+//   row       all channels of a position, neighbours in memory
+//   chunk     kChunk neighbouring items, for a block
+//
+// A thread has a channel and goes from item to item. Whatever the order of the positions, a warp then moves whole rows,
+// and what is done with an item is the same for all its threads. What it takes:
+//
+//   1. features whose channels are not neighbours become rows      transpose_kernel
+//   2. every chunk is walked on its own, from nothing              sum_kernel
+//   3. the chunks are added up: what each is entered with          enter_kernel
+//   4. every chunk is walked again from there, and stopped in      walk_kernel
+//   5. rows become results                                         transpose_kernel
+//
+// It is memory that decides. In passes over memory of the size of g, of which a copy takes 2:
+//
+//              1   2   4   5
+//   forward    2   1   2   2      7, or 3 where the channels of g and y are neighbours
+//   backward   4   2   3   2      11, or 5; in step 4 both walks are in one block, and the second finds its rows in L1
+//
+// and in step 3 a twentieth of one. At B = 8, N = 25,921, C = 128 in float32 these are 1.9 GB. Steps take turns in the
+// order in which they go through the images, since L2 still holds what the step before touched last.
+//
+// No sum depends on the number of images, blocks or threads: a result repeats bit for bit, whatever it is computed with.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <limits>
+#include <type_traits>
+
+#include "nonlocal.h"
+
+namespace dgcn::nonlocal::cuda {
+
+// ---- The sequence ---------------------------------------------------------------------------------------------------
+
+/// −∞ as the lowest finite number: nothing finite meets either. Differences of keys are then finite, or lead to results
+/// that are not finite in the dense form.
+template <typename A>
+__host__ __device__ A at_least_lowest(A key) {
+  constexpr A kLowest = std::numeric_limits<A>::lowest();
+  return key < kLowest ? kLowest : key;
+}
+
+/// How high b or −a is in the sequence. NaN comes where it meets all others. Zeros of either sign become +0: they are one
+/// key, and on the kink.
+template <typename A>
+__host__ __device__ auto rank(A key, bool is_a) {
+  key = at_least_lowest(key);
+  if (!is_a) return sortable(key + A(0));
+  return key != key ? decltype(sortable(key)){0} : sortable(A(0) - key);
+}
+
+/// What the items of all images are sorted by, upwards: the image, then the rank from the highest down. Equal ones stay
+/// in the order of their numbers, a before b: on the kink they do not meet.
+template <typename A>
+using SortKey = std::conditional_t<sizeof(A) == 4, uint64_t, unsigned __int128>;
+template <typename A>
+constexpr int kRankBits = 8 * sizeof(A);
+
+/// The bits that tell the images apart.
+constexpr int image_bits(int64_t images) {
+  int bits = 0;
+  while (int64_t{1} << bits < images) ++bits;
+  return bits;
+}
+
+constexpr int kItemThreads = 256;
+
+/// What has to be sorted: a_n of an image is item n, b_n is item N + n.
+template <typename A>
+__global__ void __launch_bounds__(kItemThreads)
+    item_kernel(const A* a, const A* b, const int64_t images, const int64_t positions, SortKey<A>* keys,
+                uint32_t* items) {
+  const int64_t count = 2 * positions, stride = int64_t{gridDim.x} * blockDim.x;
+  for (int64_t e = int64_t{blockIdx.x} * blockDim.x + threadIdx.x; e < images * count; e += stride) {
+    const int64_t image = e / count, item = e % count;
+    const bool is_a = item < positions;
+    const A key = is_a ? a[image * positions + item] : b[image * positions + item - positions];
+    keys[e] = SortKey<A>(image) << kRankBits<A> | static_cast<decltype(sortable(key))>(~rank(key, is_a));
+    items[e] = static_cast<uint32_t>(item);
+  }
+}
+
+struct Item {
+  double key;  ///< b or −a
+  int32_t position;
+  bool is_a;
+};
+
+template <typename A>
+struct Sequence {
+  const A *a, *b;         ///< keys [B, N]
+  const uint32_t* order;  ///< [B, 2N], the sorted items
+  int64_t positions;
+
+  __host__ __device__ int64_t items() const { return 2 * positions; }
+
+  __device__ Item at(int64_t image, int64_t place) const {
+    const int64_t item = order[image * items() + place];
+    const bool is_a = item < positions;
+    const int64_t position = is_a ? item : item - positions;
+    const double key = at_least_lowest((is_a ? a : b)[image * positions + position]);
+    return {is_a ? -key : key, static_cast<int32_t>(position), is_a};
+  }
+};
+
+// ---- Walks ----------------------------------------------------------------------------------------------------------
+
+constexpr int kChunk = 128;
+constexpr int kBatch = 8;              // items whose rows a thread has under way
+constexpr int kOwn = 2;                // channels of a thread: what an item takes besides them counts half
+constexpr int kMostWalkThreads = 128;  // any more channels come one after the other
+constexpr int kResidentWalks = 8;      // blocks that an SM has registers for, if they are so large
+constexpr int kWarp = 32;
+
+constexpr int64_t round_up(int64_t value, int64_t unit) { return (value + unit - 1) / unit * unit; }
+
+/// What a thread has of a row: for kOwn channels, a block's width apart.
+struct Channels {
+  double part[kOwn];
+
+  __device__ Channels& operator+=(const Channels& other) {
+    DGCN_UNROLL()
+    for (int v = 0; v < kOwn; ++v) part[v] += other.part[v];
+    return *this;
+  }
+  __device__ friend Channels operator*(double factor, Channels channels) {
+    DGCN_UNROLL()
+    for (int v = 0; v < kOwn; ++v) channels.part[v] *= factor;
+    return channels;
+  }
+};
+
+/// A walk through the sequence of every image. All features are rows: their channel_stride is 1.
+template <typename T, typename A>
+struct Course {
+  bool up;
+  Features<const T> taken;    ///< what is taken in: that of b on the way down, of a on the way up
+  Features<const T> stopped;  ///< what stands at the stops; only for `dots`
+  Features<T> values;         ///< (1/N) Σ_j relu(…) taken_j at the stops; data null: not wanted
+  A* dots;                    ///< [B, N]: (1/N) ⟨stopped, Σ_j taken_j⟩; null: not wanted
+  Walk<double>* states;       ///< [B, chunks + 1, C]: of every chunk, then what it is entered with; last, of the image
+  double* falls;  ///< [B, chunks]: how far the keys fall from the end of the chunk before to that of this one
+};
+
+template <typename T, typename A>
+struct WalkArguments {
+  Sequence<A> sequence;
+  Shape shape;
+  int64_t chunks;  ///< of an image
+  int courses;
+  Course<T, A> course[2];
+};
+
+constexpr int64_t chunks_of(int64_t positions) { return (2 * positions + kChunk - 1) / kChunk; }
+
+/// A sum of nothing is −0, and a feature of −0 is taken in as +0: a sum tells whether anybody was met, whatever the
+/// features are.
+constexpr double kNothing = -0.0;
+
+__host__ __device__ inline bool is_nothing(double sum) {
+  uint64_t bits;
+  memcpy(&bits, &sum, sizeof(bits));
+  return bits == uint64_t{1} << 63;
+}
+
+/// Which chunk a block has. `from_the_last`: blocks start with the last image.
+struct ChunkOfBlock {
+  int64_t image, chunk;
+
+  __device__ ChunkOfBlock(const Shape& shape, int64_t chunks, bool from_the_last)
+      : image(blockIdx.x / chunks), chunk(blockIdx.x % chunks) {
+    if (from_the_last) image = shape.images - 1 - image;
+  }
+};
+
+template <typename T>
+__device__ T* row_of(const Features<T>& rows, int64_t image, int64_t position) {
+  return rows.data + image * rows.image_stride + position * rows.position_stride;
+}
+
+/// An item of a chunk, in shared memory.
+template <typename T>
+struct alignas(16) Staged {
+  double key;        ///< falling in the order of the walk
+  const T* row;      ///< of what is taken in or, for dots, stands at the stop; or null
+  T* value;          ///< the row of values at a stop, or null
+  int32_t position;  ///< n of what is taken in, −1 − n of a stop
+
+  static constexpr int32_t kNoItem = std::numeric_limits<int32_t>::min();
+
+  __device__ bool is_taken() const { return position >= 0; }
+  __device__ bool is_stop() const { return position < 0 && position != kNoItem; }
+};
+
+/// Of a chunk: the item before it, and its own, filled up with kNoItem, whose keys do not fall.
+constexpr int kStaged = 1 + kChunk;
+
+/// Stages the chunk of a block in the order of a walk.
+template <typename T, typename A>
+__device__ void stage(Staged<T>* items, const Sequence<A>& sequence, const Course<T, A>& course,
+                      const ChunkOfBlock& own) {
+  const int64_t begin = own.chunk * kChunk, end = std::min(begin + kChunk, sequence.items());
+  for (int u = threadIdx.x; u < kStaged; u += blockDim.x) {
+    const int64_t place = course.up ? std::max(begin, end - u) : std::min(begin + u, end) - 1;
+    const Item item = sequence.at(own.image, std::min(std::max(place, int64_t{0}), sequence.items() - 1));
+    const bool exists = 0 < u && u <= end - begin, is_taken = exists && item.is_a == course.up;
+    const bool is_stop = exists && !is_taken;
+    Staged<T>& staged = items[u];
+    staged.key = course.up ? -item.key : item.key;
+    staged.position = is_taken ? item.position : is_stop ? -1 - item.position : Staged<T>::kNoItem;
+    staged.row = nullptr;
+    staged.value = nullptr;
+    if (is_taken) staged.row = row_of(course.taken, own.image, item.position);
+    if (is_stop && course.dots != nullptr) staged.row = row_of(course.stopped, own.image, item.position);
+    if (is_stop && course.values.data != nullptr) staged.value = row_of(course.values, own.image, item.position);
+  }
+  __syncthreads();
+}
+
+/// Some neighbouring items of a chunk, and what a thread has of their rows: all loads are under way before the first is
+/// waited for.
+template <typename T, typename A>
+struct Batch {
+  const Staged<T>* items;
+  T features[kBatch][kOwn];
+
+  /// `with_stops`: the rows of those as well.
+  __device__ Batch(const Staged<T>* first, bool with_stops, int64_t channel, int64_t channels) : items(first) {
+    DGCN_UNROLL()
+    for (int i = 0; i < kBatch; ++i) {
+      const T* const row = with_stops || items[i].is_taken() ? items[i].row : nullptr;
+      DGCN_UNROLL()
+      for (int v = 0; v < kOwn; ++v) {
+        features[i][v] = T();
+        if (row != nullptr && channel + v * blockDim.x < channels)
+          features[i][v] = __ldg(row + channel + v * blockDim.x);
+      }
+    }
+  }
+
+  /// What a walk adds to its sum.
+  __device__ Channels taken(int i) const {
+    Channels channels;
+    DGCN_UNROLL()
+    for (int v = 0; v < kOwn; ++v)
+      channels.part[v] = items[i].is_taken() ? static_cast<A>(features[i][v]) + A(0) : A(kNothing);
+    return channels;
+  }
+
+  __device__ double dot(int i, const Channels& with) const {
+    double sum = 0;
+    DGCN_UNROLL()
+    for (int v = 0; v < kOwn; ++v) sum += static_cast<double>(static_cast<A>(features[i][v])) * with.part[v];
+    return sum;
+  }
+};
+
+/// The channels of a thread, of which `channel` is the first, in an array [C].
+__device__ inline Walk<Channels> load_walk(const Walk<double>* walks, int64_t channel, int64_t channels) {
+  Walk<Channels> walk{};
+  DGCN_UNROLL()
+  for (int v = 0; v < kOwn; ++v)
+    if (const int64_t own = channel + v * blockDim.x; own < channels) {
+      walk.sum.part[v] = walks[own].sum;
+      walk.ramp.part[v] = walks[own].ramp;
+    }
+  return walk;
+}
+
+/// Walks each chunk from nothing.
+template <typename T, typename A>
+__global__ void __launch_bounds__(kMostWalkThreads, kResidentWalks)
+    sum_kernel(const __grid_constant__ WalkArguments<T, A> arguments) {
+  extern __shared__ __align__(16) unsigned char shared_memory[];
+  Staged<T>* const items = reinterpret_cast<Staged<T>*>(shared_memory);
+  const ChunkOfBlock own(arguments.shape, arguments.chunks, true);
+  const int64_t channels = arguments.shape.channels;
+  for (int index = 0; index < arguments.courses; ++index) {
+    const Course<T, A>& course = arguments.course[index];
+    stage(items, arguments.sequence, course, own);
+    Walk<double>* const states = course.states + (own.image * (arguments.chunks + 1) + own.chunk) * channels;
+    for (int64_t channel = threadIdx.x; channel < channels; channel += kOwn * blockDim.x) {
+      Walk<Channels> walk{};
+      DGCN_UNROLL()
+      for (int v = 0; v < kOwn; ++v) walk.sum.part[v] = kNothing;
+      double before = items[1].key;
+      DGCN_UNROLL(1)
+      for (int first = 1; first <= kChunk; first += kBatch) {
+        const Batch<T, A> batch(items + first, false, channel, channels);
+        DGCN_UNROLL()
+        for (int i = 0; i < kBatch; ++i) {
+          const double key = batch.items[i].key;
+          step(walk, before - key, batch.taken(i));
+          before = key;
+        }
+      }
+      DGCN_UNROLL()
+      for (int v = 0; v < kOwn; ++v)
+        if (const int64_t c = channel + v * blockDim.x; c < channels) states[c] = {walk.sum.part[v], walk.ramp.part[v]};
+    }
+    if (threadIdx.x == 0) course.falls[own.image * arguments.chunks + own.chunk] = items[0].key - items[kChunk].key;
+    __syncthreads();  // before the next walk takes the memory
+  }
+}
+
+constexpr int kEnterParts = 16;  // of an image's chunks, side by side
+constexpr int kEnterThreads = kEnterParts * kWarp;
+constexpr int64_t kEnterBytes = kEnterThreads * sizeof(Walk<double>) + kEnterParts * sizeof(double);
+
+/// From what each chunk comes to, what it is entered with; and, after the last, what the image comes to.
+template <typename T, typename A>
+__global__ void __launch_bounds__(kEnterThreads) enter_kernel(const __grid_constant__ WalkArguments<T, A> arguments) {
+  extern __shared__ __align__(16) unsigned char shared_memory[];
+  Walk<double>* const totals = reinterpret_cast<Walk<double>*>(shared_memory);  // [parts, lanes]
+  double* const falls = reinterpret_cast<double*>(totals + kEnterThreads);      // [parts]
+  const int lane = threadIdx.x % kWarp, part = threadIdx.x / kWarp;
+  const int64_t images = arguments.shape.images, channels = arguments.shape.channels, chunks = arguments.chunks;
+  const Course<T, A>& course = arguments.course[blockIdx.x % arguments.courses];
+  const int64_t image = blockIdx.x / arguments.courses % images;
+  const int64_t channel = blockIdx.x / arguments.courses / images * kWarp + lane;
+  const int64_t begin = chunks * part / kEnterParts,
+                end = channel < channels ? chunks * (part + 1) / kEnterParts : begin;
+  Walk<double>* const states = course.states + image * (chunks + 1) * channels + channel;
+  const double* const course_falls = course.falls + image * chunks;
+  const auto for_each_chunk = [&](auto body) {
+    for (int64_t first = begin; first < end; first += kBatch) {
+      Walk<double> walks[kBatch];
+      double own_falls[kBatch];
+      DGCN_UNROLL()
+      for (int i = 0; i < kBatch; ++i) {
+        const int64_t k = std::min(first + i, end - 1), chunk = course.up ? chunks - 1 - k : k;
+        walks[i] = states[chunk * channels];
+        own_falls[i] = course_falls[chunk];
+      }
+      DGCN_UNROLL()
+      for (int i = 0; i < kBatch; ++i)
+        if (first + i < end) body(course.up ? chunks - 1 - first - i : first + i, walks[i], own_falls[i]);
+    }
+  };
+
+  Walk<double> total{kNothing, 0};
+  double fall = 0;
+  for_each_chunk([&](int64_t, const Walk<double>& own, double own_fall) {
+    append(total, own_fall, own);
+    fall += own_fall;
+  });
+  totals[threadIdx.x] = total;
+  if (lane == 0) falls[part] = fall;
+  __syncthreads();
+
+  Walk<double> walk{kNothing, 0};
+  for (int before = 0; before < part; ++before) append(walk, falls[before], totals[before * kWarp + lane]);
+  for_each_chunk([&](int64_t chunk, const Walk<double>& own, double own_fall) {
+    states[chunk * channels] = walk;
+    append(walk, own_fall, own);
+  });
+  if (part == kEnterParts - 1 && channel < channels) states[chunks * channels] = walk;
+}
+
+/// Σ over the lanes of a warp, of each of kBatch numbers: lane l gets that of number l / kLanesPerSum. With every step
+/// there are half as many numbers, each of them a sum of twice as many lanes.
+constexpr int kLanesPerSum = kWarp / kBatch;
+
+__device__ inline double sum_lanes(double (&numbers)[kBatch]) {
+  constexpr unsigned kAll = ~0u;
+  int lanes = kWarp;
+  DGCN_UNROLL()
+  for (int count = kBatch / 2; count > 0; count /= 2) {
+    lanes /= 2;
+    const bool upper = threadIdx.x & lanes;
+    DGCN_UNROLL()
+    for (int i = 0; i < count; ++i) {
+      const double kept = upper ? numbers[i + count] : numbers[i], given = upper ? numbers[i] : numbers[i + count];
+      numbers[i] = kept + __shfl_xor_sync(kAll, given, lanes);
+    }
+  }
+  double sum = numbers[0];
+  DGCN_UNROLL()
+  for (int mask = kLanesPerSum / 2; mask > 0; mask /= 2) sum += __shfl_xor_sync(kAll, sum, mask);
+  return sum;
+}
+
+template <typename T>
+constexpr int64_t walk_bytes(int threads, bool dots) {
+  return kStaged * sizeof(Staged<T>) + (dots ? threads / kWarp * kChunk * sizeof(double) : 0);
+}
+
+/// Walks each chunk from what it is entered with, and stops. `kDots`: every course has dots; else none has.
+template <typename T, typename A, bool kDots>
+__global__ void __launch_bounds__(kMostWalkThreads, kResidentWalks)
+    walk_kernel(const __grid_constant__ WalkArguments<T, A> arguments) {
+  extern __shared__ __align__(16) unsigned char shared_memory[];
+  Staged<T>* const items = reinterpret_cast<Staged<T>*>(shared_memory);
+  double* const sums = reinterpret_cast<double*>(items + kStaged);  // [warps, kChunk], for dots
+  const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp, warps = blockDim.x / kWarp;
+  const ChunkOfBlock own(arguments.shape, arguments.chunks, false);
+  const int64_t channels = arguments.shape.channels, positions = arguments.shape.positions;
+  const double scale = 1.0 / static_cast<double>(positions);
+  for (int index = 0; index < arguments.courses; ++index) {
+    const Course<T, A>& course = arguments.course[index];
+    stage(items, arguments.sequence, course, own);
+    const Walk<double>* const states = course.states + own.image * (arguments.chunks + 1) * channels;
+    for (int64_t first_channel = 0; first_channel < channels; first_channel += kOwn * blockDim.x) {
+      const int64_t channel = first_channel + threadIdx.x;
+      Walk<Channels> walk = load_walk(states + own.chunk * channels, channel, channels);
+      // relu(…) g_j is NaN where g_j is NaN, met or not: as in the dense form, that reaches all of a channel.
+      const Channels nothing = 0.0 * load_walk(states + arguments.chunks * channels, channel, channels).sum;
+      double before = items[0].key;
+      DGCN_UNROLL(1)
+      for (int first = 1; first <= kChunk; first += kBatch) {
+        const Batch<T, A> batch(items + first, kDots, channel, channels);
+        double products[kBatch];
+        DGCN_UNROLL()
+        for (int i = 0; i < kBatch; ++i) {
+          const double key = batch.items[i].key;
+          step(walk, before - key, batch.taken(i));
+          before = key;
+          if (T* const value = batch.items[i].value; value != nullptr) {
+            DGCN_UNROLL()
+            for (int v = 0; v < kOwn; ++v)
+              if (const int64_t c = channel + v * blockDim.x; c < channels)
+                value[c] = static_cast<T>(static_cast<A>(walk.ramp.part[v] * scale + nothing.part[v]));
+          }
+          if (kDots) products[i] = batch.dot(i, walk.sum);  // at a stop; what it is elsewhere is never used
+        }
+        if (kDots) {
+          const double sum = sum_lanes(products);
+          double& total = sums[warp * kChunk + first - 1 + lane / kLanesPerSum];
+          if (lane % kLanesPerSum == 0) total = first_channel == 0 ? sum : total + sum;
+        }
+      }
+    }
+    __syncthreads();
+    if (kDots)
+      for (int u = 1 + threadIdx.x; u <= kChunk; u += blockDim.x) {
+        if (!items[u].is_stop()) continue;
+        bool met = !is_nothing(states[own.chunk * channels].sum);
+        for (int before = 1; !met && before < u; ++before) met = items[before].is_taken();
+        double dot = 0;  // and not 0 · NaN where nobody was met
+        for (int w = 0; met && w < warps; ++w) dot += sums[w * kChunk + u - 1];
+        course.dots[own.image * positions - 1 - items[u].position] = static_cast<A>(dot * scale);
+      }
+    __syncthreads();  // before the next walk takes the memory
+  }
+}
+
+// ---- Rows -----------------------------------------------------------------------------------------------------------
+
+constexpr int kTile = 64;  // positions, and channels, that a block transposes at a time
+constexpr int kTransposeThreads = 256;
+
+template <typename T>
+constexpr int64_t kTransposeBytes = kTile * (kTile + 1) * sizeof(T);
+
+/// to = from, tile by tile. `to_rows`: neighbours are positions in `from` and channels in `to`; else the other way round.
+template <typename T>
+__global__ void __launch_bounds__(kTransposeThreads)
+    transpose_kernel(const Features<const T> from, const Features<T> to, const Shape shape, const bool to_rows) {
+  extern __shared__ __align__(16) unsigned char shared_memory[];
+  T* const tile = reinterpret_cast<T*>(shared_memory);  // [channels, positions], padded
+  const int64_t position_tiles = (shape.positions + kTile - 1) / kTile,
+                channel_tiles = (shape.channels + kTile - 1) / kTile;
+  const int64_t first_position = blockIdx.x % position_tiles * kTile;
+  const int64_t first_channel = blockIdx.x / position_tiles % channel_tiles * kTile;
+  const int64_t image_index = blockIdx.x / position_tiles / channel_tiles;
+  const int64_t image = to_rows ? image_index : shape.images - 1 - image_index;
+  const auto for_each = [&](bool along_positions, auto body) {
+    constexpr int kLines = kTransposeThreads / kTile;
+    const int inner = threadIdx.x % kTile;
+    DGCN_UNROLL()
+    for (int i = 0; i < kTile / kLines; ++i) {
+      const int outer = threadIdx.x / kTile + i * kLines;
+      const int position = along_positions ? inner : outer, channel = along_positions ? outer : inner;
+      if (first_position + position < shape.positions && first_channel + channel < shape.channels)
+        body(first_position + position, first_channel + channel, tile[channel * (kTile + 1) + position]);
+    }
+  };
+  for_each(to_rows, [&](int64_t position, int64_t channel, T& element) {
+    element = from.data[image * from.image_stride + channel * from.channel_stride + position * from.position_stride];
+  });
+  __syncthreads();
+  for_each(!to_rows, [&](int64_t position, int64_t channel, const T& element) {
+    to.data[image * to.image_stride + channel * to.channel_stride + position * to.position_stride] = element;
+  });
+}
+
+// ---- Launches: launch(kernel, blocks, threads, shared bytes, arguments...) ------------------------------------------
+
+template <typename T, typename Launch>
+void transpose(const Features<const T>& from, const Features<T>& to, const Shape& shape, bool to_rows, Launch launch) {
+  const int64_t tiles = (shape.positions + kTile - 1) / kTile * ((shape.channels + kTile - 1) / kTile);
+  launch(&transpose_kernel<T>, shape.images * tiles, kTransposeThreads, kTransposeBytes<T>, from, to, shape, to_rows);
+}
+
+/// All courses of `arguments`; with dots or without, as the first has them.
+template <typename T, typename A, typename Launch>
+void walk(const WalkArguments<T, A>& arguments, Launch launch) {
+  const Shape& shape = arguments.shape;
+  const int64_t blocks = shape.images * arguments.chunks, warps = (shape.channels + kWarp - 1) / kWarp;
+  const int threads = static_cast<int>(std::min<int64_t>((warps + kOwn - 1) / kOwn * kWarp, kMostWalkThreads));
+  const bool dots = arguments.course[0].dots != nullptr;
+  launch(&sum_kernel<T, A>, blocks, threads, walk_bytes<T>(threads, false), arguments);
+  launch(&enter_kernel<T, A>, arguments.courses * shape.images * warps, kEnterThreads, kEnterBytes, arguments);
+  launch(dots ? &walk_kernel<T, A, true> : &walk_kernel<T, A, false>, blocks, threads, walk_bytes<T>(threads, dots),
+         arguments);
+}
+
+}  // namespace dgcn::nonlocal::cuda
