@@ -47,12 +47,12 @@ __host__ __device__ A at_least_lowest(A key) {
   return key < kLowest ? kLowest : key;
 }
 
-/// How high b or −a is in the sequence. NaN comes where it meets all others. Zeros of either sign become +0: they are one
-/// key, and on the kink.
+/// How high b or −a is in the sequence. NaN comes where it meets all others. 0 − a is never −0, so that a and b on the
+/// kink are equal, or a is the higher one.
 template <typename A>
 __host__ __device__ auto rank(A key, bool is_a) {
   key = at_least_lowest(key);
-  if (!is_a) return sortable(key + A(0));
+  if (!is_a) return sortable(key);
   return key != key ? decltype(sortable(key)){0} : sortable(A(0) - key);
 }
 

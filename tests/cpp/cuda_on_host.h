@@ -23,6 +23,7 @@
 #define __device__
 #define __host__
 #define __shared__
+#define __grid_constant__
 #define __launch_bounds__(...)
 #define __align__(bytes) __attribute__((aligned(bytes)))
 
@@ -134,6 +135,19 @@ void launch(unsigned char* shared_memory, int64_t blocks, int threads, int64_t s
 }  // namespace cuda_on_host
 
 static inline void __syncthreads() { cuda_on_host::Block::instance().yield(); }
+/// All threads of the block have to come here, those of other warps too.
+static inline double __shfl_xor_sync(unsigned, double value, int lane_mask) {
+  static double values[1024];
+  values[threadIdx.x] = value;
+  __syncthreads();
+  const double received = values[threadIdx.x ^ static_cast<unsigned>(lane_mask)];
+  __syncthreads();
+  return received;
+}
+template <typename T>
+static inline T __ldg(const T* address) {
+  return *address;
+}
 static inline void __pipeline_memcpy_async(void* to, const void* from, size_t bytes) {
   CHECK(cuda_on_host::is_shared(to) && !cuda_on_host::is_shared(from) && (bytes == 4 || bytes == 8 || bytes == 16));
   CHECK(reinterpret_cast<uintptr_t>(to) % bytes == 0 && reinterpret_cast<uintptr_t>(from) % bytes == 0);

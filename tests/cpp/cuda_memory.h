@@ -1,0 +1,52 @@
+// Tensors as kernels that run on the host get them: guarded on both sides, and poisoned; and the types of their elements.
+#pragma once
+
+#include "cuda_on_host.h"
+
+/// bfloat16, as far as the kernels use it.
+struct Bfloat16 {
+  uint16_t bits;
+
+  Bfloat16() = default;
+  explicit Bfloat16(float value) {
+    uint32_t word;
+    std::memcpy(&word, &value, 4);
+    bits = static_cast<uint16_t>((word + 0x7fff + (word >> 16 & 1)) >> 16);
+  }
+  operator float() const {
+    const uint32_t word = static_cast<uint32_t>(bits) << 16;
+    float value;
+    std::memcpy(&value, &word, 4);
+    return value;
+  }
+};
+
+using Values = std::vector<double>;
+
+/// A tensor in memory as the kernels get it: guarded on both sides, one element off alignment if so wished.
+template <typename T>
+class Buffer {
+ public:
+  Buffer(size_t size, bool aligned = true)
+      : memory_(size + 2 * kGuard), size_(size), offset_(kGuard + (aligned ? 0 : 1)) {
+    while (reinterpret_cast<uintptr_t>(&memory_[offset_]) % 16 != (aligned ? 0 : sizeof(T))) ++offset_;
+    std::memset(static_cast<void*>(memory_.data()), cuda_on_host::kPoison, memory_.size() * sizeof(T));
+  }
+  explicit Buffer(const Values& values, bool aligned = true) : Buffer(values.size(), aligned) {
+    for (size_t e = 0; e < size_; ++e) data()[e] = static_cast<T>(values[e]);
+  }
+
+  T* data() { return &memory_[offset_]; }
+  Values values() { return Values(data(), data() + size_); }
+  bool guards_intact() const {
+    const auto* bytes = reinterpret_cast<const unsigned char*>(memory_.data());
+    const auto poisoned = [](unsigned char byte) { return byte == cuda_on_host::kPoison; };
+    return std::all_of(bytes, bytes + offset_ * sizeof(T), poisoned) &&
+           std::all_of(bytes + (offset_ + size_) * sizeof(T), bytes + memory_.size() * sizeof(T), poisoned);
+  }
+
+ private:
+  static constexpr size_t kGuard = 64;
+  std::vector<T> memory_;
+  size_t size_, offset_;
+};

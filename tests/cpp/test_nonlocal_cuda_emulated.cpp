@@ -1,0 +1,372 @@
+// The CUDA kernels of the non-local layer, run on the host from their own source, against the dense form in float64:
+// layouts, dtypes, ties, NaN and infinity, one chunk and many. The sort itself is std::stable_sort here.
+#include "cuda_on_host.h"
+// after what it stands in for
+#include <numeric>
+#include <random>
+
+#include "cuda_memory.h"
+#include "nonlocal/nonlocal_cuda.cuh"
+
+namespace dgcn::nonlocal::cuda {
+alignas(16) unsigned char shared_memory[cuda_on_host::kSharedBytes + cuda_on_host::kGuardBytes];
+}
+
+using namespace dgcn::nonlocal;
+
+constexpr double kNaN = std::numeric_limits<double>::quiet_NaN(), kInfinity = std::numeric_limits<double>::infinity();
+
+struct Case {
+  Shape shape{2, 3, 5};
+  bool rows = false;  // channels are neighbours
+  bool need_keys = true, need_g = true;
+};
+
+struct Inputs {
+  Values a, b;       // [B, N]
+  Values g, grad_y;  // [B, C, N]
+};
+
+struct Outputs {
+  Values y, grad_a, grad_b, grad_g;
+};
+
+// ---- The expectation ------------------------------------------------------------------------------------------------
+
+/// The dense form; with `magnitudes`, what its terms' absolute values sum to.
+static Outputs expected(const Shape& shape, const Inputs& in, bool magnitudes) {
+  const auto [B, C, N] = shape;
+  const auto of = [&](double value) { return magnitudes ? std::fabs(value) : value; };
+  Outputs out{Values(B * C * N), Values(B * N), Values(B * N), Values(B * C * N)};
+  for (int64_t n = 0; n < B; ++n)
+    for (int64_t i = 0; i < N; ++i)
+      for (int64_t j = 0; j < N; ++j) {
+        const double sum = in.a[n * N + i] + in.b[n * N + j];
+        const double affinity = sum <= 0 ? 0 : sum;
+        double dot = 0;
+        for (int64_t c = 0; c < C; ++c) {
+          const double g = of(in.g[(n * C + c) * N + j]), h = of(in.grad_y[(n * C + c) * N + i]);
+          out.y[(n * C + c) * N + i] += affinity * g / N;
+          out.grad_g[(n * C + c) * N + j] += affinity * h / N;
+          dot += g * h;
+        }
+        if (sum <= 0) continue;
+        out.grad_a[n * N + i] += dot / N;
+        out.grad_b[n * N + j] += dot / N;
+      }
+  return out;
+}
+
+// ---- The kernels ----------------------------------------------------------------------------------------------------
+
+/// [B, C, N] in memory, one way or the other.
+template <typename T>
+struct Tensor {
+  Shape shape;
+  bool rows;
+  Buffer<T> memory;
+
+  Tensor(const Shape& shape, bool rows)
+      : shape(shape), rows(rows), memory(shape.images * shape.channels * shape.positions, false) {}
+  Tensor(const Shape& shape, bool rows, const Values& values) : Tensor(shape, rows) {
+    for_each([&](int64_t index, T& element) { element = static_cast<T>(values[index]); });
+  }
+
+  Features<T> features() {
+    const auto [B, C, N] = shape;
+    return rows ? Features<T>{memory.data(), C * N, 1, C} : Features<T>{memory.data(), C * N, N, 1};
+  }
+  Features<const T> read() {
+    const Features<T> own = features();
+    return {own.data, own.image_stride, own.channel_stride, own.position_stride};
+  }
+  Values values() {
+    Values values(shape.images * shape.channels * shape.positions);
+    for_each([&](int64_t index, const T& element) { values[index] = static_cast<double>(element); });
+    CHECK(memory.guards_intact());
+    return values;
+  }
+
+ private:
+  template <typename Body>
+  void for_each(Body body) {
+    const auto [B, C, N] = shape;
+    const Features<T> own = features();
+    for (int64_t e = 0; e < B * C * N; ++e)
+      body(e, own.data[e / (C * N) * own.image_stride + e / N % C * own.channel_stride + e % N * own.position_stride]);
+  }
+};
+
+template <typename T, typename A>
+class Run {
+ public:
+  Run(const Case& c, const Inputs& in, bool reversed)
+      : case_(c), reversed_(reversed), a_(in.a), b_(in.b), order_(2 * in.a.size()), in_(in) {
+    sort();
+  }
+
+  Outputs outputs() {
+    const auto [B, C, N] = case_.shape;
+    Tensor<T> g(case_.shape, case_.rows, in_.g), grad_y(case_.shape, case_.rows, in_.grad_y);
+    Tensor<T> y(case_.shape, case_.rows), grad_g(case_.shape, case_.rows);
+    Buffer<A> grad_a(B * N), grad_b(B * N);
+
+    start();
+    Features<T> y_rows = write(y);
+    add_course(false, read(g)).values = y_rows;
+    walk();
+    finish(y, y_rows);
+
+    start();
+    const Features<const T> grad_y_rows = read(grad_y), g_rows = case_.need_keys ? read(g) : Features<const T>{};
+    Features<T> grad_g_rows = case_.need_g ? write(grad_g) : Features<T>{};
+    if (case_.need_keys) {
+      cuda::Course<T, A>& down = add_course(false, g_rows);
+      down.stopped = grad_y_rows;
+      down.dots = grad_a.data();
+    }
+    cuda::Course<T, A>& up = add_course(true, grad_y_rows);
+    up.values = grad_g_rows;
+    if (case_.need_keys) {
+      up.stopped = g_rows;
+      up.dots = grad_b.data();
+    }
+    walk();
+    if (case_.need_g) finish(grad_g, grad_g_rows);
+    CHECK(grad_a.guards_intact() && grad_b.guards_intact());
+    return {y.values(), grad_a.values(), grad_b.values(), grad_g.values()};
+  }
+
+ private:
+  auto launcher() const {
+    return [reversed = reversed_](auto kernel, int64_t blocks, int threads, int64_t shared_bytes,
+                                  const auto&... arguments) {
+      CHECK(blocks > 0 && threads % cuda::kWarp == 0 && shared_bytes <= 48 * 1024);
+      cuda_on_host::launch(cuda::shared_memory, blocks, threads, shared_bytes, reversed, kernel, arguments...);
+    };
+  }
+
+  void sort() {
+    using Key = cuda::SortKey<A>;
+    const size_t count = order_.values().size();
+    const auto [B, C, N] = case_.shape;
+    std::vector<Key> keys(count);
+    std::vector<uint32_t> items(count);
+    launcher()(&cuda::item_kernel<A>, 3, cuda::kItemThreads, 0, static_cast<const A*>(a_.data()),
+               static_cast<const A*>(b_.data()), B, N, keys.data(), items.data());
+    std::vector<size_t> sorted(count);
+    std::iota(sorted.begin(), sorted.end(), 0);
+    const int bits = cuda::kRankBits<A> + cuda::image_bits(B);
+    CHECK(std::all_of(keys.begin(), keys.end(), [&](Key key) { return key >> (bits - 1) < 2; }));  // all that is sorted
+    std::stable_sort(sorted.begin(), sorted.end(), [&](size_t i, size_t j) { return keys[i] < keys[j]; });
+    for (size_t e = 0; e < count; ++e) order_.data()[e] = items[sorted[e]];
+  }
+
+  void start() {
+    arguments_ = {};
+    arguments_.sequence = {a_.data(), b_.data(), order_.data(), case_.shape.positions};
+    arguments_.shape = case_.shape;
+    arguments_.chunks = cuda::chunks_of(case_.shape.positions);
+  }
+
+  cuda::Course<T, A>& add_course(bool up, const Features<const T>& taken) {
+    const auto [B, C, N] = case_.shape;
+    cuda::Course<T, A>& course = arguments_.course[arguments_.courses++];
+    course.up = up;
+    course.taken = taken;
+    states_.emplace_back(2 * B * (arguments_.chunks + 1) * C, true);
+    falls_.emplace_back(B * arguments_.chunks, true);
+    course.states = static_cast<Walk<double>*>(static_cast<void*>(states_.back().data()));
+    course.falls = falls_.back().data();
+    return course;
+  }
+
+  Features<const T> read(Tensor<T>& tensor) {
+    if (tensor.rows) return tensor.read();
+    packed_.emplace_back(case_.shape, true);
+    cuda::transpose(tensor.read(), packed_.back().features(), case_.shape, true, launcher());
+    return packed_.back().read();
+  }
+
+  Features<T> write(Tensor<T>& tensor) {
+    if (tensor.rows) return tensor.features();
+    packed_.emplace_back(case_.shape, true);
+    return packed_.back().features();
+  }
+
+  void finish(Tensor<T>& tensor, const Features<T>& rows) {
+    if (tensor.rows) return;
+    const Features<const T> from{rows.data, rows.image_stride, rows.channel_stride, rows.position_stride};
+    cuda::transpose(from, tensor.features(), case_.shape, false, launcher());
+  }
+
+  void walk() {
+    cuda::walk(arguments_, launcher());
+    for (auto& packed : packed_) CHECK(packed.memory.guards_intact());
+    for (auto& states : states_) CHECK(states.guards_intact());
+    for (auto& falls : falls_) CHECK(falls.guards_intact());
+  }
+
+  const Case& case_;
+  bool reversed_;
+  Buffer<A> a_, b_;
+  Buffer<uint32_t> order_;
+  const Inputs& in_;
+  cuda::WalkArguments<T, A> arguments_{};
+  std::deque<Tensor<T>> packed_;
+  std::deque<Buffer<double>> states_, falls_;
+};
+
+// ---- The comparison -------------------------------------------------------------------------------------------------
+
+static bool same_bits(const Values& a, const Values& b) {
+  return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * sizeof(double)) == 0;
+}
+
+/// As in tests/relu_affinity_cases.py: rounded once to T, and 1e-13 of the terms' magnitudes. NaN is where it is
+/// expected, or with infinite input, what is not finite.
+template <typename T>
+static void check_rounded(const char* name, const Case& c, const Values& got, const Values& want,
+                          const Values& magnitude, bool infinite) {
+  const double rounding = sizeof(T) == 8 ? 0 : sizeof(T) == 4 ? 6e-8 : 4e-3;
+  double excess = 0;
+  for (size_t e = 0; e < want.size(); ++e) {
+    if (!std::isfinite(want[e])) {
+      excess = std::max(excess, (infinite ? std::isfinite(got[e]) : !std::isnan(got[e])) ? kInfinity : 0);
+    } else if (!infinite) {
+      const double allowed = rounding * std::fabs(want[e]) + 1e-13 * magnitude[e] + (sizeof(T) == 8 ? 0 : 1e-37);
+      excess = std::max(excess, std::isnan(got[e]) ? kInfinity : std::fabs(got[e] - want[e]) - allowed);
+    }
+  }
+  CHECK(excess <= 0);
+  if (excess > 0)
+    std::fprintf(stderr, "  %s is off by %.1e too much in: B=%d C=%d N=%d rows=%d keys=%d g=%d\n", name, excess,
+                 int(c.shape.images), int(c.shape.channels), int(c.shape.positions), c.rows, c.need_keys, c.need_g);
+}
+
+template <typename T, typename A>
+static void check_case(const Case& c, const Inputs& in, bool infinite = false) {
+  const Outputs want = expected(c.shape, in, false), magnitude = expected(c.shape, in, true);
+  const Outputs got = Run<T, A>(c, in, false).outputs(), reversed = Run<T, A>(c, in, true).outputs();
+  check_rounded<T>("y", c, got.y, want.y, magnitude.y, infinite);
+  CHECK(same_bits(got.y, reversed.y));
+  if (c.need_g) {
+    check_rounded<T>("grad_g", c, got.grad_g, want.grad_g, magnitude.grad_g, infinite);
+    CHECK(same_bits(got.grad_g, reversed.grad_g));
+  }
+  if (!c.need_keys) return;
+  check_rounded<A>("grad_a", c, got.grad_a, want.grad_a, magnitude.grad_a, infinite);
+  check_rounded<A>("grad_b", c, got.grad_b, want.grad_b, magnitude.grad_b, infinite);
+  CHECK(same_bits(got.grad_a, reversed.grad_a) && same_bits(got.grad_b, reversed.grad_b));
+}
+
+/// Numbers of order one, as T and A hold them. `grain`: the keys of the first image are multiples of it, so that there
+/// are ties and pairs on the kink.
+template <typename T, typename A>
+static Inputs draw(const Shape& shape, double grain = 0.25, double offset = 0) {
+  static std::mt19937 generator(3);
+  std::normal_distribution<double> normal;
+  Inputs in{Values(shape.images * shape.positions), {}, {}, {}};
+  in.b = in.a;
+  in.g = in.grad_y = Values(shape.images * shape.channels * shape.positions);
+  for (Values* keys : {&in.a, &in.b})
+    for (size_t e = 0; e < keys->size(); ++e) {
+      double key = normal(generator);
+      if (e < static_cast<size_t>(shape.positions) && grain > 0) key = std::round(key / grain) * grain;
+      (*keys)[e] = static_cast<A>(key + (keys == &in.a ? offset : -offset));
+    }
+  for (Values* features : {&in.g, &in.grad_y})
+    for (double& feature : *features) feature = static_cast<double>(static_cast<T>(normal(generator)));
+  return in;
+}
+
+template <typename T, typename A>
+static void check_sizes() {
+  // One item, a full chunk, one more; channels that fill no warp, one, threads with one and two channels, two rounds.
+  const Shape shapes[] = {{1, 1, 1},    {2, 3, 5},    {3, 33, 64}, {1, 64, 65}, {2, 65, 150},
+                          {1, 128, 70}, {1, 300, 40}, {5, 2, 129}, {1, 7, 1500}};
+  for (const Shape& shape : shapes)
+    for (const bool rows : {false, true}) {
+      Case c;
+      c.shape = shape, c.rows = rows;
+      check_case<T, A>(c, draw<T, A>(shape));
+    }
+}
+
+int main() {
+  check_sizes<float, float>();
+  check_sizes<double, double>();
+  check_sizes<Bfloat16, float>();
+
+  for (const bool need_keys : {false, true}) {
+    Case c;
+    c.shape = {3, 40, 90}, c.need_keys = need_keys, c.need_g = !need_keys;
+    check_case<float, float>(c, draw<float, float>(c.shape));
+  }
+
+  // Hard keys: offsets, all equal, none that meet, all that meet, apart by a hair.
+  Case c;
+  c.shape = {2, 5, 200};
+  for (const double offset : {1e3, -1e3}) check_case<float, float>(c, draw<float, float>(c.shape, 0, offset));
+  check_case<float, float>(c, draw<float, float>(c.shape, 100));
+  for (const double sign : {-1.0, 1.0}) {
+    Inputs in = draw<float, float>(c.shape);
+    for (Values* keys : {&in.a, &in.b})
+      for (double& key : *keys) key = sign * std::fabs(key);
+    check_case<float, float>(c, in);
+    check_case<double, double>(c, in);
+  }
+  Inputs near = draw<float, float>(c.shape, 0);
+  for (size_t e = 0; e < near.a.size(); ++e) {
+    near.a[e] = static_cast<float>(1 + 1e-6 * near.a[e]);
+    near.b[e] = static_cast<float>(-1 + 1e-6 * near.b[e]);
+  }
+  check_case<float, float>(c, near);
+
+  // What is not a number, of either sign, at some position of the second image; and unheard.
+  for (const double sign : {1.0, -1.0})
+    for (Values Inputs::* which : {&Inputs::a, &Inputs::b, &Inputs::g, &Inputs::grad_y}) {
+      Inputs in = draw<float, float>(c.shape);
+      Values& values = in.*which;
+      values[values.size() / 2 + 70] = sign * kNaN;
+      check_case<float, float>(c, in);
+      check_case<double, double>(c, in);
+      values[values.size() / 2 + 70] = sign * kInfinity;
+      check_case<float, float>(c, in, true);
+      check_case<double, double>(c, in, true);
+    }
+  Inputs unheard = draw<float, float>(c.shape);
+  unheard.a[7] = unheard.b[9] = -100;
+  unheard.grad_y[7] = unheard.g[9] = kNaN;
+  check_case<float, float>(c, unheard);
+  // A key of −∞ shuts its position out; against +∞ it gives NaN.
+  Inputs masked = draw<float, float>(c.shape);
+  masked.a[7] = masked.b[9] = masked.a[207] = -kInfinity;
+  check_case<float, float>(c, masked);
+  masked.b[203] = kInfinity;
+  check_case<float, float>(c, masked, true);
+  // Features that are −0 are met all the same, in another chunk too: the gradient of a then is 0 · NaN.
+  Inputs zeros = draw<float, float>(c.shape);
+  std::fill(zeros.a.begin(), zeros.a.end(), -0.5);
+  for (double& key : zeros.b) key = 1 + std::round(4 * std::fabs(key)) / 4;
+  std::fill(zeros.g.begin(), zeros.g.end(), -0.0);
+  std::fill_n(zeros.grad_y.begin(), c.shape.positions, kNaN);
+  check_case<float, float>(c, zeros);
+
+  // An image comes to the same alone, bit for bit.
+  Case one = c, three = c;
+  one.shape.images = 1, three.shape.images = 3;
+  const Inputs all = draw<float, float>(three.shape);
+  const auto image = [&](const Values& values, int n) {
+    const int64_t size = static_cast<int64_t>(values.size()) / 3;
+    return Values(values.begin() + n * size, values.begin() + (n + 1) * size);
+  };
+  const Outputs together = Run<float, float>(three, all, false).outputs();
+  for (int n = 0; n < 3; ++n) {
+    const Inputs in{image(all.a, n), image(all.b, n), image(all.g, n), image(all.grad_y, n)};
+    const Outputs alone = Run<float, float>(one, in, false).outputs();
+    CHECK(same_bits(alone.y, image(together.y, n)) && same_bits(alone.grad_g, image(together.grad_g, n)));
+    CHECK(same_bits(alone.grad_a, image(together.grad_a, n)) && same_bits(alone.grad_b, image(together.grad_b, n)));
+  }
+  return check_result();
+}
