@@ -29,11 +29,11 @@ ROOT = Path(__file__).resolve().parent.parent
 PYTHON = sys.executable
 # Warnings of other versions' torch or pytest than the project is developed with are not errors here.
 PYTEST = [PYTHON, "-m", "pytest", "-W", "default", "-p", "no:cacheprovider"]
-OPERATOR_TESTS = "tests/test_graph_conv_cuda.py"
+OPERATOR_TESTS = ["tests/test_graph_conv_cuda.py", "tests/test_relu_affinity_cuda.py"]
 TOOLKITS = (os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH"), "/usr/local/cuda")
 SEARCH_PATH = os.pathsep.join([os.environ["PATH"], *(f"{home}/bin" for home in TOOLKITS if home)])
 PYTHON_PATH = os.pathsep.join(filter(None, [str(ROOT), str(ROOT / "python"), os.environ.get("PYTHONPATH")]))
-SUMMARY_LINE = "{:<12} {:<26} {:>6}  {}"
+SUMMARY_LINE = "{:<18} {:<26} {:>6}  {}"
 
 
 @dataclass
@@ -56,8 +56,12 @@ def steps(results: Path) -> tuple[Step, list[Step], list[Step], list[Step]]:
     def sanitize(tool: str) -> Step:
         # Every tensor an allocation of its own, or what lies beyond it is only another part of torch's cache.
         environment = {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
-        sanitizer = ["compute-sanitizer", "--tool", tool, "--error-exitcode", "99", *PYTEST, OPERATOR_TESTS]
+        sanitizer = ["compute-sanitizer", "--tool", tool, "--error-exitcode", "99", *PYTEST, *OPERATOR_TESTS]
         return Step(tool, [*sanitizer, "-k", "agrees_with_the_cpu"], 120, ("pytest",), environment)
+
+    def measure(name: str, seconds: float) -> Step:
+        command = [PYTHON, f"benchmarks/bench_{name}.py", f"--benchmark-json={results / f'{name}.json'}"]
+        return Step(name, command, seconds, ("pytest", "pytest_benchmark", "cpuinfo"))
 
     build = [PYTHON, "setup.py", "--quiet", "egg_info", "build_ext", "--inplace"]  # egg_info: the version of dgcn
     cpp = "cmake -S . -B build/gpu-cpp -DCMAKE_BUILD_TYPE=Release -DDGCN_WERROR=OFF && cmake --build build/gpu-cpp -j 8"
@@ -69,19 +73,12 @@ def steps(results: Path) -> tuple[Step, list[Step], list[Step], list[Step]]:
         Step("build", build, 240, ("torch", "numpy", "ninja", "pybind11"), {"DGCN_CUDA": "1", "DGCN_WERROR": "0"}),
         [
             pytest("tests-gpu", 180, "-m", "gpu", "-k", f"not ({own_steps})"),
-            pytest("determinism", 60, OPERATOR_TESTS, "-k", "repeats_are_bit_equal"),
-            pytest("masks", 30, OPERATOR_TESTS, "-k", "million_draws"),
+            pytest("determinism", 60, *OPERATOR_TESTS, "-k", "repeats_are_bit_equal"),
+            pytest("masks", 30, *OPERATOR_TESTS, "-k", "million_draws"),
             *(sanitize(tool) for tool in ("memcheck", "racecheck", "initcheck")),
         ],
         [pytest("tests-cpu", 240, "-m", "not gpu", *parallel), Step("tests-cpp", ["bash", "-c", cpp], 120)],
-        [
-            Step(
-                "benchmarks",
-                [PYTHON, "benchmarks/bench_graph_conv_cuda.py", f"--benchmark-json={results / 'graph_conv_cuda.json'}"],
-                180,
-                ("pytest", "pytest_benchmark", "cpuinfo"),
-            )
-        ],
+        [measure("graph_conv_cuda", 180), measure("relu_affinity_cuda", 120)],
     )
 
 

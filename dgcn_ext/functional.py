@@ -174,13 +174,11 @@ def relu_affinity(a: Tensor, b: Tensor, g: Tensor) -> Tensor:
     Raises:
         TypeError: an argument that is not a tensor, or of the wrong dtype.
         ValueError: a wrong shape or device.
-        RuntimeError: CUDA tensors, for which there is no kernel yet, or a second derivative.
+        RuntimeError: CUDA tensors in an installation without CUDA kernels, or a second derivative.
     """
     check_is_tensor("g", g)
     if g.dim() != 3:
         raise ValueError(f"g must have shape [B, C, N], got {list(g.shape)}")
-    if g.is_cuda:
-        raise RuntimeError("relu_affinity has no CUDA kernel yet, got g on a GPU: use dgcn_ext.reference.relu_affinity")
     check_device_type("g", g)
     autocast_dtype = _autocast_dtype(g)
     g = g if autocast_dtype is None else _autocast(g, autocast_dtype)

@@ -135,11 +135,9 @@ class NonLocal(nn.Module):
 
 
 class NonLocalFused(NonLocal):
-    """:class:`NonLocal` on the compiled operator, in memory linear in N; on a GPU, for want of a kernel, as it is."""
+    """:class:`NonLocal` on the compiled operator, in memory linear in N."""
 
-    @staticmethod
-    def relu_affinity(a: Tensor, b: Tensor, g: Tensor) -> Tensor:
-        return reference.relu_affinity(a, b, g) if g.is_cuda else functional.relu_affinity(a, b, g)
+    relu_affinity = staticmethod(functional.relu_affinity)
 
 
 class DGCM(nn.Module):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,13 @@ def data_dir() -> Path:
     if not path.is_dir():
         pytest.skip(f"needs the real data: no folder {path} (set DGCN_DATA)")
     return path
+
+
+@pytest.fixture
+def sync_debug_mode() -> Iterator[Callable[[str], None]]:
+    """What makes torch complain, with "error", when the host waits for the GPU."""
+    yield torch.cuda.set_sync_debug_mode
+    torch.cuda.set_sync_debug_mode("default")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -5,12 +5,13 @@ Values and gradients are compared with the float64 reference in test_graph_conv.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 import torch
+from cuda_cases import LONG_CYCLES, kernels_of
 from graph_conv_cases import (
     FEATURE_TOLERANCE,
     OPTIONAL,
@@ -20,7 +21,6 @@ from graph_conv_cases import (
     options_on,
 )
 from torch import Tensor
-from torch.autograd import DeviceType
 
 from dgcn_ext import functional, ops
 
@@ -28,7 +28,6 @@ pytestmark = pytest.mark.gpu
 
 REPEATS = 1000
 SEEDS = [3, 2**32 + 1, 2**63 - 1, -1, -(2**63)]
-LONG_CYCLES = 1 << 29  # about a third of a second, in which the host gets far ahead
 
 
 def on_cuda(inputs: dict[str, Tensor], device: str = "cuda") -> dict[str, Tensor]:
@@ -192,12 +191,6 @@ def test_runs_on_the_current_stream() -> None:
     assert_same_bits(result, expected)
 
 
-@pytest.fixture
-def sync_debug_mode() -> Iterator[Callable[[str], None]]:
-    yield torch.cuda.set_sync_debug_mode
-    torch.cuda.set_sync_debug_mode("default")
-
-
 @pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype")
 def test_does_not_wait_for_the_gpu(sync_debug_mode: Callable[[str], None]) -> None:
     inputs = make_inputs((4, 17, 41, 41), device="cuda")
@@ -243,16 +236,6 @@ def test_launches(num_nodes: int) -> None:
     assert kernels_of(forward) == 1
     backward = (x, x, y, edge_weight, adjacency, weight, bias, seed, *flags, True, True)
     assert kernels_of(lambda: ops.graph_conv_backward(*backward)) == 2
-
-
-def kernels_of(function: Any) -> int:
-    function()
-    torch.cuda.synchronize()
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
-        function()
-        torch.cuda.synchronize()
-    names = [event.name for event in profile.events() if event.device_type == DeviceType.CUDA]
-    return sum("kernel" in name or name.startswith("Mem") for name in names)  # copies and fills count
 
 
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])

@@ -26,7 +26,7 @@ from torch import Tensor
 from dgcn_ext import functional, reference
 
 
-@pytest.fixture(params=["cpu"])  # "cuda" joins it when there is a kernel
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 def device(request: pytest.FixtureRequest) -> torch.device:
     return torch.device(request.param)
 

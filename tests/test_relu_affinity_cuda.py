@@ -1,0 +1,195 @@
+"""What only a GPU can show of ``relu_affinity``: determinism, graphs, streams, devices, launches and sheer size.
+
+Values and gradients are compared with the float64 reference in test_relu_affinity.py, on the CPU and on CUDA alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from cuda_cases import LONG_CYCLES, kernels_of
+from relu_affinity_cases import LAYOUTS, Inputs, Results, check_rounded, differentiate, make_inputs
+from torch import Tensor
+
+from dgcn_ext import functional, ops
+
+pytestmark = pytest.mark.gpu
+
+REPEATS = 1000
+
+
+def relu_affinity(inputs: Inputs) -> Results:
+    return differentiate(functional.relu_affinity, inputs)
+
+
+def on(device: str, inputs: Inputs) -> Inputs:
+    return Inputs(*(tensor.to(device) for tensor in inputs))
+
+
+def same_bits(results: Results, expected: Results) -> bool:
+    return all(map(torch.equal, results, expected))
+
+
+# ---- Against the CPU: small and varied enough for compute-sanitizer --------------------------------------------------
+
+
+# Channels that fill no warp, one, one and a half, and more than a block walks at a time; one chunk and several.
+@pytest.mark.parametrize("shape", [(2, 3, 5), (3, 32, 64), (2, 100, 301), (1, 300, 70)])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("layout", ["contiguous", "neighbouring channels", "sliced"])
+def test_agrees_with_the_cpu(layout: str, dtype: torch.dtype, shape: tuple[int, int, int]) -> None:
+    inputs = make_inputs(shape, dtype)
+    if layout in LAYOUTS:
+        inputs = inputs._replace(g=LAYOUTS[layout](inputs.g))
+    expected = relu_affinity(inputs)
+    exact = relu_affinity(inputs.double())
+    magnitudes = relu_affinity(inputs.double().magnitudes())
+    for name, got, like, want, magnitude in zip(
+        Results._fields, relu_affinity(on("cuda", inputs)), expected, exact, magnitudes, strict=True
+    ):
+        assert (got.dtype, got.stride()) == (like.dtype, like.stride()), name
+        check_rounded(name, got.cpu(), want, magnitude)
+
+
+# ---- Determinism -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype", "layout"),
+    [((4, 128, 6561), torch.float32, "unaligned"), ((3, 40, 1301), torch.bfloat16, "neighbouring channels")],
+)
+def test_repeats_are_bit_equal(shape: tuple[int, int, int], dtype: torch.dtype, layout: str) -> None:
+    inputs = make_inputs(shape, dtype, "cuda")
+    inputs = inputs._replace(g=LAYOUTS[layout](inputs.g))
+    expected = relu_affinity(inputs)
+    for repeat in range(REPEATS):
+        assert same_bits(relu_affinity(inputs), expected), f"in repeat {repeat}"
+
+
+# ---- Graphs, streams, devices ----------------------------------------------------------------------------------------
+
+
+def test_capture_and_replay() -> None:
+    """A replay sorts anew."""
+    inputs = make_inputs((3, 40, 501), device="cuda")
+    leaves = [tensor.requires_grad_() for tensor in inputs[:3]]
+
+    def step() -> list[Tensor]:
+        y = functional.relu_affinity(*leaves)
+        return [y, *torch.autograd.grad(y, leaves, inputs.grad_y)]
+
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        step()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = step()
+
+    results = []
+    for seed in range(3):
+        with torch.no_grad():
+            for leaf in leaves:
+                leaf.copy_(torch.randn(leaf.shape, generator=torch.Generator().manual_seed(seed)))
+        graph.replay()
+        results.append([result.clone() for result in captured])
+        assert all(map(torch.equal, results[-1], step()))
+    assert not torch.equal(results[0][0], results[1][0])
+
+
+def test_runs_on_the_current_stream() -> None:
+    """What is still to be written when the operator is called must be there when it runs."""
+    inputs = make_inputs((3, 40, 501), device="cuda")
+    expected = relu_affinity(inputs)
+    late = inputs._replace(a=torch.zeros_like(inputs.a), g=torch.zeros_like(inputs.g))
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        torch.cuda._sleep(LONG_CYCLES)
+        late.a.copy_(inputs.a)
+        late.g.copy_(inputs.g)
+        results = relu_affinity(late)
+    stream.synchronize()
+    assert same_bits(results, expected)
+
+
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype")
+def test_does_not_wait_for_the_gpu(sync_debug_mode: Callable[[str], None]) -> None:
+    inputs = make_inputs((3, 40, 501), device="cuda")
+    relu_affinity(inputs)  # the memory it needs is now in torch's cache
+    torch.cuda.synchronize()
+    done = torch.cuda.Event()
+    sync_debug_mode("error")
+    torch.cuda._sleep(LONG_CYCLES)
+    relu_affinity(inputs)
+    done.record()
+    assert not done.query()
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs a second CUDA device")
+def test_runs_on_the_device_of_g() -> None:
+    inputs = make_inputs((3, 40, 501), device="cuda:0")
+    results = relu_affinity(on("cuda:1", inputs))
+    assert torch.cuda.current_device() == 0
+    assert results.y.device == torch.device("cuda:1")
+    assert same_bits(Results(*(result.to("cuda:0") for result in results)), relu_affinity(inputs))
+
+
+# ---- Launches and limits ---------------------------------------------------------------------------------------------
+
+
+def test_launches_do_not_grow_with_the_size() -> None:
+    def launches(shape: tuple[int, int, int]) -> tuple[int, int]:
+        a, b, g, grad_y = make_inputs(shape, device="cuda")
+        return (
+            kernels_of(lambda: ops.relu_affinity_forward(a, b, g)),
+            kernels_of(lambda: ops.relu_affinity_backward(grad_y, a, b, g, True, True)),
+        )
+
+    assert launches((2, 100, 5000)) == launches((4, 300, 20_000))
+
+
+def test_neighbouring_channels_are_not_copied() -> None:
+    """Where rows are there already, two transpositions less forward and three backward."""
+    a, b, g, grad_y = make_inputs((2, 40, 500), device="cuda")
+    h = grad_y.mT.contiguous().mT
+    rows = g.mT.contiguous().mT
+    forward = [kernels_of(lambda g=g: ops.relu_affinity_forward(a, b, g)) for g in (g, rows)]
+    backward = [
+        kernels_of(lambda g=g, h=h: ops.relu_affinity_backward(h, a, b, g, True, True))
+        for g, h in ((g, grad_y), (rows, h))
+    ]
+    assert forward[0] - forward[1] == 2
+    assert backward[0] - backward[1] == 3
+
+
+def test_more_elements_than_an_int_counts() -> None:
+    shape = (3, 1500, 500_000)  # 2.25e9 elements; the last image comes to what it does alone
+    skip_unless_free(9 * 2 * 2_250_000_000)
+    inputs = make_inputs((1, *shape[1:]), torch.bfloat16, "cuda")
+    expected = relu_affinity(inputs)
+    many = Inputs(*(tensor.new_zeros(shape[0], *tensor.shape[1:]) for tensor in inputs))
+    for tensor, image in zip(many, inputs, strict=True):
+        tensor[-1:] = image
+    results = relu_affinity(many)
+    assert same_bits(Results(*(result[-1:] for result in results)), expected)
+    assert not results.y[:-1].any()
+
+
+def test_more_items_than_an_int_counts() -> None:
+    images, positions = 1100, 1_000_000  # 2.2e9 keys to sort
+    skip_unless_free(68 * 2**30)
+    a, b, g, _ = make_inputs((1, 1, positions), torch.bfloat16, "cuda")
+    expected = functional.relu_affinity(a, b, g)
+    y = functional.relu_affinity(a.repeat(images, 1), b.repeat(images, 1), g.repeat(images, 1, 1))
+    assert torch.equal(y, expected.expand_as(y))
+
+
+def skip_unless_free(needed: int) -> None:
+    torch.cuda.empty_cache()
+    free = torch.cuda.mem_get_info()[0]
+    if free < needed:
+        pytest.skip(f"needs {needed / 2**30:.0f} GiB of GPU memory, {free / 2**30:.0f} are free")
