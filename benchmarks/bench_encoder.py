@@ -1,0 +1,161 @@
+"""How long does encoding a picture's persons take, against the numpy specification and against filling the memory?
+
+    python benchmarks/bench_encoder.py                  writes benchmarks/results/encoder_cpu.json
+    python benchmarks/bench_encoder.py -k 20            a part of it; any options of pytest
+
+COCO's 17 keypoints and 19 limbs, a picture of 641 x 641 px at stride 8 (4.3 MB of targets), on one thread:
+
+    dgcn            PifPafEncoder, new arrays for every picture
+    dgcn, out=      ... into the arrays of the picture before
+    numpy           dgcn_ext.reference.encode_targets
+    memset          all that is written, set to one value: nothing that returns dense arrays is faster
+
+    OpenPifPaf      its encoders, in a process of their own, where DGCN_OPENPIFPAF names a Python that has them:
+                    python3.10 -m venv peer && peer/bin/pip install openpifpaf==0.13.11
+                    DGCN_OPENPIFPAF=peer/bin/python python benchmarks/bench_encoder.py
+
+Persons are of random size and place, all joints visible.
+"""
+
+import ctypes
+import json
+import os
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+import harness
+import machine
+import numpy as np
+import pytest
+from harness import Claim, Variant
+from pytest_benchmark.fixture import BenchmarkFixture
+
+from dgcn.skeleton import COCO
+from dgcn_ext.encoder import PifPafEncoder, Targets
+from dgcn_ext.reference import encode_targets
+
+SIZE, STRIDE = 641, 8  # px
+BATCH = 8
+PEER = os.environ.get("DGCN_OPENPIFPAF")
+ENCODER = PifPafEncoder(COCO.num_keypoints, COCO.limbs, COCO.sigmas, COCO.upright_pose)
+
+
+def scene(num_persons: int, seed: int = 0) -> np.ndarray:
+    """Keypoints [P, 17, 3] of persons of 80 to 400 px, most of whom are inside the picture."""
+    rng = np.random.default_rng(seed)
+    heights = rng.uniform(80, 400, (num_persons, 1, 1))
+    xy = COCO.upright_pose * heights / 175 + rng.uniform(20, 600, (num_persons, 1, 2))
+    return np.concatenate([xy, np.full((num_persons, 17, 1), 2)], axis=-1)
+
+
+def reference(keypoints: np.ndarray) -> Targets:
+    known = {"skeleton": COCO.limbs, "sigmas": COCO.sigmas, "upright_pose": COCO.upright_pose}
+    return encode_targets(keypoints, SIZE, SIZE, STRIDE, **known)
+
+
+@contextmanager
+def openpifpaf(keypoints: np.ndarray) -> Iterator[dict[str, Variant]]:
+    """OpenPifPaf at work on a scene, a call once; nothing where it is not installed."""
+    if PEER is None:
+        yield {}
+        return
+    scene = {
+        "skeleton": COCO.limbs,
+        "sigmas": COCO.sigmas,
+        "upright_pose": COCO.upright_pose.tolist(),
+        "keypoints": keypoints.tolist(),
+        "size": SIZE,
+    }
+    command = [PEER, str(Path(__file__).with_name("openpifpaf_encoder.py"))]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        print(json.dumps(scene), file=process.stdin, flush=True)
+
+        def encode_once() -> None:
+            print(file=process.stdin, flush=True)
+            if process.stdout.readline() != "done\n":
+                raise RuntimeError(f"{' '.join(command)} failed; its message is above")
+
+        yield {"OpenPifPaf": Variant(encode_once)}
+        process.stdin.close()
+
+
+def arrays(targets: Targets) -> list[np.ndarray]:
+    return [array for name, array in vars(targets).items() if name != "node_confidence"]
+
+
+@pytest.mark.parametrize("num_persons", [1, 5, 20, 50])
+def test_encoder(benchmark: BenchmarkFixture, num_persons: int) -> None:
+    benchmark.group = f"encoder, {SIZE} px, stride {STRIDE}, 1 thread"
+    benchmark.extra_info.update(case=f"{num_persons} persons", direction="encode", persons=num_persons, threads=1)
+    keypoints = scene(num_persons)
+    out, expected = ENCODER(keypoints, SIZE, SIZE, STRIDE), reference(keypoints)
+    for actual, required in zip(arrays(out), arrays(expected), strict=True):
+        np.testing.assert_array_equal(actual, required)
+    num_bytes = sum(array.nbytes for array in arrays(out))
+    memory = ctypes.create_string_buffer(num_bytes)
+    with machine.cores(1), openpifpaf(keypoints) as peer:
+        harness.interleave(
+            benchmark,
+            {
+                "dgcn": Variant(partial(ENCODER, keypoints, SIZE, SIZE, STRIDE), work=num_bytes, unit="B"),
+                "dgcn, out=": Variant(
+                    partial(ENCODER, keypoints, SIZE, SIZE, STRIDE, out=out), work=num_bytes, unit="B"
+                ),
+                "numpy": Variant(partial(reference, keypoints), work=num_bytes, unit="B"),
+                "memset": Variant(partial(ctypes.memset, memory, 255, num_bytes), work=num_bytes, unit="B"),
+                **peer,
+            },
+            baselines=["numpy", "memset", "OpenPifPaf"],
+            claims=[
+                Claim("numpy", "dgcn", 20.0, at_least=True),
+                Claim("OpenPifPaf", "dgcn", 100.0, at_least=True),
+            ],
+            missing={} if peer else {"OpenPifPaf": "set DGCN_OPENPIFPAF to a Python that has it"},
+        )
+    if num_persons == 5:
+        milliseconds = benchmark.extra_info["variants"]["dgcn"]["median_ms"]
+        benchmark.extra_info["claims"].append(
+            {"claim": "dgcn, ms a picture", "target": "≤ 1", "measured": milliseconds, "met": milliseconds <= 1.0}
+        )
+
+
+@pytest.mark.parametrize("node_strides", [(), (8, 16)], ids=["fields alone", "with nodes"])
+def test_encoder_batch(benchmark: BenchmarkFixture, node_strides: tuple[int, ...]) -> None:
+    """Pictures of 5 persons, stacked; with the two strides of the intermediate supervision or without."""
+    benchmark.group = f"encoder, a batch of {BATCH}, {SIZE} px, stride {STRIDE}"
+    nodes = f"nodes {list(node_strides)}" if node_strides else "5 persons each"
+    benchmark.extra_info.update(case=nodes, direction="encode", persons=5, batch=BATCH)
+    pictures = [(scene(5, seed), ()) for seed in range(BATCH)]
+    options = {"node_strides": node_strides}
+    out = ENCODER.batch(pictures, SIZE, SIZE, STRIDE, threads=1, **options)
+    with machine.cores(2):
+        variants = {
+            f"{threads} thread{'s' * (threads > 1)}{', out=' if memory else ''}": Variant(
+                partial(ENCODER.batch, pictures, SIZE, SIZE, STRIDE, threads=threads, out=memory, **options)
+            )
+            for threads in (1, 2)
+            for memory in (None, out)
+        }
+        variants["one by one, np.stack"] = Variant(partial(one_by_one, pictures, node_strides))
+        harness.interleave(
+            benchmark,
+            variants,
+            baselines=["1 thread"],
+            claims=[Claim("1 thread, out=", "2 threads, out=", 1.6, at_least=True)],
+        )
+
+
+def one_by_one(pictures: list[tuple[np.ndarray, tuple[()]]], node_strides: tuple[int, ...]) -> list[np.ndarray]:
+    """What a data set does whose items are encoded each by itself."""
+    items = [ENCODER(keypoints, SIZE, SIZE, STRIDE, node_strides=node_strides) for keypoints, _ in pictures]
+    every = [[*arrays(item), *item.node_confidence.values()] for item in items]
+    return [np.stack(parts) for parts in zip(*every, strict=True)]
+
+
+if __name__ == "__main__":
+    raise SystemExit(harness.main(__file__))
