@@ -7,7 +7,7 @@ COCO's 17 keypoints and 19 limbs, a picture of 641 x 641 px at stride 8 (4.3 MB 
 
     dgcn            PifPafEncoder, new arrays for every picture
     dgcn, out=      ... into the arrays of the picture before
-    numpy           dgcn_ext.reference.encode_targets
+    numpy           dgcn_ext.reference.encode
     memset          all that is written, set to one value: nothing that returns dense arrays is faster
 
     OpenPifPaf      its encoders, in a process of their own, where DGCN_OPENPIFPAF names a Python that has them:
@@ -35,7 +35,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 
 from dgcn.skeleton import COCO
 from dgcn_ext.encoder import PifPafEncoder, Targets
-from dgcn_ext.reference import encode_targets
+from dgcn_ext.reference import encode
 
 SIZE, STRIDE = 641, 8  # px
 BATCH = 8
@@ -53,7 +53,7 @@ def scene(num_persons: int, seed: int = 0) -> np.ndarray:
 
 def reference(keypoints: np.ndarray) -> Targets:
     known = {"skeleton": COCO.limbs, "sigmas": COCO.sigmas, "upright_pose": COCO.upright_pose}
-    return encode_targets(keypoints, SIZE, SIZE, STRIDE, **known)
+    return encode(keypoints, SIZE, SIZE, STRIDE, **known)
 
 
 @contextmanager

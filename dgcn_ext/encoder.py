@@ -7,7 +7,7 @@
 Legend: B pictures, P persons of a picture, K keypoints, M limbs, H x W field cells; px are pixels of the network input,
 ``stride`` of them to a cell. The cell in row i and column j is centred on pixel (x, y) = (stride j, stride i), so H =
 (height - 1) / stride + 1. The fields are PifPaf's (Kreiss et al., 2019), the rules OpenPifPaf 0.13's. What is computed
-is written down in ``dgcn_ext.reference.encode_targets``; how is in csrc/pifpaf, one file per stage.
+is written down in ``dgcn_ext.reference.encode``; how is in csrc/pifpaf, one file per stage.
 """
 
 from __future__ import annotations

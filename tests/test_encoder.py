@@ -18,7 +18,7 @@ from painting import COCO_LIMBS, COCO_SIGMAS, HAND_LIMBS, layouts
 
 from dgcn.skeleton import COCO
 from dgcn_ext.encoder import PifPafEncoder, Targets
-from dgcn_ext.reference import encode_targets
+from dgcn_ext.reference import encode
 
 FIELDS = ("pif_confidence", "pif_offset", "pif_scale", "paf_confidence", "paf_offset")
 # fmt: off
@@ -86,7 +86,7 @@ def test_equals_its_specification(name):
         options = {"ignored": random_boxes(rng, height, width), "node_strides": node_strides}
         persons += len(keypoints)
         actual = encoder(keypoints, height, width, stride, **options)
-        assert_same(actual, encode_targets(keypoints, height, width, stride, **options, **known))
+        assert_same(actual, encode(keypoints, height, width, stride, **options, **known))
     assert persons > 1400
 
 
@@ -98,7 +98,7 @@ def test_equals_its_specification_on_real_layouts(data_dir):
         keypoints[..., 2] *= rng.choice([1, 2], persons.shape[:2])  # some hidden
         size = 16 * (height // 2) + 1, 16 * (width // 2) + 1
         actual = encoder(keypoints, *size, 8, node_strides=(16, 8))
-        assert_same(actual, encode_targets(keypoints, *size, 8, node_strides=(16, 8), **known))
+        assert_same(actual, encode(keypoints, *size, 8, node_strides=(16, 8), **known))
 
 
 wild = st.sampled_from([np.nan, np.inf, -np.inf, 1e300, -1e300, 1e9, -1e9, 2e9, -0.0, 0.0, 1e-310, 64.0, 63.99999])
@@ -115,7 +115,7 @@ def test_equals_its_specification_on_wild_values(keypoints, ignored):
     keypoints[..., 2] = np.where(keypoints[..., 2] > 50, 2, keypoints[..., 2])
     options = {"ignored": ignored, "node_strides": (16,)}
     actual = encoder(keypoints, 65, 33, 8, **options)
-    assert_same(actual, encode_targets(keypoints, 65, 33, 8, **options, **known))
+    assert_same(actual, encode(keypoints, 65, 33, 8, **options, **known))
     assert not np.isinf(actual.pif_scale).any()
 
 
@@ -321,21 +321,21 @@ def test_bad_out():
     encoder, _ = build()
     good = encoder([], 33, 33, 8, node_strides=(4,))
 
-    def encode(out, **options):
+    def write_to(out, **options):
         encoder([], 33, 33, 8, **{"node_strides": (4,), "out": out, **options})
 
     with pytest.raises(TypeError, match="out must be Targets, got dict"):
-        encode(vars(good))
+        write_to(vars(good))
     with pytest.raises(ValueError, match=r"out.node_confidence must have the strides \[16\], got \[4\]"):
-        encode(good, node_strides=(16,))
+        write_to(good, node_strides=(16,))
     with pytest.raises(ValueError, match=r"out.pif_scale must have the shape \[17, 5, 5\], got \[17, 5, 4\]"):
-        encode(dataclasses.replace(good, pif_scale=good.pif_scale[..., 1:]))
+        write_to(dataclasses.replace(good, pif_scale=good.pif_scale[..., 1:]))
     with pytest.raises(TypeError, match=r"out.paf_offset must be a float32 array, got float64"):
-        encode(dataclasses.replace(good, paf_offset=good.paf_offset.astype(float)))
+        write_to(dataclasses.replace(good, paf_offset=good.paf_offset.astype(float)))
     with pytest.raises(ValueError, match=r"out.paf_confidence must be C-contiguous and writeable"):
-        encode(dataclasses.replace(good, paf_confidence=np.asfortranarray(good.paf_confidence)))
+        write_to(dataclasses.replace(good, paf_confidence=np.asfortranarray(good.paf_confidence)))
     with pytest.raises(ValueError, match=r"out.node_confidence\[4\] must have the shape \[17, 9, 9\], got \[9, 9\]"):
-        encode(dataclasses.replace(good, node_confidence={4: good.node_confidence[4][0]}))
+        write_to(dataclasses.replace(good, node_confidence={4: good.node_confidence[4][0]}))
 
 
 def test_bad_skeletons():
@@ -366,7 +366,7 @@ def test_copies_and_text(pictures):
 
 def test_works_without_torch():
     code = (
-        "import sys; sys.modules['torch'] = None; import dgcn_ext; from dgcn_ext.reference import encode_targets; "
+        "import sys; sys.modules['torch'] = None; import dgcn_ext; from dgcn_ext.reference import encode; "
         "dgcn_ext.PifPafEncoder(1, [], [0.1], [[0, 0]])([], 9, 9, 8)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

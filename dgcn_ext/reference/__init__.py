@@ -2,7 +2,7 @@
 
     operators   graph_conv, relu_affinity, sample_adjacency and their parts in plain PyTorch
     decoding    decode: the PIF/PAF decoder in numpy
-    encoding    encode_targets in numpy
+    encoding    encode: the PIF/PAF encoder in numpy
 
 Names load on first use, as those of ``dgcn_ext`` do.
 """
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from dgcn_ext.reference.decoding import decode
-    from dgcn_ext.reference.encoding import encode_targets
+    from dgcn_ext.reference.encoding import encode
     from dgcn_ext.reference.operators import (
         edge_bits,
         edge_softmax,
@@ -26,7 +26,7 @@ _HOME = {
     "decode": "decoding",
     "edge_bits": "operators",
     "edge_softmax": "operators",
-    "encode_targets": "encoding",
+    "encode": "encoding",
     "graph_conv": "operators",
     "philox4x32": "operators",
     "relu_affinity": "operators",
@@ -37,7 +37,7 @@ __all__ = [
     "decode",
     "edge_bits",
     "edge_softmax",
-    "encode_targets",
+    "encode",
     "graph_conv",
     "philox4x32",
     "relu_affinity",

@@ -26,7 +26,7 @@ _PIF_PATCH = np.stack(np.meshgrid(np.arange(4), np.arange(4)), axis=-1).reshape(
 _PAF_BLOCK = np.stack(np.meshgrid(np.arange(-1, 2), np.arange(-1, 2)), axis=-1).reshape(9, 2)
 
 
-def encode_targets(
+def encode(
     keypoints: ArrayLike,
     height: int,
     width: int,
