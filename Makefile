@@ -6,12 +6,13 @@
 #   make bench                  benchmarks of the graph convolution on the CPU (under 5 minutes); results as JSON in
 #                               benchmarks/results/
 #   make bench-nonlocal         those of the non-local layer (5 minutes)
+#   make bench-encoder          those of the PIF/PAF encoder (1 minute)
 #   make gpu [RESULTS=DIR]      on a machine with a GPU, with the packages of $(PYTHON) and no network: builds, runs every
 #                               test, compute-sanitizer and the GPU's benchmarks in 10 minutes; results in build/gpu
 #   make sanitize               the C++ tests under AddressSanitizer and UndefinedBehaviorSanitizer, those of threads under
 #                               ThreadSanitizer
 #   make fuzz                   each fuzz target for 60 s (FUZZ="-max_total_time=60"); needs a clang++ with libFuzzer
-#   make check-no-torch         the decoder's tests in an environment without torch
+#   make check-no-torch         the decoder's and the encoder's tests in an environment without torch
 #   make check-torch-2.13       the op tests with the same binary under another torch, in an environment of its own
 #   make clean                  removes all that these made
 
@@ -22,8 +23,8 @@ CPP := $(wildcard csrc/*.h csrc/*.cpp csrc/*/*.h csrc/*/*.cpp csrc/*/*.cu csrc/*
 export PIP_CONSTRAINT := constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo build test test-cpp test-python check machine-peak bench bench-nonlocal gpu sanitize fuzz check-no-torch \
-        check-torch-2.13 clean
+.PHONY: demo build test test-cpp test-python check machine-peak bench bench-nonlocal bench-encoder gpu sanitize fuzz \
+        check-no-torch check-torch-2.13 clean
 
 demo: build
 	$(BIN)/dgcn demo $(if $(SOURCE),--source "$(SOURCE)") --output demo
@@ -79,6 +80,9 @@ bench-nonlocal: build machine-peak
 	$(BIN)/python benchmarks/bench_nonlocal_memory.py
 	$(BIN)/python benchmarks/plot_relu_affinity.py
 
+bench-encoder: build
+	$(BIN)/python benchmarks/bench_encoder.py
+
 gpu:
 	$(PYTHON) .ci/gpu.py $(if $(RESULTS),--results "$(RESULTS)")
 
@@ -87,8 +91,9 @@ sanitize: .venv/installed
 	$(BIN)/cmake --build build/asan
 	$(BIN)/ctest --test-dir build/asan --output-on-failure --parallel 2
 	$(CMAKE) -B build/tsan -DDGCN_SANITIZE=thread
-	$(BIN)/cmake --build build/tsan --target test_threads
+	$(BIN)/cmake --build build/tsan --target test_threads test_encoder
 	build/tsan/test_threads
+	build/tsan/test_encoder
 
 CLANGXX ?= clang++
 FUZZ ?= -max_total_time=60
@@ -109,7 +114,8 @@ check-no-torch: build
 	.venv-no-torch/bin/pip install --quiet numpy pytest pytest-benchmark hypothesis
 	! .venv-no-torch/bin/python -c 'import torch' 2> /dev/null
 	# Of the random fields a tenth: that they all agree does not depend on torch.
-	PYTHONPATH=$(CURDIR):$(CURDIR)/python .venv-no-torch/bin/pytest tests/test_decoder*.py -k 'not random_fields or 2250'
+	PYTHONPATH=$(CURDIR):$(CURDIR)/python .venv-no-torch/bin/pytest tests/test_decoder*.py tests/test_encoder.py \
+	    -k 'not random_fields or 2250'
 
 check-torch-2.13: build
 	test -x .venv-2.13/bin/python || $(PYTHON) -m venv .venv-2.13
