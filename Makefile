@@ -86,14 +86,15 @@ bench-encoder: build
 gpu:
 	$(PYTHON) .ci/gpu.py $(if $(RESULTS),--results "$(RESULTS)")
 
+THREADED := test_threads test_decoder test_encoder
+
 sanitize: .venv/installed
 	$(CMAKE) -B build/asan -DDGCN_SANITIZE=address,undefined,float-cast-overflow
 	$(BIN)/cmake --build build/asan
 	$(BIN)/ctest --test-dir build/asan --output-on-failure --parallel 2
 	$(CMAKE) -B build/tsan -DDGCN_SANITIZE=thread
-	$(BIN)/cmake --build build/tsan --target test_threads test_encoder
-	build/tsan/test_threads
-	build/tsan/test_encoder
+	$(BIN)/cmake --build build/tsan --target $(THREADED)
+	for test in $(THREADED); do build/tsan/$$test || exit 1; done
 
 CLANGXX ?= clang++
 FUZZ ?= -max_total_time=60
@@ -114,7 +115,7 @@ check-no-torch: build
 	.venv-no-torch/bin/pip install --quiet numpy pytest pytest-benchmark hypothesis
 	! .venv-no-torch/bin/python -c 'import torch' 2> /dev/null
 	# Of the random fields a tenth: that they all agree does not depend on torch.
-	PYTHONPATH=$(CURDIR):$(CURDIR)/python .venv-no-torch/bin/pytest tests/test_decoder*.py tests/test_encoder.py \
+	PYTHONPATH=$(CURDIR):$(CURDIR)/python .venv-no-torch/bin/pytest tests/test_decoder*.py tests/test_encoder*.py \
 	    -k 'not random_fields or 2250'
 
 check-torch-2.13: build
