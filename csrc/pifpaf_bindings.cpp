@@ -6,6 +6,7 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <cstdint>
 #include <stdexcept>
 #include <utility>
 #include <vector>
@@ -49,6 +50,48 @@ Array decode(const Decoder& decoder, const Array& pif, const Array& paf, int str
   return to_array(std::move(persons));
 }
 
+/// Rows of the structured arrays that `inspect` returns.
+struct SeedRow {
+  std::int32_t keypoint, cell;
+  float confidence, x, y, scale;
+};
+struct ConnectionRow {
+  std::int32_t limb, start, end, cell;
+  float score, x1, y1, x2, y2, scale2;
+};
+
+template <typename Row>
+py::array_t<Row> to_rows(const std::vector<Row>& rows) {
+  return py::array_t<Row>(static_cast<py::ssize_t>(rows.size()), rows.data());
+}
+
+/// (confidence maps [K, height, width], seeds, connections)
+py::tuple inspect(const Decoder& decoder, const Array& pif, const Array& paf, int stride) {
+  const Fields fields = view(pif, paf);
+  Inspection inspection;
+  {
+    const py::gil_scoped_release release;
+    inspection = decoder.inspect(fields, stride);
+  }
+  Array maps({fields.num_keypoints, inspection.size.height, inspection.size.width}, inspection.confidence_maps.data());
+
+  std::vector<SeedRow> seeds;
+  for (const auto& [keypoint, cell, joint] : inspection.seeds)
+    seeds.push_back({keypoint, cell, joint.confidence, joint.x, joint.y, joint.scale});
+
+  std::vector<DirectedLimb> limbs(inspection.connections.size());
+  for (int k = 0; k < fields.num_keypoints; ++k) {
+    for (const DirectedLimb& limb : decoder.skeleton().outgoing(k)) limbs[static_cast<std::size_t>(limb.index)] = limb;
+  }
+  std::vector<ConnectionRow> connections;
+  for (const DirectedLimb& limb : limbs) {
+    for (const Connection& c : inspection.connections[static_cast<std::size_t>(limb.index)])
+      connections.push_back(
+          {limb.index / 2, limb.start, limb.end, c.cell, c.score, c.x, c.y, c.target.x, c.target.y, c.target.scale});
+  }
+  return py::make_tuple(maps, to_rows(seeds), to_rows(connections));
+}
+
 std::vector<Array> decode_batch(const Decoder& decoder, const std::vector<std::pair<Array, Array>>& images, int stride,
                                 int threads) {
   std::vector<Fields> fields;
@@ -82,6 +125,8 @@ Array person_scores(const Decoder& decoder, const Array& persons) {
 
 PYBIND11_MODULE(_pifpaf, module) {
   using namespace dgcn::pifpaf;
+  PYBIND11_NUMPY_DTYPE(SeedRow, keypoint, cell, confidence, x, y, scale);
+  PYBIND11_NUMPY_DTYPE(ConnectionRow, limb, start, end, cell, score, x1, y1, x2, y2, scale2);
   module.attr("MAX_KEYPOINTS") = Skeleton::max_keypoints;
 
   py::class_<DecoderConfig>(module, "DecoderConfig")
@@ -94,6 +139,7 @@ PYBIND11_MODULE(_pifpaf, module) {
       .def_readwrite("max_map_pixels", &DecoderConfig::max_map_pixels)
       .def_readwrite("seed_threshold", &DecoderConfig::seed_threshold)
       .def_readwrite("seed_map_weight", &DecoderConfig::seed_map_weight)
+      .def_readwrite("max_seeds", &DecoderConfig::max_seeds)
       .def_readwrite("connection_threshold", &DecoderConfig::connection_threshold)
       .def_readwrite("connection_map_weight", &DecoderConfig::connection_map_weight)
       .def_readwrite("connection_window", &DecoderConfig::connection_window)
@@ -101,6 +147,7 @@ PYBIND11_MODULE(_pifpaf, module) {
       .def_readwrite("blend_min_score", &DecoderConfig::blend_min_score)
       .def_readwrite("blend_min_ratio", &DecoderConfig::blend_min_ratio)
       .def_readwrite("blend_max_distance", &DecoderConfig::blend_max_distance)
+      .def_readwrite("max_persons", &DecoderConfig::max_persons)
       .def_readwrite("keypoint_threshold", &DecoderConfig::keypoint_threshold)
       .def_readwrite("keypoint_threshold_relative", &DecoderConfig::keypoint_threshold_relative)
       .def_readwrite("reverse_match", &DecoderConfig::reverse_match)
@@ -121,6 +168,7 @@ PYBIND11_MODULE(_pifpaf, module) {
         return Decoder(Skeleton(num_keypoints, limbs), config);
       }))
       .def("decode", &decode)
+      .def("inspect", &inspect)
       .def("decode_batch", &decode_batch)
       .def("person_scores", &person_scores);
 

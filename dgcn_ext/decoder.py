@@ -21,7 +21,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from dgcn_ext import _pifpaf
 
-__all__ = ["DecoderConfig", "PifPafDecoder"]
+__all__ = ["DecoderConfig", "Inspection", "PifPafDecoder"]
 
 _INT_MAX = 2**31 - 1
 
@@ -49,6 +49,9 @@ class DecoderConfig:
     seed_map_weight: float = 0.9
     """Share of the map in a seed's confidence, in [0, 1]; the rest is the cell's."""
 
+    max_seeds: int = 200_000
+    """Of an image's seeds the best so many are tried; images of a thousand persons have fewer."""
+
     connection_threshold: float = 0.3
     """Smallest confidence of a PAF cell; its score must exceed it."""
     connection_map_weight: float = 0.9
@@ -64,6 +67,9 @@ class DecoderConfig:
     blend_max_distance: float = 0.5
     """... and up to this distance between their targets, in scales of the best one's target."""
 
+    max_persons: int = 1000
+    """Growing stops at so many persons, those included that suppression will drop: with max_seeds, what bounds the time
+    and the memory that any fields can cost."""
     keypoint_threshold: float = 0.15
     """Smallest confidence of a joint."""
     keypoint_threshold_relative: float = 0.5
@@ -114,6 +120,23 @@ class DecoderConfig:
         for field in fields(self):
             setattr(native, field.name, getattr(self, field.name))
         return native
+
+
+@dataclass(frozen=True, eq=False)
+class Inspection:
+    """What the decoder knows of an image before it grows persons, from `PifPafDecoder.inspect`."""
+
+    confidence_maps: NDArray[np.float32]
+    """[K, (H - 1) * stride + 1, (W - 1) * stride + 1], one value in [0, 1] a pixel."""
+    seeds: NDArray[np.void]
+    """Structured array of the joints from which persons are grown, in the order in which they are tried; those whose
+    place is taken by then are passed over. ``keypoint``; ``cell`` of the PIF field, row-major; ``confidence``; ``x``,
+    ``y``, ``scale`` in px."""
+    connections: NDArray[np.void]
+    """Structured array of the candidate connections, by limb, direction and cell. ``limb``, the index in the skeleton;
+    the keypoints ``start`` and ``end``, in the order in which the limb is walked; ``cell`` of the PAF field, row-major;
+    ``score``, of the cell and of the map at the end, in [0, 1]; ``x1``, ``y1`` of the start and ``x2``, ``y2``,
+    ``scale2`` of the end, in px."""
 
 
 class PifPafDecoder:
@@ -199,6 +222,20 @@ class PifPafDecoder:
             checked.append(self._check_fields(*pair, f"images[{i}] "))
         stride = _integer("stride", stride, 1, _INT_MAX)
         return self._native.decode_batch(checked, stride, _integer("threads", threads, 0, _INT_MAX))
+
+    def inspect(self, pif: ArrayLike, paf: ArrayLike, stride: int) -> Inspection:
+        """What ``self(pif, paf, stride)`` knows of the image before it grows persons: for plots and debugging.
+
+            c = decoder.inspect(pif, paf, stride).connections
+            from_5_to_7 = c[(c["start"] == 5) & (c["end"] == 7)]
+
+        With ``config.force_complete`` the connections are those that complete persons, a superset as a rule.
+
+        Args, Raises:
+            As for decoding. The maps take 4 bytes a pixel and keypoint.
+        """
+        fields = self._check_fields(pif, paf, "")
+        return Inspection(*self._native.inspect(*fields, _integer("stride", stride, 1, _INT_MAX)))
 
     def person_scores(self, persons: ArrayLike) -> NDArray[np.float32]:
         """Scores to report for persons [P, K, 4], float32 [P]: the joint confidences' mean, weighted by rank.

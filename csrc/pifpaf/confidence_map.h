@@ -22,6 +22,9 @@ class ConfidenceMap {
   /// The value at the nearest pixel, or `missing` where that lies outside the map or nothing was painted.
   float at(float x, float y, float missing) const;
 
+  /// All of it, [height, width] row-major; empty if nothing has ever been painted.
+  const std::vector<float>& pixels() const { return pixels_; }
+
   /// Back to nothing painted; touches no more rows than `paint` did.
   void clear();
 

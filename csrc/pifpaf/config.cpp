@@ -26,6 +26,7 @@ void DecoderConfig::validate() const {
   require_range("max_map_pixels", max_map_pixels, std::int64_t{1}, std::int64_t{std::numeric_limits<int>::max()});
   require_range("seed_threshold", seed_threshold, 0.0F, 1.0F);
   require_range("seed_map_weight", seed_map_weight, 0.0F, 1.0F);
+  require_range("max_seeds", max_seeds, 1, std::numeric_limits<int>::max());
   require_range("connection_threshold", connection_threshold, 0.0F, 1.0F);
   require_range("connection_map_weight", connection_map_weight, 0.0F, 1.0F);
   require_range("connection_window", connection_window, 0.0F, most);
@@ -33,6 +34,7 @@ void DecoderConfig::validate() const {
   require_range("blend_min_score", blend_min_score, 0.0F, most);
   require_range("blend_min_ratio", blend_min_ratio, 0.0F, most);
   require_range("blend_max_distance", blend_max_distance, 0.0F, most);
+  require_range("max_persons", max_persons, 1, std::numeric_limits<int>::max());
   require_range("keypoint_threshold", keypoint_threshold, 0.0F, 1.0F);
   require_range("keypoint_threshold_relative", keypoint_threshold_relative, 0.0F, most);
   require_range("reverse_max_distance", reverse_max_distance, 0.0F, most);

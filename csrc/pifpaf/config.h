@@ -19,6 +19,7 @@ struct DecoderConfig {
   // Seeds.
   float seed_threshold = 0.2F;   ///< smallest confidence of a seed, of the cell and of its blend with the map
   float seed_map_weight = 0.9F;  ///< share of the map in a seed's confidence, in [0, 1]; the rest is the cell's
+  int max_seeds = 200000;  ///< of an image's seeds the best so many are tried: 12 cells of each of 17 × 1,000 joints
 
   // Connections.
   float connection_threshold = 0.3F;  ///< smallest confidence of a PAF cell; its score must exceed it
@@ -31,6 +32,7 @@ struct DecoderConfig {
   float blend_max_distance = 0.5F;  ///< ... and up to this distance between the two targets [scales of the best target]
 
   // Growing.
+  int max_persons = 1000;                    ///< growing stops at so many, suppressed and dropped ones included
   float keypoint_threshold = 0.15F;          ///< smallest confidence of a joint
   float keypoint_threshold_relative = 0.5F;  ///< smallest confidence relative to the joint it was grown from
   bool reverse_match = true;                 ///< a new joint must lead back to the joint it was grown from

@@ -45,6 +45,8 @@ class ConnectionList {
   /// Within a bucket candidates keep their order.
   void assign(const std::vector<Connection>& candidates, const BucketGrid& grid);
 
+  const std::vector<Connection>& candidates() const { return candidates_; }
+
   /// Where the limb leads from `start`: a joint whose confidence is the connection's value, 0 if there is none.
   ///
   /// With s = max(connection_min_scale, start.scale), candidates count that start at most window·s/2 away along both

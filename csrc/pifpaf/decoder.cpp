@@ -38,8 +38,10 @@ DecoderConfig effective(DecoderConfig config) {
 }
 
 /// Stages 1 to 4, one keypoint at a time: whatever looks a keypoint's map up does so while that map is in the cache.
+/// Calls visit(keypoint, map) with each.
+template <typename Visit>
 Evidence collect(const Fields& fields, int stride, PixelSize size, const Skeleton& skeleton,
-                 const DecoderConfig& config) {
+                 const DecoderConfig& config, Visit visit) {
   const std::size_t num_lists = 2 * static_cast<std::size_t>(skeleton.num_limbs());
   const BucketGrid grid(size);
   Evidence evidence{{}, {grid, std::vector<ConnectionList>(num_lists)}, {grid, std::vector<ConnectionList>(num_lists)}};
@@ -68,9 +70,10 @@ Evidence collect(const Fields& fields, int stride, PixelSize size, const Skeleto
       fill(evidence.confident, config.connection_threshold);
       if (config.force_complete) fill(evidence.permissive, config.complete_threshold);
     }
+    visit(k, map);
     map.clear();
   }
-  sort_seeds(evidence.seeds);
+  sort_seeds(config, evidence.seeds);
   return evidence;
 }
 
@@ -84,11 +87,12 @@ Persons Decoder::decode(const Fields& fields, int stride) const {
   Persons persons{num_keypoints, {}};
   const PixelSize size = check_fields(fields, stride, skeleton_, config_);
   if (size.height == 0) return persons;
-  const Evidence evidence = collect(fields, stride, size, skeleton_, config_);
+  const Evidence evidence = collect(fields, stride, size, skeleton_, config_, [](int, const ConfidenceMap&) {});
 
   Occupancy occupancy(num_keypoints, size, config_);
   Grower grower(skeleton_, config_);
   for (const Seed& seed : evidence.seeds) {
+    if (persons.size() == static_cast<std::size_t>(config_.max_persons)) break;
     if (occupancy.occupied(seed.keypoint, seed.joint)) continue;
     persons.joints.resize(persons.joints.size() + static_cast<std::size_t>(num_keypoints));
     Joint* person = persons[persons.size() - 1];
@@ -105,6 +109,29 @@ Persons Decoder::decode(const Fields& fields, int stride) const {
   occupancy.clear();
   suppress(occupancy, config_, persons);
   return persons;
+}
+
+Inspection Decoder::inspect(const Fields& fields, int stride) const {
+  const PixelSize size = check_fields(fields, stride, skeleton_, config_);
+  Inspection inspection{
+      size, {}, {}, std::vector<std::vector<Connection>>(2 * static_cast<std::size_t>(skeleton_.num_limbs()))};
+  if (size.height == 0) return inspection;
+  const std::size_t pixels = static_cast<std::size_t>(size.height) * static_cast<std::size_t>(size.width);
+  inspection.confidence_maps.resize(static_cast<std::size_t>(skeleton_.num_keypoints()) * pixels);
+  Evidence evidence = collect(fields, stride, size, skeleton_, config_, [&](int keypoint, const ConfidenceMap& map) {
+    std::copy(map.pixels().begin(), map.pixels().end(),
+              inspection.confidence_maps.data() + static_cast<std::size_t>(keypoint) * pixels);
+  });
+
+  inspection.seeds = std::move(evidence.seeds);
+  const ConnectionSet& set = config_.force_complete ? evidence.permissive : evidence.confident;
+  for (std::size_t limb = 0; limb < set.lists.size(); ++limb) {
+    std::vector<Connection>& connections = inspection.connections[limb];
+    connections = set.lists[limb].candidates();
+    std::sort(connections.begin(), connections.end(),
+              [](const Connection& a, const Connection& b) { return a.cell < b.cell; });
+  }
+  return inspection;
 }
 
 std::vector<Persons> Decoder::decode_batch(const std::vector<Fields>& images, int stride, int threads) const {

@@ -9,11 +9,21 @@
 #include <vector>
 
 #include "pifpaf/config.h"
+#include "pifpaf/connections.h"
 #include "pifpaf/fields.h"
 #include "pifpaf/person.h"
+#include "pifpaf/seeds.h"
 #include "pifpaf/skeleton.h"
 
 namespace dgcn::pifpaf {
+
+/// What is known of an image before persons are grown, for plots and debugging.
+struct Inspection {
+  PixelSize size;
+  std::vector<float> confidence_maps;                ///< [K, height, width], in [0, 1]
+  std::vector<Seed> seeds;                           ///< in the order in which they are tried
+  std::vector<std::vector<Connection>> connections;  ///< [2·M] by DirectedLimb::index, those of a limb by their cells
+};
 
 /// Immutable: any number of threads may share one. The same fields give the same bits whatever was decoded before.
 /// Errors are std::invalid_argument for wrong arguments and std::bad_alloc, nothing else.
@@ -28,6 +38,10 @@ class Decoder {
   /// The same for each image, on `threads` threads (0: as many as the machine has). Where images fail, the exception of
   /// the first of them is thrown.
   std::vector<Persons> decode_batch(const std::vector<Fields>& images, int stride, int threads) const;
+
+  /// What `decode` knows of the same fields before it grows persons. With force_complete the connections are those that
+  /// complete persons.
+  Inspection inspect(const Fields& fields, int stride) const;
 
   const Skeleton& skeleton() const { return skeleton_; }
   const DecoderConfig& config() const { return config_; }

@@ -1,6 +1,7 @@
 #include "pifpaf/seeds.h"
 
 #include <algorithm>
+#include <cstddef>
 #include <tuple>
 
 namespace dgcn::pifpaf {
@@ -16,10 +17,16 @@ void append_seeds(int keypoint, const std::vector<PifCell>& cells, const Confide
   }
 }
 
-void sort_seeds(std::vector<Seed>& seeds) {
-  std::sort(seeds.begin(), seeds.end(), [](const Seed& a, const Seed& b) {
+void sort_seeds(const DecoderConfig& config, std::vector<Seed>& seeds) {
+  const auto better = [](const Seed& a, const Seed& b) {
     return std::tie(b.joint.confidence, a.keypoint, a.cell) < std::tie(a.joint.confidence, b.keypoint, b.cell);
-  });
+  };
+  const auto kept = static_cast<std::size_t>(config.max_seeds);
+  if (seeds.size() > kept) {
+    std::nth_element(seeds.begin(), seeds.begin() + config.max_seeds, seeds.end(), better);
+    seeds.resize(kept);
+  }
+  std::sort(seeds.begin(), seeds.end(), better);
 }
 
 }  // namespace dgcn::pifpaf

@@ -22,7 +22,7 @@ struct Seed {
 void append_seeds(int keypoint, const std::vector<PifCell>& cells, const ConfidenceMap& map,
                   const DecoderConfig& config, std::vector<Seed>& seeds);
 
-/// Best first, all keypoints together; ties go to the lower keypoint, then to the lower cell.
-void sort_seeds(std::vector<Seed>& seeds);
+/// Keeps the best `max_seeds`, best first, all keypoints together; ties go to the lower keypoint, then to the lower cell.
+void sort_seeds(const DecoderConfig& config, std::vector<Seed>& seeds);
 
 }  // namespace dgcn::pifpaf

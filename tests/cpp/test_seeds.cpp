@@ -34,7 +34,7 @@ int main() {
   CHECK(seeds.empty());  // confidence 0 means "not found"
 
   seeds = {{2, 0, {0.5F}}, {1, 9, {0.5F}}, {1, 4, {0.5F}}, {0, 0, {0.4F}}, {7, 7, {0.6F}}};
-  sort_seeds(seeds);
+  sort_seeds({}, seeds);
   const int order[][2] = {{7, 7}, {1, 4}, {1, 9}, {2, 0}, {0, 0}};
   for (std::size_t i = 0; i < 5; ++i) CHECK(seeds[i].keypoint == order[i][0] && seeds[i].cell == order[i][1]);
   return check_result();
