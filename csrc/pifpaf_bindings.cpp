@@ -79,15 +79,12 @@ py::tuple inspect(const Decoder& decoder, const Array& pif, const Array& paf, in
   for (const auto& [keypoint, cell, joint] : inspection.seeds)
     seeds.push_back({keypoint, cell, joint.confidence, joint.x, joint.y, joint.scale});
 
-  std::vector<DirectedLimb> limbs(inspection.connections.size());
-  for (int k = 0; k < fields.num_keypoints; ++k) {
-    for (const DirectedLimb& limb : decoder.skeleton().outgoing(k)) limbs[static_cast<std::size_t>(limb.index)] = limb;
-  }
   std::vector<ConnectionRow> connections;
-  for (const DirectedLimb& limb : limbs) {
-    for (const Connection& c : inspection.connections[static_cast<std::size_t>(limb.index)])
-      connections.push_back(
-          {limb.index / 2, limb.start, limb.end, c.cell, c.score, c.x, c.y, c.target.x, c.target.y, c.target.scale});
+  for (int i = 0; i < 2 * fields.num_limbs; ++i) {
+    auto [start, end] = decoder.skeleton().limb(i / 2);
+    if (i % 2 == 1) std::swap(start, end);
+    for (const Connection& c : inspection.connections[static_cast<std::size_t>(i)])
+      connections.push_back({i / 2, start, end, c.cell, c.score, c.x, c.y, c.target.x, c.target.y, c.target.scale});
   }
   return py::make_tuple(maps, to_rows(seeds), to_rows(connections));
 }

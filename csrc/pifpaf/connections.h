@@ -1,8 +1,10 @@
-// Stage 4 and 8: PAF cells as candidate connections of each directed limb, and where they lead from a given joint.
+// Stage 4 and 8: PAF cells as candidate connections along each limb, and where they lead from a given joint.
 #pragma once
 
+#include <array>
 #include <vector>
 
+#include "pifpaf/bucket_grid.h"
 #include "pifpaf/confidence_map.h"
 #include "pifpaf/config.h"
 #include "pifpaf/fields.h"
@@ -18,52 +20,70 @@ struct Connection {
   int cell;      ///< of the PAF field it comes from
 };
 
-/// Appends the cells of a limb whose score, confidence·(1 − w + w·map), exceeds the threshold strictly; `map` is that
-/// of the keypoint the connection leads to, w the map's share. A cell is read from joint 1 to joint 2, or `backward`.
-void append_connections(const std::vector<PafCell>& cells, bool backward, const ConfidenceMap& map, float threshold,
-                        const DecoderConfig& config, std::vector<Connection>& connections);
-
-/// Divides the pixels into square buckets, so that a search near a joint looks at nearby candidates only.
-class BucketGrid {
+/// The candidate connections of one limb in both directions: its cells with at least the threshold whose score exceeds
+/// it, strictly. A score is confidence·(1 − w + w·map), with the map of the keypoint it leads to and the map's share w.
+///
+/// Nothing is read before the first question, and no candidate is scored before its score matters. Keeps references to
+/// the fields, the maps and the configuration.
+class LimbConnections {
  public:
-  explicit BucketGrid(PixelSize size);
+  /// Of a limb between the keypoints of the maps `from` and `to`, which are `size` large.
+  LimbConnections(const Fields& fields, int limb, int stride, ConfidenceMap& from, ConfidenceMap& to, PixelSize size,
+                  float threshold, const DecoderConfig& config);
 
-  int num_buckets() const { return rows_ * columns_; }
-  int row(float y) const { return truncate(y / edge_, 0, rows_ - 1); }
-  int column(float x) const { return truncate(x / edge_, 0, columns_ - 1); }
-  int bucket(int row, int column) const { return row * columns_ + column; }
-
- private:
-  float edge_;  ///< [px]
-  int rows_;
-  int columns_;
-};
-
-/// The candidates of one directed limb, sorted into the buckets of their starts.
-class ConnectionList {
- public:
-  /// Within a bucket candidates keep their order.
-  void assign(const std::vector<Connection>& candidates, const BucketGrid& grid);
-
-  const std::vector<Connection>& candidates() const { return candidates_; }
-
-  /// Where the limb leads from `start`: a joint whose confidence is the connection's value, 0 if there is none.
+  /// Where the limb, walked forward or backward, leads from `start`: a joint whose confidence is the connection's value,
+  /// 0 if there is none.
   ///
   /// With s = max(connection_min_scale, start.scale), candidates count that start at most window·s/2 away along both
   /// axes. They score score·exp(−½ d²/(s/2)²), d being the distance of their start. The best two are blended with
   /// their scores as weights to a value of (score₁ + score₂)/2, unless the second is weak or leads elsewhere (see the
   /// blend_* options): then the best one stands alone with score₁/2. Ties go to the lower cell.
-  Joint follow(const Joint& start, float window, const BucketGrid& grid, const DecoderConfig& config) const;
+  Joint follow(bool backward, const Joint& start, float window);
+
+  /// All candidates of one direction, by their cells.
+  std::vector<Connection> all(bool backward);
 
  private:
-  std::vector<Connection> candidates_;
-  std::vector<int> bucket_begin_;  ///< [num_buckets + 1] offsets into candidates_; empty if there are none
+  struct Candidate {
+    float score;  ///< −confidence as long as it is not known, 0 if it does not exceed the threshold
+    float x, y;   ///< start [px]
+    int index;    ///< in cells_
+  };
+
+  /// The candidates of one direction in the buckets of their starts.
+  struct Direction {
+    ConfidenceMap* map;  ///< of the keypoint it leads to
+    Buckets<Candidate> candidates;
+    bool indexed = false;
+  };
+
+  /// A candidate and its score from a given start.
+  struct Match {
+    int index = -1;
+    float score = 0.0F;
+
+    bool better_than(const Match& other) const {
+      return other.index < 0 || score > other.score || (score == other.score && index < other.index);
+    }
+  };
+
+  Buckets<Candidate>& candidates(bool backward);
+  float score(bool backward, const Candidate& candidate);
+  Joint target(bool backward, int index) const;
+  Joint blend(bool backward, const Match& first, const Match& second) const;
+
+  const Fields* fields_;
+  int limb_;
+  int stride_;
+  float threshold_;
+  const DecoderConfig* config_;
+  BucketGrid grid_;
+  bool read_ = false;
+  std::vector<PafCell> cells_;
+  std::array<Direction, 2> directions_;  ///< forward, backward
 };
 
-/// The lists of all directed limbs, by DirectedLimb::index.
-struct ConnectionSet {
-  BucketGrid grid;
-  std::vector<ConnectionList> lists;
-};
+/// [M], by limb.
+using ConnectionSet = std::vector<LimbConnections>;
 
 }  // namespace dgcn::pifpaf

@@ -22,7 +22,7 @@ struct Inspection {
   PixelSize size;
   std::vector<float> confidence_maps;                ///< [K, height, width], in [0, 1]
   std::vector<Seed> seeds;                           ///< in the order in which they are tried
-  std::vector<std::vector<Connection>> connections;  ///< [2·M] by DirectedLimb::index, those of a limb by their cells
+  std::vector<std::vector<Connection>> connections;  ///< [2·M] limb by limb, forward and backward; by their cells
 };
 
 /// Immutable: any number of threads may share one. The same fields give the same bits whatever was decoded before.

@@ -73,6 +73,8 @@ void read_paf(const Fields& fields, int limb, int stride, float threshold, std::
   const std::size_t plane = static_cast<std::size_t>(fields.height) * static_cast<std::size_t>(fields.width);
   const float* field = fields.paf + static_cast<std::size_t>(limb) * 8 * plane;
   const float to_px = static_cast<float>(stride);
+  cells.reserve(static_cast<std::size_t>(
+      std::count_if(field + plane, field + 2 * plane, [&](float c) { return c >= threshold; })));
   for_each_confident(field + plane, plane, threshold, [&](std::size_t i) {
     const auto component = [&](std::size_t c) { return field[c * plane + i]; };
     const PafCell cell{static_cast<int>(i),  std::min(component(1), 1.0F), component(2) * to_px, component(3) * to_px,

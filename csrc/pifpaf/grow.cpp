@@ -6,7 +6,7 @@
 
 namespace dgcn::pifpaf {
 
-void Grower::grow(const ConnectionSet& connections, const GrowPass& pass, Joint* person) {
+void Grower::grow(ConnectionSet& connections, const GrowPass& pass, Joint* person) {
   heap_.clear();
   entered_ = 0;
   for (int k = 0; k < skeleton_.num_keypoints(); ++k) {
@@ -69,20 +69,17 @@ bool Grower::comes_later(const Branch& a, const Branch& b) {
 }
 
 /// The joint at the end of a limb, not found where the limb leads nowhere or fails the reverse match.
-Joint Grower::connect(const ConnectionSet& connections, const GrowPass& pass, const DirectedLimb& limb,
+Joint Grower::connect(ConnectionSet& connections, const GrowPass& pass, const DirectedLimb& limb,
                       const Joint& start) const {
-  const auto follow = [&](int directed_limb, const Joint& from) {
-    return connections.lists[static_cast<std::size_t>(directed_limb)].follow(from, pass.window, connections.grid,
-                                                                             config_);
-  };
-  Joint joint = follow(limb.index, start);
+  LimbConnections& candidates = connections[static_cast<std::size_t>(limb.limb)];
+  Joint joint = candidates.follow(limb.backward, start, pass.window);
   joint.confidence = std::sqrt(joint.confidence * start.confidence);
   if (joint.confidence < config_.keypoint_threshold ||
       joint.confidence < config_.keypoint_threshold_relative * start.confidence)
     return {};
   if (!pass.reverse_match || !joint.found()) return joint;
 
-  const Joint back = follow(limb.reverse(), joint);
+  const Joint back = candidates.follow(!limb.backward, joint, pass.window);
   const float distance = std::fabs(back.x - start.x) + std::fabs(back.y - start.y);
   const bool leads_back = back.found() && distance <= config_.reverse_max_distance * start.scale;
   return leads_back ? joint : Joint{};

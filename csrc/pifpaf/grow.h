@@ -27,7 +27,7 @@ class Grower {
   /// start, an upper bound of what it can reach; the first time it comes up its connection is computed and it is put
   /// back under the confidence of the joint found, the second time that joint is accepted. Of equal keys the one that
   /// entered first comes up first.
-  void grow(const ConnectionSet& connections, const GrowPass& pass, Joint* person);
+  void grow(ConnectionSet& connections, const GrowPass& pass, Joint* person);
 
   /// Copies into every joint still missing the nearest found one along the limbs, with `complete_confidence`; of
   /// several at the same number of limbs, the most confident, then the lower keypoint.
@@ -45,8 +45,7 @@ class Grower {
   void push(Branch branch);
   Branch pop();
   static bool comes_later(const Branch& a, const Branch& b);
-  Joint connect(const ConnectionSet& connections, const GrowPass& pass, const DirectedLimb& limb,
-                const Joint& start) const;
+  Joint connect(ConnectionSet& connections, const GrowPass& pass, const DirectedLimb& limb, const Joint& start) const;
 
   const Skeleton& skeleton_;
   const DecoderConfig& config_;

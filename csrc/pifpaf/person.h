@@ -24,6 +24,11 @@ struct Persons {
   std::vector<Joint> joints;
 
   std::size_t size() const { return joints.size() / static_cast<std::size_t>(num_keypoints); }
+  /// A new person without joints; what pointed to another one points nowhere now.
+  Joint* append() {
+    joints.resize(joints.size() + static_cast<std::size_t>(num_keypoints));
+    return joints.data() + joints.size() - num_keypoints;
+  }
   Joint* operator[](std::size_t person) { return joints.data() + person * static_cast<std::size_t>(num_keypoints); }
   const Joint* operator[](std::size_t person) const {
     return joints.data() + person * static_cast<std::size_t>(num_keypoints);

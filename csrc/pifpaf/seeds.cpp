@@ -2,12 +2,14 @@
 
 #include <algorithm>
 #include <cstddef>
-#include <tuple>
+#include <cstdint>
+#include <cstring>
+#include <utility>
 
 namespace dgcn::pifpaf {
 
-void append_seeds(int keypoint, const std::vector<PifCell>& cells, const ConfidenceMap& map,
-                  const DecoderConfig& config, std::vector<Seed>& seeds) {
+void append_seeds(int keypoint, const std::vector<PifCell>& cells, ConfidenceMap& map, const DecoderConfig& config,
+                  std::vector<Seed>& seeds) {
   const float map_weight = config.seed_map_weight;
   for (const PifCell& cell : cells) {
     if (cell.confidence < config.seed_threshold) continue;
@@ -18,15 +20,36 @@ void append_seeds(int keypoint, const std::vector<PifCell>& cells, const Confide
 }
 
 void sort_seeds(const DecoderConfig& config, std::vector<Seed>& seeds) {
-  const auto better = [](const Seed& a, const Seed& b) {
-    return std::tie(b.joint.confidence, a.keypoint, a.cell) < std::tie(a.joint.confidence, b.keypoint, b.cell);
+  // A radix sort, least significant digit first: positive floats are ordered as their bits are.
+  constexpr unsigned digit_bits = 11, num_digits = 3;
+  constexpr std::uint32_t num_values = 1U << digit_bits;
+  struct Key {
+    std::uint32_t bits;  // descending confidences ascend here
+    std::uint32_t seed;
   };
-  const auto kept = static_cast<std::size_t>(config.max_seeds);
-  if (seeds.size() > kept) {
-    std::nth_element(seeds.begin(), seeds.begin() + config.max_seeds, seeds.end(), better);
-    seeds.resize(kept);
+  std::vector<Key> keys, sorted(seeds.size());
+  keys.reserve(seeds.size());
+  for (const Seed& seed : seeds) {
+    std::uint32_t bits = 0;
+    std::memcpy(&bits, &seed.joint.confidence, sizeof bits);
+    keys.push_back({~bits, static_cast<std::uint32_t>(keys.size())});
   }
-  std::sort(seeds.begin(), seeds.end(), better);
+  std::vector<std::uint32_t> begin(num_values);
+  for (unsigned shift = 0; shift < num_digits * digit_bits; shift += digit_bits) {
+    const auto digit = [&](const Key& key) { return key.bits >> shift & (num_values - 1); };
+    std::fill(begin.begin(), begin.end(), 0);
+    for (const Key& key : keys) ++begin[digit(key)];
+    std::uint32_t total = 0;
+    for (std::uint32_t& count : begin) total += std::exchange(count, total);
+    for (const Key& key : keys) sorted[begin[digit(key)]++] = key;
+    keys.swap(sorted);
+  }
+
+  keys.resize(std::min(keys.size(), static_cast<std::size_t>(config.max_seeds)));
+  std::vector<Seed> best;
+  best.reserve(keys.size());
+  for (const Key& key : keys) best.push_back(seeds[key.seed]);
+  seeds = std::move(best);
 }
 
 }  // namespace dgcn::pifpaf

@@ -19,10 +19,11 @@ struct Seed {
 
 /// Appends one keypoint's seeds: PIF cells with at least the seed threshold whose confidence, blended with that of the
 /// keypoint's map at their position, reaches it too. Where the map is empty it counts as −1.
-void append_seeds(int keypoint, const std::vector<PifCell>& cells, const ConfidenceMap& map,
-                  const DecoderConfig& config, std::vector<Seed>& seeds);
+void append_seeds(int keypoint, const std::vector<PifCell>& cells, ConfidenceMap& map, const DecoderConfig& config,
+                  std::vector<Seed>& seeds);
 
-/// Keeps the best `max_seeds`, best first, all keypoints together; ties go to the lower keypoint, then to the lower cell.
+/// Keeps the best `max_seeds`, best first, all keypoints together; ties stay in their order,
+/// which append_seeds makes that of keypoints and cells.
 void sort_seeds(const DecoderConfig& config, std::vector<Seed>& seeds);
 
 }  // namespace dgcn::pifpaf

@@ -7,15 +7,14 @@
 
 namespace dgcn::pifpaf {
 
-Skeleton::Skeleton(int num_keypoints, const std::vector<std::pair<int, int>>& limbs)
-    : num_limbs_(static_cast<int>(limbs.size())) {
+Skeleton::Skeleton(int num_keypoints, const std::vector<std::pair<int, int>>& limbs) : limbs_(limbs) {
   if (num_keypoints < 1 || num_keypoints > max_keypoints)
     throw std::invalid_argument("num_keypoints must be in [1, " + std::to_string(max_keypoints) + "], got " +
                                 std::to_string(num_keypoints));
   outgoing_.resize(static_cast<std::size_t>(num_keypoints));
 
   std::map<std::pair<int, int>, int> seen;
-  for (int limb = 0; limb < num_limbs_; ++limb) {
+  for (int limb = 0; limb < num_limbs(); ++limb) {
     const auto [a, b] = limbs[static_cast<std::size_t>(limb)];
     const std::string what =
         "skeleton[" + std::to_string(limb) + "] = (" + std::to_string(a) + ", " + std::to_string(b) + ") ";
@@ -27,8 +26,8 @@ Skeleton::Skeleton(int num_keypoints, const std::vector<std::pair<int, int>>& li
     if (!is_new)
       throw std::invalid_argument(what + "must not repeat skeleton[" + std::to_string(first->second) +
                                   "], in either direction");
-    outgoing_[static_cast<std::size_t>(a)].push_back({2 * limb, a, b});
-    outgoing_[static_cast<std::size_t>(b)].push_back({2 * limb + 1, b, a});
+    outgoing_[static_cast<std::size_t>(a)].push_back({limb, false, a, b});
+    outgoing_[static_cast<std::size_t>(b)].push_back({limb, true, b, a});
   }
 }
 

@@ -8,11 +8,10 @@ namespace dgcn::pifpaf {
 
 /// A limb walked in one of its two directions.
 struct DirectedLimb {
-  int index;  ///< 2·limb as the skeleton lists it (joint 1 → joint 2), 2·limb + 1 backwards
-  int start;  ///< keypoint
-  int end;    ///< keypoint
-
-  int reverse() const { return index ^ 1; }
+  int limb;       ///< as the skeleton lists it
+  bool backward;  ///< from joint 2 to joint 1
+  int start;      ///< keypoint
+  int end;        ///< keypoint
 };
 
 /// K keypoints and M limbs; any graph will do, connected or not, that is without loops and double edges.
@@ -26,7 +25,10 @@ class Skeleton {
   Skeleton(int num_keypoints, const std::vector<std::pair<int, int>>& limbs);
 
   int num_keypoints() const { return static_cast<int>(outgoing_.size()); }
-  int num_limbs() const { return num_limbs_; }
+  int num_limbs() const { return static_cast<int>(limbs_.size()); }
+
+  /// The keypoints of joint 1 and joint 2.
+  std::pair<int, int> limb(int limb) const { return limbs_[static_cast<std::size_t>(limb)]; }
 
   /// The limbs that leave a keypoint, in the order in which the skeleton lists them.
   const std::vector<DirectedLimb>& outgoing(int keypoint) const {
@@ -34,7 +36,7 @@ class Skeleton {
   }
 
  private:
-  int num_limbs_;
+  std::vector<std::pair<int, int>> limbs_;
   std::vector<std::vector<DirectedLimb>> outgoing_;
 };
 

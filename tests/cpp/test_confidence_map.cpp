@@ -1,5 +1,8 @@
 #include <cmath>
+#include <cstddef>
 #include <limits>
+#include <random>
+#include <vector>
 
 #include "check.h"
 #include "pifpaf/confidence_map.h"
@@ -14,9 +17,8 @@ constexpr float kMissing = -7.0F;
 double weight(double d) { return std::pow(1.0 - d * d / (16.0 * 16.0), 8); }
 
 void test_shape_of_a_cell() {
-  ConfidenceMap map({21, 31}, {});
-  CHECK(map.at(10.0F, 10.0F, kMissing) == kMissing);  // nothing painted yet
-  map.paint({{0, 0.8F, 15.2F, 10.0F, 8.0F}});
+  CHECK(ConfidenceMap({}, {21, 31}, {}).at(10.0F, 10.0F, kMissing) == kMissing);
+  ConfidenceMap map({{0, 0.8F, 15.2F, 10.0F, 8.0F}}, {21, 31}, {});
   CHECK_NEAR(map.at(15.0F, 10.0F, kMissing), 0.8 / 16, 1e-7);  // the pixel under the cell, in full
   CHECK_NEAR(map.at(16.0F, 10.0F, kMissing), 0.8 / 16 * weight(0.8), 1e-7);
   CHECK_NEAR(map.at(13.0F, 12.0F, kMissing), 0.8 / 16 * weight(std::hypot(2.2, 2.0)), 1e-7);
@@ -27,29 +29,24 @@ void test_shape_of_a_cell() {
 }
 
 void test_threshold_and_smallest_sigma() {
-  ConfidenceMap map({9, 9}, {});
-  map.paint({{0, 0.29F, 4.0F, 4.0F, 2.0F}, {1, 0.3F, 2.0F, 2.0F, 0.1F}});
+  ConfidenceMap map({{0, 0.29F, 4.0F, 4.0F, 2.0F}, {1, 0.3F, 2.0F, 2.0F, 0.1F}}, {9, 9}, {});
   CHECK(map.at(4.0F, 4.0F, kMissing) == kMissing);
   CHECK_NEAR(map.at(2.0F, 2.0F, kMissing), 0.3 / 16, 1e-7);
   CHECK_NEAR(map.at(3.0F, 2.0F, kMissing), 0.3 / 16 * std::pow(15.0 / 16, 8), 1e-7);  // σ = 1 px reaches it
   CHECK(map.at(3.0F, 3.0F, kMissing) == kMissing);
 }
 
-void test_saturation_and_clear() {
-  ConfidenceMap map({9, 9}, {});
-  for (int i = 0; i < 17; ++i) map.paint({{i, 1.0F, 4.0F, 4.0F, 4.0F}});
-  CHECK(map.at(4.0F, 4.0F, kMissing) == 1.0F);
-  map.clear();
-  for (int y = 0; y < 9; ++y) {
-    for (int x = 0; x < 9; ++x) CHECK(map.at(static_cast<float>(x), static_cast<float>(y), kMissing) == kMissing);
-  }
-  map.paint({{0, 1.0F, 4.0F, 4.0F, 4.0F}});
-  CHECK_NEAR(map.at(4.0F, 4.0F, kMissing), 1.0 / 16, 1e-7);
+void test_saturation() {
+  const auto centre = [](std::size_t num_cells) {
+    return ConfidenceMap({num_cells, {0, 1.0F, 4.0F, 4.0F, 4.0F}}, {9, 9}, {}).at(4.0F, 4.0F, kMissing);
+  };
+  CHECK_NEAR(centre(1), 1.0 / 16, 1e-7);
+  CHECK_NEAR(centre(15), 15.0 / 16, 1e-6);
+  CHECK(centre(17) == 1.0F);
 }
 
 void test_borders() {
-  ConfidenceMap map({5, 7}, {});
-  map.paint({{0, 1.0F, 0.0F, 0.0F, 2.0F}, {1, 1.0F, 6.0F, 4.0F, 2.0F}});
+  ConfidenceMap map({{0, 1.0F, 0.0F, 0.0F, 2.0F}, {1, 1.0F, 6.0F, 4.0F, 2.0F}}, {5, 7}, {});
   CHECK(map.at(-0.48F, 0.0F, kMissing) > 0.0F);
   CHECK(map.at(-0.5F, 0.0F, kMissing) == kMissing);
   CHECK(map.at(6.48F, 4.48F, kMissing) > 0.0F);
@@ -61,11 +58,38 @@ void test_borders() {
 }
 
 void test_extreme_cells() {
-  ConfidenceMap map({5, 7}, {});
-  map.paint({{0, 1.0F, -1e9F, 1e9F, 3.0F}, {1, 1.0F, 3.0F, 2.0F, -1e9F}});
-  CHECK_NEAR(map.at(3.0F, 2.0F, kMissing), 1.0 / 16, 1e-7);  // a negative scale has the smallest σ
-  map.paint({{2, 1.0F, 3.0F, 2.0F, 1e9F}});                  // and a huge one covers everything
-  CHECK_NEAR(map.at(0.0F, 0.0F, kMissing), 1.0 / 16, 1e-7);
+  std::vector<PifCell> cells{{0, 1.0F, -1e9F, 1e9F, 3.0F}, {1, 1.0F, 3.0F, 2.0F, -1e9F}};
+  CHECK_NEAR(ConfidenceMap(cells, {5, 7}, {}).at(3.0F, 2.0F, kMissing), 1.0 / 16, 1e-7);  // negative: the smallest σ
+  cells.push_back({2, 1.0F, 3.0F, 2.0F, 1e9F});                                           // huge: covers everything
+  CHECK_NEAR(ConfidenceMap(cells, {5, 7}, {}).at(0.0F, 0.0F, kMissing), 1.0 / 16, 1e-7);
+}
+
+// Look-ups and the rendered map are two ways to the same sums, to the bit: buckets, blocks and what is remembered of them
+// must not show. Quarter pixels put many pixels at exactly σ, and large coordinates make the box and the circle disagree.
+void test_lookups_equal_the_rendered_map() {
+  std::mt19937 random(3);
+  for (int round = 0; round < 60; ++round) {
+    const PixelSize size{round % 2 == 0 ? 150 : 70, 90 + round};
+    std::uniform_int_distribution<int> place(-40, 4 * 190), scale(0, round % 3 == 0 ? 2000 : 60);
+    const float offset = round % 5 == 0 ? 0.1F : 0.0F;
+    std::vector<PifCell> cells;
+    for (int i = 0; i < 200; ++i) {
+      const float confidence = 0.3F + 0.0035F * static_cast<float>(i);
+      cells.push_back({i, confidence, 0.25F * static_cast<float>(place(random)) + offset,
+                       0.25F * static_cast<float>(place(random)), 0.5F * static_cast<float>(scale(random)) + offset});
+    }
+    ConfidenceMap map(cells, size, {});
+    std::vector<float> pixels(static_cast<std::size_t>(size.height * size.width));
+    map.render(pixels.data());
+    int wrong = 0;
+    for (int step = 0; step < size.height * size.width; ++step) {
+      const int pixel = static_cast<int>((static_cast<long long>(step) * 7919) % (size.height * size.width));
+      const float expected = pixels[static_cast<std::size_t>(pixel)];
+      const float found = map.at(static_cast<float>(pixel % size.width), static_cast<float>(pixel / size.width), 0.0F);
+      wrong += found == expected ? 0 : 1;
+    }
+    CHECK(wrong == 0);
+  }
 }
 
 }  // namespace
@@ -73,8 +97,9 @@ void test_extreme_cells() {
 int main() {
   test_shape_of_a_cell();
   test_threshold_and_smallest_sigma();
-  test_saturation_and_clear();
+  test_saturation();
   test_borders();
   test_extreme_cells();
+  test_lookups_equal_the_rendered_map();
   return check_result();
 }

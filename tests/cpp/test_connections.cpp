@@ -1,4 +1,6 @@
+#include <algorithm>
 #include <cmath>
+#include <cstddef>
 #include <vector>
 
 #include "check.h"
@@ -14,48 +16,62 @@ Connection connection(float score, float x, float y, float target_x, float targe
   return {score, x, y, {0.0F, target_x, target_y, scale}, cell};
 }
 
+/// A PAF field of one row in which each cell is one candidate, or empty.
+struct Field {
+  explicit Field(const std::vector<Connection>& candidates) {
+    for (const Connection& c : candidates) width = std::max(width, c.cell + 1);
+    paf.resize(8 * static_cast<std::size_t>(width));
+    for (const Connection& c : candidates) {
+      const float values[] = {0.0F, c.score, c.x, c.y, c.target.x, c.target.y, 1.0F, c.target.scale};
+      for (int i = 0; i < 8; ++i) paf[static_cast<std::size_t>(i * width + c.cell)] = values[i];
+    }
+  }
+
+  LimbConnections connections(ConfidenceMap& from, ConfidenceMap& to, float threshold, const DecoderConfig& config) {
+    fields = {nullptr, paf.data(), 2, 1, 1, width};
+    return LimbConnections(fields, 0, 1, from, to, kSize, threshold, config);
+  }
+
+  int width = 1;
+  std::vector<float> paf;
+  Fields fields{};
+};
+
+/// Where candidates with these very scores lead from `start`.
 Joint follow(const std::vector<Connection>& candidates, const Joint& start, float window = 1.0F,
-             const DecoderConfig& config = {}) {
-  const BucketGrid grid(kSize);
-  ConnectionList list;
-  list.assign(candidates, grid);
-  return list.follow(start, window, grid, config);
+             DecoderConfig config = {}) {
+  config.connection_map_weight = 0.0F;
+  ConfidenceMap none({}, kSize, config);
+  return Field(candidates).connections(none, none, 0.001F, config).follow(false, start, window);
 }
 
 void test_scores() {
   const DecoderConfig config;
-  ConfidenceMap map(kSize, config);
-  for (int i = 0; i < 8; ++i) map.paint({{i, 1.0F, 50.0F, 40.0F, 4.0F}});  // 0.5 at (50, 40)
-  const std::vector<PafCell> cells{{11, 0.9F, 10.0F, 20.0F, 50.0F, 40.0F, 3.0F, 5.0F},
-                                   {12, 0.9F, 50.0F, 40.0F, 10.0F, 20.0F, 3.0F, 5.0F},
-                                   {13, 0.2F, 10.0F, 20.0F, 50.0F, 40.0F, 3.0F, 5.0F}};
-  std::vector<Connection> forward, backward;
-  append_connections(cells, false, map, 0.3F, config, forward);
+  ConfidenceMap none({}, kSize, config), half({8, {0, 1.0F, 50.0F, 40.0F, 4.0F}}, kSize, config);  // 0.5 at (50, 40)
+  Field field({connection(0.9F, 10.0F, 20.0F, 50.0F, 40.0F, 11, 5.0F),
+               connection(0.9F, 50.0F, 40.0F, 10.0F, 20.0F, 12, 5.0F),
+               connection(0.2F, 10.0F, 20.0F, 50.0F, 40.0F, 13, 5.0F)});
+  const auto forward = field.connections(none, half, 0.3F, config).all(false);
   CHECK(forward.size() == 1);  // the map at the other target is empty: 0.9 · 0.1 is too little
   CHECK(forward[0].cell == 11);
   CHECK_NEAR(forward[0].score, 0.9 * (0.1 + 0.9 * 0.5), 1e-6);
   CHECK(forward[0].x == 10.0F && forward[0].y == 20.0F);
   CHECK(forward[0].target.x == 50.0F && forward[0].target.y == 40.0F && forward[0].target.scale == 5.0F);
 
-  append_connections(cells, true, map, 0.3F, config, backward);
+  const auto backward = field.connections(half, none, 0.3F, config).all(true);
   CHECK(backward.size() == 1);
   CHECK(backward[0].cell == 12);
   CHECK(backward[0].x == 10.0F && backward[0].y == 20.0F);
-  CHECK(backward[0].target.x == 50.0F && backward[0].target.scale == 3.0F);
+  CHECK(backward[0].target.x == 50.0F && backward[0].target.scale == 1.0F);
 
-  forward.clear();
-  append_connections(cells, false, map, 0.001F, config, forward);
-  CHECK(forward.size() == 3);
+  CHECK(field.connections(none, half, 0.001F, config).all(false).size() == 3);
 }
 
 void test_threshold_is_strict() {
   const DecoderConfig config;
-  ConfidenceMap map(kSize, config);
-  for (int i = 0; i < 16; ++i) map.paint({{i, 1.0F, 50.0F, 40.0F, 4.0F}});  // saturated: the score is the confidence
+  ConfidenceMap map({16, {0, 1.0F, 50.0F, 40.0F, 4.0F}}, kSize, config);  // saturated: the score is the confidence
   const auto count = [&](float confidence) {
-    std::vector<Connection> kept;
-    append_connections({{0, confidence, 10.0F, 20.0F, 50.0F, 40.0F, 3.0F, 5.0F}}, false, map, 0.5F, config, kept);
-    return kept.size();
+    return Field({connection(confidence, 10, 20, 50, 40, 0)}).connections(map, map, 0.5F, config).all(false).size();
   };
   CHECK(count(0.5F) == 0);
   CHECK(count(0.5001F) == 1);
@@ -142,6 +158,33 @@ void test_extreme_values() {
   }
 }
 
+// A score is worked out when it is first needed: the answers must not depend on what was asked before.
+void test_order_of_questions() {
+  DecoderConfig config;
+  ConfidenceMap map({{0, 1.0F, 50.0F, 40.0F, 60.0F}, {1, 0.5F, 90.0F, 60.0F, 60.0F}}, kSize, config);
+  std::vector<Connection> candidates;
+  for (int i = 0; i < 300; ++i)
+    candidates.push_back(connection(0.3F + 0.002F * static_cast<float>(i * 31 % 300), static_cast<float>(i * 37 % 120),
+                                    static_cast<float>(i * 53 % 90), static_cast<float>(i * 11 % 130),
+                                    static_cast<float>(i * 17 % 90), i));
+  Field field(candidates);
+  const auto ask = [&](LimbConnections& limb, int i) {
+    return limb.follow(i % 2 == 1, {1.0F, static_cast<float>(i * 7 % 120), static_cast<float>(i * 3 % 90), 25.0F},
+                       2.0F);
+  };
+  LimbConnections upwards = field.connections(map, map, 0.01F, config);
+  std::vector<Joint> answers;
+  for (int i = 0; i < 200; ++i) answers.push_back(ask(upwards, i));
+  LimbConnections downwards = field.connections(map, map, 0.01F, config);
+  int found = 0;
+  for (int i = 199; i >= 0; --i) {
+    const Joint a = answers[static_cast<std::size_t>(i)], b = ask(downwards, i);
+    CHECK(a.confidence == b.confidence && a.x == b.x && a.y == b.y && a.scale == b.scale);
+    found += a.found() ? 1 : 0;
+  }
+  CHECK(found > 150);
+}
+
 }  // namespace
 
 int main() {
@@ -152,5 +195,6 @@ int main() {
   test_ties_go_to_the_lower_cell();
   test_buckets();
   test_extreme_values();
+  test_order_of_questions();
   return check_result();
 }

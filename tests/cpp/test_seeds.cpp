@@ -7,10 +7,9 @@ using namespace dgcn::pifpaf;
 
 int main() {
   const DecoderConfig config;
-  ConfidenceMap map({17, 17}, config);
   // Eight agreeing cells at (8, 8): the map there is 8 · 0.8 / 16 = 0.4.
   const std::vector<PifCell> cells(8, {0, 0.8F, 8.0F, 8.0F, 4.0F});
-  map.paint(cells);
+  ConfidenceMap map(cells, {17, 17}, config);
 
   std::vector<Seed> seeds;
   append_seeds(3, {{5, 0.8F, 8.0F, 8.0F, 4.0F}}, map, config, seeds);
@@ -33,9 +32,15 @@ int main() {
   append_seeds(0, {{0, 0.0F, 8.0F, 8.0F, 4.0F}}, map, permissive, seeds);
   CHECK(seeds.empty());  // confidence 0 means "not found"
 
-  seeds = {{2, 0, {0.5F}}, {1, 9, {0.5F}}, {1, 4, {0.5F}}, {0, 0, {0.4F}}, {7, 7, {0.6F}}};
+  seeds = {{0, 0, {0.4F}}, {1, 4, {0.5F}}, {1, 9, {0.5F}}, {2, 0, {0.5F}}, {7, 7, {0.6F}}};
   sort_seeds({}, seeds);
   const int order[][2] = {{7, 7}, {1, 4}, {1, 9}, {2, 0}, {0, 0}};
+  CHECK(seeds.size() == 5);
   for (std::size_t i = 0; i < 5; ++i) CHECK(seeds[i].keypoint == order[i][0] && seeds[i].cell == order[i][1]);
+
+  DecoderConfig few;
+  few.max_seeds = 2;
+  sort_seeds(few, seeds);
+  CHECK(seeds.size() == 2 && seeds[1].cell == 4);
   return check_result();
 }

@@ -12,10 +12,11 @@ int main() {
 
   const auto& from_two = skeleton.outgoing(2);
   CHECK(from_two.size() == 2);
-  CHECK(from_two[0].index == 0 && from_two[0].start == 2 && from_two[0].end == 1);
-  CHECK(from_two[1].index == 3 && from_two[1].start == 2 && from_two[1].end == 0);
-  CHECK(skeleton.outgoing(0)[0].index == from_two[1].reverse());
-  CHECK(skeleton.outgoing(1)[0].index == from_two[0].reverse());
+  CHECK(from_two[0].limb == 0 && !from_two[0].backward && from_two[0].start == 2 && from_two[0].end == 1);
+  CHECK(from_two[1].limb == 1 && from_two[1].backward && from_two[1].start == 2 && from_two[1].end == 0);
+  CHECK(skeleton.outgoing(0)[0].limb == 1 && !skeleton.outgoing(0)[0].backward);
+  CHECK(skeleton.outgoing(1)[0].limb == 0 && skeleton.outgoing(1)[0].backward);
+  CHECK(skeleton.limb(1).first == 0 && skeleton.limb(1).second == 2);
   CHECK(skeleton.outgoing(3).empty());
 
   CHECK(Skeleton(1, {}).num_limbs() == 0);
