@@ -44,12 +44,12 @@ void for_each_cell(Point point, const Grid& grid, Visit visit) {
 
 }  // namespace
 
-void paint_paf(const std::vector<PoseJoint>& poses, int num_keypoints, const DirectedLimb& limb, const Grid& grid,
+void paint_paf(const std::vector<PoseJoint>& poses, int num_keypoints, std::pair<int, int> limb, const Grid& grid,
                Claims& claims, const PafTarget& target) {
   const auto stride = static_cast<std::size_t>(num_keypoints);
   for (std::size_t person = 0; person < poses.size(); person += stride) {
-    const PoseJoint& start = poses[person + static_cast<std::size_t>(limb.start)];
-    const PoseJoint& end = poses[person + static_cast<std::size_t>(limb.end)];
+    const PoseJoint& start = poses[person + static_cast<std::size_t>(limb.first)];
+    const PoseJoint& end = poses[person + static_cast<std::size_t>(limb.second)];
     if (!start.painted || !end.painted) continue;
     const Point first{start.position.x / grid.stride, start.position.y / grid.stride};
     const Point second{end.position.x / grid.stride, end.position.y / grid.stride};

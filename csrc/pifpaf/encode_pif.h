@@ -1,6 +1,8 @@
 // Encoder, stage 4: the joints of one keypoint.
 #pragma once
 
+#include <vector>
+
 #include "pifpaf/encode_claims.h"
 #include "pifpaf/encode_poses.h"
 

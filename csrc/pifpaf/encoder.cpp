@@ -74,7 +74,7 @@ void Encoder::encode(const Annotations& annotations, PixelSize picture, int stri
       const PafTarget limb_target{targets.paf_confidence + limb_at, targets.paf_offset + 4 * limb_at};
       background(grid, limb_target.confidence);
       fill_nan(limb_target.offset, 4 * plane);
-      paint_paf(poses, num_keypoints, limb, grid, claims, limb_target);
+      paint_paf(poses, num_keypoints, {limb.start, limb.end}, grid, claims, limb_target);
     }
   }
   for (const NodeTarget& node : nodes) {

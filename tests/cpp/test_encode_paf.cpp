@@ -1,4 +1,5 @@
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "check.h"
@@ -9,16 +10,15 @@ using namespace dgcn::pifpaf;
 namespace {
 
 const Grid grid{6, 9, 4};
-const DirectedLimb limb{0, 0, 1};
 constexpr float blank = -7.0F;
 
 struct Planes {
   std::vector<float> confidence = std::vector<float>(grid.size(), blank);
   std::vector<float> offset = std::vector<float>(4 * grid.size(), blank);
 
-  explicit Planes(const std::vector<PoseJoint>& poses, const DirectedLimb& of = limb, int num_keypoints = 2) {
+  explicit Planes(const std::vector<PoseJoint>& poses, std::pair<int, int> limb = {0, 1}, int num_keypoints = 2) {
     Claims claims(grid);
-    paint_paf(poses, num_keypoints, of, grid, claims, {confidence.data(), offset.data()});
+    paint_paf(poses, num_keypoints, limb, grid, claims, {confidence.data(), offset.data()});
     for (std::size_t cell = 0; cell < grid.size(); ++cell) CHECK(claims.claim(cell, 1e300));  // left clear
   }
 
@@ -103,7 +103,7 @@ void test_both_joints_must_be_painted() {
   }
   CHECK(Planes({}).shape() == std::string("......... ......... ......... ......... ......... ......... "));
   // The limb's own joints, of several keypoints.
-  const Planes planes({joint(0, 0), joint(5, 4), joint(2, 4)}, {2, 2, 1}, 3);
+  const Planes planes({joint(0, 0), joint(5, 4), joint(2, 4)}, {2, 1}, 3);
   CHECK(planes.shape() == std::string("......... ......... ......... .######.. .######.. .######.. "));
   CHECK(planes.at(0, 4, 2) == 0.0F && planes.at(2, 4, 2) == 3.0F);  // from keypoint 2 to keypoint 1
 }
