@@ -64,6 +64,15 @@ class Connections(NamedTuple):
     cell: NDArray[np.intp]  # [n]
 
 
+class Evidence(NamedTuple):
+    """What the fields of an image say before persons are grown. Connections are by (start, end) keypoint."""
+
+    maps: list[NDArray[np.float32]]  # [K] of [height, width]
+    seeds: list[Seed]  # best first
+    connections: dict[tuple[int, int], Connections]  # that persons grow along
+    permissive: dict[tuple[int, int], Connections]  # that force-complete completes them along
+
+
 def decode(
     pif: ArrayLike,
     paf: ArrayLike,
@@ -85,38 +94,51 @@ def decode(
     if pif[0, 0].size == 0:
         return np.empty((0, num_keypoints, 4), np.float32)
     options = effective_options(config)
-    size = tuple((cells - 1) * stride + 1 for cells in pif.shape[2:])
+    evidence = gather(pif, paf, stride, skeleton, options)
+    size = evidence.maps[0].shape
     neighbors: list[list[int]] = [[] for _ in range(num_keypoints)]
     for a, b in skeleton:
         neighbors[a].append(b)
         neighbors[b].append(a)
 
-    pif_cells = [read_cells(field, stride) for field in pif]
-    paf_cells = [read_cells(field, stride) for field in paf]
-    maps = [confidence_map(cells, size, options) for _, cells in pif_cells]
-    seeds = find_seeds(pif_cells, maps, options)
-    connections = find_connections(paf_cells, maps, skeleton, options.connection_threshold, options)
-
     persons: list[Person] = []
     occupancy = Occupancy(num_keypoints, size, options)
-    for seed in seeds:
+    for seed in evidence.seeds:
         if occupancy.occupied(seed.keypoint, seed.joint):
             continue
         person = [MISSING] * num_keypoints
         person[seed.keypoint] = seed.joint
-        grow(person, neighbors, connections, options.connection_window, options.reverse_match, options)
+        grow(person, neighbors, evidence.connections, options.connection_window, options.reverse_match, options)
         for keypoint, joint in enumerate(person):
             if joint.found:
                 occupancy.mark(keypoint, joint)
         persons.append(person)
 
     if options.force_complete:
-        permissive = find_connections(paf_cells, maps, skeleton, options.complete_threshold, options)
         for person in persons:
-            grow(person, neighbors, permissive, options.complete_window, False, options)
+            grow(person, neighbors, evidence.permissive, options.complete_window, False, options)
             fill_missing(person, neighbors, options)
     persons = suppress(persons, Occupancy(num_keypoints, size, options), options)
     return np.array(persons, np.float32).reshape(-1, num_keypoints, 4)
+
+
+def gather(
+    pif: NDArray[np.float32],
+    paf: NDArray[np.float32],
+    stride: int,
+    skeleton: Sequence[tuple[int, int]],
+    options: Any,
+) -> Evidence:
+    """Stages 1 to 4, from fields that are not empty."""
+    size = tuple((cells - 1) * stride + 1 for cells in pif.shape[2:])
+    pif_cells = [read_cells(field, stride) for field in pif]
+    paf_cells = [read_cells(field, stride) for field in paf]
+    maps = [confidence_map(cells, size, options) for _, cells in pif_cells]
+    connections, permissive = (
+        find_connections(paf_cells, maps, skeleton, threshold, options)
+        for threshold in (options.connection_threshold, options.complete_threshold)
+    )
+    return Evidence(maps, find_seeds(pif_cells, maps, options), connections, permissive)
 
 
 def effective_options(config: DecoderConfig) -> Any:
