@@ -106,7 +106,7 @@ fuzz: .venv/installed
 	    -DDGCN_SANITIZE=fuzzer-no-link,address,undefined,float-cast-overflow
 	$(BIN)/cmake --build build/fuzz --target $(FUZZ_TARGETS)
 	for target in $(FUZZ_TARGETS); do \
-	    mkdir -p build/fuzz/found/$$target && build/fuzz/$$target $(FUZZ) -max_len=2048 -print_final_stats=1 \
+	    mkdir -p build/fuzz/found/$$target && build/fuzz/$$target $(FUZZ) -max_len=512 -print_final_stats=1 \
 	        -artifact_prefix=build/fuzz/ build/fuzz/found/$$target tests/fuzz/corpus/$$target || exit 1; \
 	done
 
