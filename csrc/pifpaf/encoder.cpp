@@ -68,14 +68,13 @@ void Encoder::encode(const Annotations& annotations, PixelSize picture, int stri
     fill_nan(target.offset, 2 * plane);
     fill_nan(target.scale, plane);
     paint_pif(poses, num_keypoints, k, grid, claims, target);
-    for (const DirectedLimb& limb : skeleton_.outgoing(k)) {
-      if (limb.index % 2 == 1) continue;  // backwards
-      const std::size_t limb_at = static_cast<std::size_t>(limb.index / 2) * plane;
-      const PafTarget limb_target{targets.paf_confidence + limb_at, targets.paf_offset + 4 * limb_at};
-      background(grid, limb_target.confidence);
-      fill_nan(limb_target.offset, 4 * plane);
-      paint_paf(poses, num_keypoints, {limb.start, limb.end}, grid, claims, limb_target);
-    }
+  }
+  for (int m = 0; m < skeleton_.num_limbs(); ++m) {
+    const std::size_t at = static_cast<std::size_t>(m) * plane;
+    const PafTarget target{targets.paf_confidence + at, targets.paf_offset + 4 * at};
+    background(grid, target.confidence);
+    fill_nan(target.offset, 4 * plane);
+    paint_paf(poses, num_keypoints, skeleton_.limb(m), grid, claims, target);
   }
   for (const NodeTarget& node : nodes) {
     const Grid node_grid = grid_of(picture, node.stride);
