@@ -83,7 +83,7 @@ class Rows {
     const Features<const T> features = nonlocal::read<T>(tensor);
     if (are_rows(features)) return features;
     const Features<T> rows = allocate();
-    cuda::transpose(features, rows, inputs_.shape(), true, launcher(inputs_));
+    cuda::transpose(features, rows, inputs_.shape(), true, false, launcher(inputs_));
     return constant(rows);
   }
 
@@ -93,10 +93,13 @@ class Rows {
     return are_rows(features) ? features : allocate();
   }
 
-  void finish(const Tensor& tensor, const Features<T>& rows) {
+  /// `course` is the one that wrote them.
+  template <typename A>
+  void finish(const Tensor& tensor, const cuda::Course<T, A>& course) {
     const Features<T> features = nonlocal::write<T>(tensor);
-    if (features.data != rows.data)
-      cuda::transpose(constant(rows), features, inputs_.shape(), false, launcher(inputs_));
+    if (features.data != course.values.data)
+      cuda::transpose(constant(course.values), features, inputs_.shape(), false, !course.from_the_last,
+                      launcher(inputs_));
   }
 
  private:
@@ -118,27 +121,21 @@ class Rows {
   Memory& memory_;
 };
 
-/// What all walks of a call share; the courses are still to come.
+/// The walk down the sequences, which are sorted; what it is to do is still to come.
 template <typename T, typename A>
-cuda::WalkArguments<T, A> walk_arguments(const Inputs& inputs, Memory& memory) {
-  cuda::WalkArguments<T, A> arguments{};
-  arguments.sequence = {const_data<A>(inputs.a), const_data<A>(inputs.b), sort_items<A>(inputs, memory),
-                        inputs.positions()};
-  arguments.shape = inputs.shape();
-  arguments.chunks = cuda::chunks_of(inputs.positions());
-  return arguments;
+cuda::Course<T, A> make_course(const Inputs& inputs, Memory& memory) {
+  cuda::Course<T, A> course{};
+  course.sequence = {const_data<A>(inputs.a), const_data<A>(inputs.b), sort_items<A>(inputs, memory),
+                     inputs.positions()};
+  course.shape = inputs.shape();
+  course.chunks = cuda::chunks_of(inputs.positions());
+  return course;
 }
 
-template <typename T, typename A>
-cuda::Course<T, A>& add_course(cuda::WalkArguments<T, A>& arguments, bool up, const Features<const T>& taken,
-                               Memory& memory) {
-  const auto [images, channels, positions] = arguments.shape;
-  cuda::Course<T, A>& course = arguments.course[arguments.courses++];
-  course.up = up;
-  course.taken = taken;
-  course.states = memory.allocate<Walk<double>>(images * (arguments.chunks + 1) * channels);
-  course.falls = memory.allocate<double>(images * arguments.chunks);
-  return course;
+cuda::States make_states(const Inputs& inputs, Memory& memory) {
+  const int64_t chunks = cuda::chunks_of(inputs.positions());
+  return {memory.allocate<Walk<double>>(inputs.images() * (chunks + 1) * inputs.channels()),
+          memory.allocate<double>(inputs.images() * chunks)};
 }
 
 Tensor relu_affinity_forward(const Tensor& a, const Tensor& b, const Tensor& g) {
@@ -153,11 +150,12 @@ Tensor relu_affinity_forward(const Tensor& a, const Tensor& b, const Tensor& g) 
     using A = typename decltype(types)::A;
     Memory memory(inputs);
     Rows<T> rows(inputs, memory);
-    cuda::WalkArguments<T, A> arguments = walk_arguments<T, A>(inputs, memory);
-    const Features<T> y_rows = rows.write(y);
-    add_course(arguments, false, rows.read(g), memory).values = y_rows;
-    cuda::walk(arguments, launcher(inputs));
-    rows.finish(y, y_rows);
+    cuda::Course<T, A> down = make_course<T, A>(inputs, memory);
+    down.taken = rows.read(g);
+    down.values = rows.write(y);
+    down.states = make_states(inputs, memory);
+    cuda::walk(down, false, launcher(inputs));
+    rows.finish(y, down);
   });
   return y;
 }
@@ -178,22 +176,25 @@ std::tuple<Tensor, Tensor, Tensor> relu_affinity_backward(const Tensor& grad_y, 
     using A = typename decltype(types)::A;
     Memory memory(inputs);
     Rows<T> rows(inputs, memory);
-    cuda::WalkArguments<T, A> arguments = walk_arguments<T, A>(inputs, memory);
-    const Features<const T> grad_y_rows = rows.read(grad_y), g_rows = need_keys ? rows.read(g) : Features<const T>{};
-    const Features<T> grad_g_rows = need_g ? rows.write(gradients.g) : Features<T>{};
+    cuda::Course<T, A> up = make_course<T, A>(inputs, memory);
+    up.up = true;
+    up.taken = rows.read(grad_y);
+    up.states = make_states(inputs, memory);
     if (need_keys) {
-      cuda::Course<T, A>& down = add_course(arguments, false, g_rows, memory);
-      down.stopped = grad_y_rows;
+      cuda::Course<T, A> down = up;
+      down.up = false;
+      down.taken = up.stopped = rows.read(g);
+      down.stopped = up.taken;
       down.dots = data<A>(gradients.a);
-    }
-    cuda::Course<T, A>& up = add_course(arguments, true, grad_y_rows, memory);
-    up.values = grad_g_rows;
-    if (need_keys) {
-      up.stopped = g_rows;
+      down.states = make_states(inputs, memory);
+      down.opposite = up.states;
+      cuda::walk(down, false, launcher(inputs));
+      up.from_the_last = true;
       up.dots = data<A>(gradients.b);
     }
-    cuda::walk(arguments, launcher(inputs));
-    if (need_g) rows.finish(gradients.g, grad_g_rows);
+    if (need_g) up.values = rows.write(gradients.g);
+    cuda::walk(up, need_keys, launcher(inputs));
+    if (need_g) rows.finish(gradients.g, up);
   });
   return {gradients.a, gradients.b, gradients.g};
 }

@@ -16,14 +16,18 @@
 //   4. every chunk is walked again from there, and stopped in      walk_kernel
 //   5. rows become results                                         transpose_kernel
 //
+// Backward goes down with g and stops for ∂L/∂a, then up with ∂L/∂y and stops for ∂L/∂b and ∂L/∂g. What stops the one is
+// what the other takes in: the walk down has step 2 of the walk up done on its way.
+//
 // It is memory that decides. In passes over memory of the size of g, of which a copy takes 2:
 //
-//              1   2   4   5
-//   forward    2   1   2   2      7, or 3 where the channels of g and y are neighbours
-//   backward   4   2   3   2      11, or 5; in step 4 both walks are in one block, and the second finds its rows in L1
+//              1   2   4       5
+//   forward    2   1   2       2      7, or 3 where the channels of g and y are neighbours
+//   backward   4   1   2 + 3   2      12, or 6
 //
-// and in step 3 a twentieth of one. At B = 8, N = 25,921, C = 128 in float32 these are 1.9 GB. Steps take turns in the
-// order in which they go through the images, since L2 still holds what the step before touched last.
+// and in step 3, with what it takes from step 2 to step 4, a quarter of one for each walk. At B = 8, N = 25,921, C = 128
+// in float32 these are 2.1 GB. Steps take turns in the order in which they go through the images, since L2 still holds
+// what the step before touched last.
 //
 // No sum depends on the number of images, blocks or threads: a result repeats bit for bit, whatever it is computed with.
 #pragma once
@@ -119,8 +123,6 @@ constexpr int kMostWalkThreads = 128;  // any more channels come one after the o
 constexpr int kResidentWalks = 8;      // blocks that an SM has registers for, if they are so large
 constexpr int kWarp = 32;
 
-constexpr int64_t round_up(int64_t value, int64_t unit) { return (value + unit - 1) / unit * unit; }
-
 /// What a thread has of a row: for kOwn channels, a block's width apart.
 struct Channels {
   double part[kOwn];
@@ -137,25 +139,26 @@ struct Channels {
   }
 };
 
+/// Of the chunks of every image.
+struct States {
+  Walk<double>* walks;  ///< [B, chunks + 1, C]: what a chunk comes to, then what it is entered with; last, of the image
+  double* falls;        ///< [B, chunks]: how far the keys fall from the end of the chunk before to that of this one
+};
+
 /// A walk through the sequence of every image. All features are rows: their channel_stride is 1.
 template <typename T, typename A>
 struct Course {
+  Sequence<A> sequence;
+  Shape shape;
+  int64_t chunks;  ///< of an image
   bool up;
+  bool from_the_last;         ///< goes through the images from the last to the first, and step 2 the other way
   Features<const T> taken;    ///< what is taken in: that of b on the way down, of a on the way up
   Features<const T> stopped;  ///< what stands at the stops; only for `dots`
   Features<T> values;         ///< (1/N) Σ_j relu(…) taken_j at the stops; data null: not wanted
   A* dots;                    ///< [B, N]: (1/N) ⟨stopped, Σ_j taken_j⟩; null: not wanted
-  Walk<double>* states;       ///< [B, chunks + 1, C]: of every chunk, then what it is entered with; last, of the image
-  double* falls;  ///< [B, chunks]: how far the keys fall from the end of the chunk before to that of this one
-};
-
-template <typename T, typename A>
-struct WalkArguments {
-  Sequence<A> sequence;
-  Shape shape;
-  int64_t chunks;  ///< of an image
-  int courses;
-  Course<T, A> course[2];
+  States states;
+  States opposite;  ///< of the walk the other way, which takes in what stops this one; null: not wanted
 };
 
 constexpr int64_t chunks_of(int64_t positions) { return (2 * positions + kChunk - 1) / kChunk; }
@@ -174,11 +177,21 @@ __host__ __device__ inline bool is_nothing(double sum) {
 struct ChunkOfBlock {
   int64_t image, chunk;
 
-  __device__ ChunkOfBlock(const Shape& shape, int64_t chunks, bool from_the_last)
-      : image(blockIdx.x / chunks), chunk(blockIdx.x % chunks) {
-    if (from_the_last) image = shape.images - 1 - image;
+  template <typename T, typename A>
+  __device__ ChunkOfBlock(const Course<T, A>& course, bool from_the_last)
+      : image(blockIdx.x / course.chunks), chunk(blockIdx.x % course.chunks) {
+    if (from_the_last) image = course.shape.images - 1 - image;
   }
 };
+
+/// The `falls` of a chunk.
+template <typename A>
+__device__ double fall_of(const Sequence<A>& sequence, const ChunkOfBlock& own, bool up) {
+  const int64_t begin = own.chunk * kChunk, end = std::min(begin + kChunk, sequence.items());
+  const auto key = [&](int64_t place) { return sequence.at(own.image, place).key; };
+  return up ? key(begin) - key(std::min(end, sequence.items() - 1))
+            : key(std::max(begin - 1, int64_t{0})) - key(end - 1);
+}
 
 template <typename T>
 __device__ T* row_of(const Features<T>& rows, int64_t image, int64_t position) {
@@ -204,8 +217,8 @@ constexpr int kStaged = 1 + kChunk;
 
 /// Stages the chunk of a block in the order of a walk.
 template <typename T, typename A>
-__device__ void stage(Staged<T>* items, const Sequence<A>& sequence, const Course<T, A>& course,
-                      const ChunkOfBlock& own) {
+__device__ void stage(Staged<T>* items, const Course<T, A>& course, const ChunkOfBlock& own) {
+  const Sequence<A>& sequence = course.sequence;
   const int64_t begin = own.chunk * kChunk, end = std::min(begin + kChunk, sequence.items());
   for (int u = threadIdx.x; u < kStaged; u += blockDim.x) {
     const int64_t place = course.up ? std::max(begin, end - u) : std::min(begin + u, end) - 1;
@@ -245,12 +258,11 @@ struct Batch {
     }
   }
 
-  /// What a walk adds to its sum.
-  __device__ Channels taken(int i) const {
+  /// What a walk adds to its sum, if it takes the item in.
+  __device__ Channels taken(int i, bool is_taken) const {
     Channels channels;
     DGCN_UNROLL()
-    for (int v = 0; v < kOwn; ++v)
-      channels.part[v] = items[i].is_taken() ? static_cast<A>(features[i][v]) + A(0) : A(kNothing);
+    for (int v = 0; v < kOwn; ++v) channels.part[v] = is_taken ? static_cast<A>(features[i][v]) + A(0) : A(kNothing);
     return channels;
   }
 
@@ -262,8 +274,8 @@ struct Batch {
   }
 };
 
-/// The channels of a thread, of which `channel` is the first, in an array [C].
-__device__ inline Walk<Channels> load_walk(const Walk<double>* walks, int64_t channel, int64_t channels) {
+/// The walks of a thread's channels, of which `channel` is the first, in an array [C].
+__device__ inline Walk<Channels> load_walks(const Walk<double>* walks, int64_t channel, int64_t channels) {
   Walk<Channels> walk{};
   DGCN_UNROLL()
   for (int v = 0; v < kOwn; ++v)
@@ -274,40 +286,47 @@ __device__ inline Walk<Channels> load_walk(const Walk<double>* walks, int64_t ch
   return walk;
 }
 
+__device__ inline void store_walks(Walk<double>* walks, const Walk<Channels>& walk, int64_t channel, int64_t channels) {
+  DGCN_UNROLL()
+  for (int v = 0; v < kOwn; ++v)
+    if (const int64_t own = channel + v * blockDim.x; own < channels)
+      walks[own] = {walk.sum.part[v], walk.ramp.part[v]};
+}
+
+__device__ inline Walk<Channels> fresh_walk() {
+  Walk<Channels> walk{};
+  DGCN_UNROLL()
+  for (int v = 0; v < kOwn; ++v) walk.sum.part[v] = kNothing;
+  return walk;
+}
+
 /// Walks each chunk from nothing.
 template <typename T, typename A>
 __global__ void __launch_bounds__(kMostWalkThreads, kResidentWalks)
-    sum_kernel(const __grid_constant__ WalkArguments<T, A> arguments) {
+    sum_kernel(const __grid_constant__ Course<T, A> course) {
   extern __shared__ __align__(16) unsigned char shared_memory[];
   Staged<T>* const items = reinterpret_cast<Staged<T>*>(shared_memory);
-  const ChunkOfBlock own(arguments.shape, arguments.chunks, true);
-  const int64_t channels = arguments.shape.channels;
-  for (int index = 0; index < arguments.courses; ++index) {
-    const Course<T, A>& course = arguments.course[index];
-    stage(items, arguments.sequence, course, own);
-    Walk<double>* const states = course.states + (own.image * (arguments.chunks + 1) + own.chunk) * channels;
-    for (int64_t channel = threadIdx.x; channel < channels; channel += kOwn * blockDim.x) {
-      Walk<Channels> walk{};
+  const ChunkOfBlock own(course, !course.from_the_last);
+  const int64_t channels = course.shape.channels;
+  stage(items, course, own);
+  for (int64_t channel = threadIdx.x; channel < channels; channel += kOwn * blockDim.x) {
+    Walk<Channels> walk = fresh_walk();
+    double before = items[1].key;
+    DGCN_UNROLL(1)
+    for (int first = 1; first <= kChunk; first += kBatch) {
+      const Batch<T, A> batch(items + first, false, channel, channels);
       DGCN_UNROLL()
-      for (int v = 0; v < kOwn; ++v) walk.sum.part[v] = kNothing;
-      double before = items[1].key;
-      DGCN_UNROLL(1)
-      for (int first = 1; first <= kChunk; first += kBatch) {
-        const Batch<T, A> batch(items + first, false, channel, channels);
-        DGCN_UNROLL()
-        for (int i = 0; i < kBatch; ++i) {
-          const double key = batch.items[i].key;
-          step(walk, before - key, batch.taken(i));
-          before = key;
-        }
+      for (int i = 0; i < kBatch; ++i) {
+        const double key = batch.items[i].key;
+        step(walk, before - key, batch.taken(i, batch.items[i].is_taken()));
+        before = key;
       }
-      DGCN_UNROLL()
-      for (int v = 0; v < kOwn; ++v)
-        if (const int64_t c = channel + v * blockDim.x; c < channels) states[c] = {walk.sum.part[v], walk.ramp.part[v]};
     }
-    if (threadIdx.x == 0) course.falls[own.image * arguments.chunks + own.chunk] = items[0].key - items[kChunk].key;
-    __syncthreads();  // before the next walk takes the memory
+    store_walks(course.states.walks + (own.image * (course.chunks + 1) + own.chunk) * channels, walk, channel,
+                channels);
   }
+  if (threadIdx.x == 0)
+    course.states.falls[own.image * course.chunks + own.chunk] = fall_of(course.sequence, own, course.up);
 }
 
 constexpr int kEnterParts = 16;  // of an image's chunks, side by side
@@ -316,19 +335,17 @@ constexpr int64_t kEnterBytes = kEnterThreads * sizeof(Walk<double>) + kEnterPar
 
 /// From what each chunk comes to, what it is entered with; and, after the last, what the image comes to.
 template <typename T, typename A>
-__global__ void __launch_bounds__(kEnterThreads) enter_kernel(const __grid_constant__ WalkArguments<T, A> arguments) {
+__global__ void __launch_bounds__(kEnterThreads) enter_kernel(const __grid_constant__ Course<T, A> course) {
   extern __shared__ __align__(16) unsigned char shared_memory[];
   Walk<double>* const totals = reinterpret_cast<Walk<double>*>(shared_memory);  // [parts, lanes]
   double* const falls = reinterpret_cast<double*>(totals + kEnterThreads);      // [parts]
   const int lane = threadIdx.x % kWarp, part = threadIdx.x / kWarp;
-  const int64_t images = arguments.shape.images, channels = arguments.shape.channels, chunks = arguments.chunks;
-  const Course<T, A>& course = arguments.course[blockIdx.x % arguments.courses];
-  const int64_t image = blockIdx.x / arguments.courses % images;
-  const int64_t channel = blockIdx.x / arguments.courses / images * kWarp + lane;
-  const int64_t begin = chunks * part / kEnterParts,
-                end = channel < channels ? chunks * (part + 1) / kEnterParts : begin;
-  Walk<double>* const states = course.states + image * (chunks + 1) * channels + channel;
-  const double* const course_falls = course.falls + image * chunks;
+  const int64_t images = course.shape.images, channels = course.shape.channels, chunks = course.chunks;
+  const int64_t image = blockIdx.x % images, channel = blockIdx.x / images * kWarp + lane;
+  const int64_t begin = chunks * part / kEnterParts;
+  const int64_t end = channel < channels ? chunks * (part + 1) / kEnterParts : begin;
+  Walk<double>* const states = course.states.walks + image * (chunks + 1) * channels + channel;
+  const double* const course_falls = course.states.falls + image * chunks;
   const auto for_each_chunk = [&](auto body) {
     for (int64_t first = begin; first < end; first += kBatch) {
       Walk<double> walks[kBatch];
@@ -392,62 +409,68 @@ constexpr int64_t walk_bytes(int threads, bool dots) {
   return kStaged * sizeof(Staged<T>) + (dots ? threads / kWarp * kChunk * sizeof(double) : 0);
 }
 
-/// Walks each chunk from what it is entered with, and stops. `kDots`: every course has dots; else none has.
-template <typename T, typename A, bool kDots>
+/// Walks each chunk from what it is entered with, and stops. `kDots`, `kOpposite`: with those; the latter has no values.
+template <typename T, typename A, bool kDots, bool kOpposite>
 __global__ void __launch_bounds__(kMostWalkThreads, kResidentWalks)
-    walk_kernel(const __grid_constant__ WalkArguments<T, A> arguments) {
+    walk_kernel(const __grid_constant__ Course<T, A> course) {
   extern __shared__ __align__(16) unsigned char shared_memory[];
   Staged<T>* const items = reinterpret_cast<Staged<T>*>(shared_memory);
   double* const sums = reinterpret_cast<double*>(items + kStaged);  // [warps, kChunk], for dots
   const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp, warps = blockDim.x / kWarp;
-  const ChunkOfBlock own(arguments.shape, arguments.chunks, false);
-  const int64_t channels = arguments.shape.channels, positions = arguments.shape.positions;
+  const ChunkOfBlock own(course, course.from_the_last);
+  const int64_t channels = course.shape.channels, positions = course.shape.positions;
+  const int64_t first_state = own.image * (course.chunks + 1);
+  const Walk<double>* const entered = course.states.walks + (first_state + own.chunk) * channels;
+  const Walk<double>* const of_image = course.states.walks + (first_state + course.chunks) * channels;
   const double scale = 1.0 / static_cast<double>(positions);
-  for (int index = 0; index < arguments.courses; ++index) {
-    const Course<T, A>& course = arguments.course[index];
-    stage(items, arguments.sequence, course, own);
-    const Walk<double>* const states = course.states + own.image * (arguments.chunks + 1) * channels;
-    for (int64_t first_channel = 0; first_channel < channels; first_channel += kOwn * blockDim.x) {
-      const int64_t channel = first_channel + threadIdx.x;
-      Walk<Channels> walk = load_walk(states + own.chunk * channels, channel, channels);
-      // relu(…) g_j is NaN where g_j is NaN, met or not: as in the dense form, that reaches all of a channel.
-      const Channels nothing = 0.0 * load_walk(states + arguments.chunks * channels, channel, channels).sum;
-      double before = items[0].key;
-      DGCN_UNROLL(1)
-      for (int first = 1; first <= kChunk; first += kBatch) {
-        const Batch<T, A> batch(items + first, kDots, channel, channels);
-        double products[kBatch];
-        DGCN_UNROLL()
-        for (int i = 0; i < kBatch; ++i) {
-          const double key = batch.items[i].key;
-          step(walk, before - key, batch.taken(i));
-          before = key;
-          if (T* const value = batch.items[i].value; value != nullptr) {
-            DGCN_UNROLL()
-            for (int v = 0; v < kOwn; ++v)
-              if (const int64_t c = channel + v * blockDim.x; c < channels)
-                value[c] = static_cast<T>(static_cast<A>(walk.ramp.part[v] * scale + nothing.part[v]));
-          }
-          if (kDots) products[i] = batch.dot(i, walk.sum);  // at a stop; what it is elsewhere is never used
+  stage(items, course, own);
+  for (int64_t first_channel = 0; first_channel < channels; first_channel += kOwn * blockDim.x) {
+    const int64_t channel = first_channel + threadIdx.x;
+    Walk<Channels> walk = load_walks(entered, channel, channels), opposite = fresh_walk();
+    // relu(…) g_j is NaN where g_j is NaN, met or not: as in the dense form, that reaches all of a channel.
+    const Channels nothing = 0.0 * load_walks(of_image, channel, channels).sum;
+    double before = items[0].key;
+    DGCN_UNROLL(1)
+    for (int first = 1; first <= kChunk; first += kBatch) {
+      const Batch<T, A> batch(items + first, kDots, channel, channels);
+      double products[kBatch];
+      DGCN_UNROLL()
+      for (int i = 0; i < kBatch; ++i) {
+        const Staged<T>& item = batch.items[i];
+        step(walk, before - item.key, batch.taken(i, item.is_taken()));
+        before = item.key;
+        if (kOpposite) {  // comes from the other end, and gets to the first item at last
+          const Channels stopped = batch.taken(i, item.is_stop());
+          opposite.sum += stopped;
+          opposite.ramp += (items[1].key - item.key) * stopped;
+        } else if (item.value != nullptr) {
+          DGCN_UNROLL()
+          for (int v = 0; v < kOwn; ++v)
+            if (const int64_t own_channel = channel + v * blockDim.x; own_channel < channels)
+              item.value[own_channel] = static_cast<T>(static_cast<A>(walk.ramp.part[v] * scale + nothing.part[v]));
         }
-        if (kDots) {
-          const double sum = sum_lanes(products);
-          double& total = sums[warp * kChunk + first - 1 + lane / kLanesPerSum];
-          if (lane % kLanesPerSum == 0) total = first_channel == 0 ? sum : total + sum;
-        }
+        if (kDots) products[i] = batch.dot(i, walk.sum);  // at a stop; what it is elsewhere is never used
+      }
+      if (kDots) {
+        const double sum = sum_lanes(products);
+        double& total = sums[warp * kChunk + first - 1 + lane / kLanesPerSum];
+        if (lane % kLanesPerSum == 0) total = first_channel == 0 ? sum : total + sum;
       }
     }
-    __syncthreads();
-    if (kDots)
-      for (int u = 1 + threadIdx.x; u <= kChunk; u += blockDim.x) {
-        if (!items[u].is_stop()) continue;
-        bool met = !is_nothing(states[own.chunk * channels].sum);
-        for (int before = 1; !met && before < u; ++before) met = items[before].is_taken();
-        double dot = 0;  // and not 0 · NaN where nobody was met
-        for (int w = 0; met && w < warps; ++w) dot += sums[w * kChunk + u - 1];
-        course.dots[own.image * positions - 1 - items[u].position] = static_cast<A>(dot * scale);
-      }
-    __syncthreads();  // before the next walk takes the memory
+    if (kOpposite)
+      store_walks(course.opposite.walks + (first_state + own.chunk) * channels, opposite, channel, channels);
+  }
+  if (kOpposite && threadIdx.x == 0)
+    course.opposite.falls[own.image * course.chunks + own.chunk] = fall_of(course.sequence, own, !course.up);
+  if (!kDots) return;
+  __syncthreads();
+  for (int u = 1 + threadIdx.x; u <= kChunk; u += blockDim.x) {
+    if (!items[u].is_stop()) continue;
+    bool met = !is_nothing(entered->sum);
+    for (int before = 1; !met && before < u; ++before) met = items[before].is_taken();
+    double dot = 0;  // and not 0 · NaN where nobody was met
+    for (int w = 0; met && w < warps; ++w) dot += sums[w * kChunk + u - 1];
+    course.dots[own.image * positions - 1 - items[u].position] = static_cast<A>(dot * scale);
   }
 }
 
@@ -460,9 +483,11 @@ template <typename T>
 constexpr int64_t kTransposeBytes = kTile * (kTile + 1) * sizeof(T);
 
 /// to = from, tile by tile. `to_rows`: neighbours are positions in `from` and channels in `to`; else the other way round.
+/// `from_the_last`: blocks start with the last image.
 template <typename T>
 __global__ void __launch_bounds__(kTransposeThreads)
-    transpose_kernel(const Features<const T> from, const Features<T> to, const Shape shape, const bool to_rows) {
+    transpose_kernel(const Features<const T> from, const Features<T> to, const Shape shape, const bool to_rows,
+                     const bool from_the_last) {
   extern __shared__ __align__(16) unsigned char shared_memory[];
   T* const tile = reinterpret_cast<T*>(shared_memory);  // [channels, positions], padded
   const int64_t position_tiles = (shape.positions + kTile - 1) / kTile,
@@ -470,7 +495,7 @@ __global__ void __launch_bounds__(kTransposeThreads)
   const int64_t first_position = blockIdx.x % position_tiles * kTile;
   const int64_t first_channel = blockIdx.x / position_tiles % channel_tiles * kTile;
   const int64_t image_index = blockIdx.x / position_tiles / channel_tiles;
-  const int64_t image = to_rows ? image_index : shape.images - 1 - image_index;
+  const int64_t image = from_the_last ? shape.images - 1 - image_index : image_index;
   const auto for_each = [&](bool along_positions, auto body) {
     constexpr int kLines = kTransposeThreads / kTile;
     const int inner = threadIdx.x % kTile;
@@ -494,22 +519,26 @@ __global__ void __launch_bounds__(kTransposeThreads)
 // ---- Launches: launch(kernel, blocks, threads, shared bytes, arguments...) ------------------------------------------
 
 template <typename T, typename Launch>
-void transpose(const Features<const T>& from, const Features<T>& to, const Shape& shape, bool to_rows, Launch launch) {
+void transpose(const Features<const T>& from, const Features<T>& to, const Shape& shape, bool to_rows,
+               bool from_the_last, Launch launch) {
   const int64_t tiles = (shape.positions + kTile - 1) / kTile * ((shape.channels + kTile - 1) / kTile);
-  launch(&transpose_kernel<T>, shape.images * tiles, kTransposeThreads, kTransposeBytes<T>, from, to, shape, to_rows);
+  launch(&transpose_kernel<T>, shape.images * tiles, kTransposeThreads, kTransposeBytes<T>, from, to, shape, to_rows,
+         from_the_last);
 }
 
-/// All courses of `arguments`; with dots or without, as the first has them.
+/// `summed`: the walk the other way was there before, and has step 2 done.
 template <typename T, typename A, typename Launch>
-void walk(const WalkArguments<T, A>& arguments, Launch launch) {
-  const Shape& shape = arguments.shape;
-  const int64_t blocks = shape.images * arguments.chunks, warps = (shape.channels + kWarp - 1) / kWarp;
+void walk(const Course<T, A>& course, bool summed, Launch launch) {
+  const Shape& shape = course.shape;
+  const int64_t blocks = shape.images * course.chunks, warps = (shape.channels + kWarp - 1) / kWarp;
   const int threads = static_cast<int>(std::min<int64_t>((warps + kOwn - 1) / kOwn * kWarp, kMostWalkThreads));
-  const bool dots = arguments.course[0].dots != nullptr;
-  launch(&sum_kernel<T, A>, blocks, threads, walk_bytes<T>(threads, false), arguments);
-  launch(&enter_kernel<T, A>, arguments.courses * shape.images * warps, kEnterThreads, kEnterBytes, arguments);
-  launch(dots ? &walk_kernel<T, A, true> : &walk_kernel<T, A, false>, blocks, threads, walk_bytes<T>(threads, dots),
-         arguments);
+  const bool dots = course.dots != nullptr, opposite = course.opposite.walks != nullptr;
+  if (!summed) launch(&sum_kernel<T, A>, blocks, threads, walk_bytes<T>(threads, false), course);
+  launch(&enter_kernel<T, A>, shape.images * warps, kEnterThreads, kEnterBytes, course);
+  launch(opposite ? &walk_kernel<T, A, true, true>
+         : dots   ? &walk_kernel<T, A, true, false>
+                  : &walk_kernel<T, A, false, false>,
+         blocks, threads, walk_bytes<T>(threads, dots), course);
 }
 
 }  // namespace dgcn::nonlocal::cuda

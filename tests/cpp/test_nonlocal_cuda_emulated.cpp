@@ -111,28 +111,28 @@ class Run {
     Tensor<T> y(case_.shape, case_.rows), grad_g(case_.shape, case_.rows);
     Buffer<A> grad_a(B * N), grad_b(B * N);
 
-    start();
-    Features<T> y_rows = write(y);
-    add_course(false, read(g)).values = y_rows;
-    walk();
-    finish(y, y_rows);
+    cuda::Course<T, A> down = make_course();
+    down.taken = read(g);
+    down.values = write(y);
+    walk(down, false);
+    finish(y, down);
 
-    start();
-    const Features<const T> grad_y_rows = read(grad_y), g_rows = case_.need_keys ? read(g) : Features<const T>{};
-    Features<T> grad_g_rows = case_.need_g ? write(grad_g) : Features<T>{};
+    cuda::Course<T, A> up = make_course();
+    up.up = true;
+    up.taken = read(grad_y);
     if (case_.need_keys) {
-      cuda::Course<T, A>& down = add_course(false, g_rows);
-      down.stopped = grad_y_rows;
+      down = make_course();
+      down.taken = up.stopped = read(g);
+      down.stopped = up.taken;
       down.dots = grad_a.data();
-    }
-    cuda::Course<T, A>& up = add_course(true, grad_y_rows);
-    up.values = grad_g_rows;
-    if (case_.need_keys) {
-      up.stopped = g_rows;
+      down.opposite = up.states;
+      walk(down, false);
+      up.from_the_last = true;
       up.dots = grad_b.data();
     }
-    walk();
-    if (case_.need_g) finish(grad_g, grad_g_rows);
+    if (case_.need_g) up.values = write(grad_g);
+    walk(up, case_.need_keys);
+    if (case_.need_g) finish(grad_g, up);
     CHECK(grad_a.guards_intact() && grad_b.guards_intact());
     return {y.values(), grad_a.values(), grad_b.values(), grad_g.values()};
   }
@@ -162,29 +162,22 @@ class Run {
     for (size_t e = 0; e < count; ++e) order_.data()[e] = items[sorted[e]];
   }
 
-  void start() {
-    arguments_ = {};
-    arguments_.sequence = {a_.data(), b_.data(), order_.data(), case_.shape.positions};
-    arguments_.shape = case_.shape;
-    arguments_.chunks = cuda::chunks_of(case_.shape.positions);
-  }
-
-  cuda::Course<T, A>& add_course(bool up, const Features<const T>& taken) {
+  cuda::Course<T, A> make_course() {
     const auto [B, C, N] = case_.shape;
-    cuda::Course<T, A>& course = arguments_.course[arguments_.courses++];
-    course.up = up;
-    course.taken = taken;
-    states_.emplace_back(2 * B * (arguments_.chunks + 1) * C, true);
-    falls_.emplace_back(B * arguments_.chunks, true);
-    course.states = static_cast<Walk<double>*>(static_cast<void*>(states_.back().data()));
-    course.falls = falls_.back().data();
+    cuda::Course<T, A> course{};
+    course.sequence = {a_.data(), b_.data(), order_.data(), N};
+    course.shape = case_.shape;
+    course.chunks = cuda::chunks_of(N);
+    states_.emplace_back(2 * B * (course.chunks + 1) * C, true);
+    falls_.emplace_back(B * course.chunks, true);
+    course.states = {static_cast<Walk<double>*>(static_cast<void*>(states_.back().data())), falls_.back().data()};
     return course;
   }
 
   Features<const T> read(Tensor<T>& tensor) {
     if (tensor.rows) return tensor.read();
     packed_.emplace_back(case_.shape, true);
-    cuda::transpose(tensor.read(), packed_.back().features(), case_.shape, true, launcher());
+    cuda::transpose(tensor.read(), packed_.back().features(), case_.shape, true, false, launcher());
     return packed_.back().read();
   }
 
@@ -194,14 +187,15 @@ class Run {
     return packed_.back().features();
   }
 
-  void finish(Tensor<T>& tensor, const Features<T>& rows) {
+  void finish(Tensor<T>& tensor, const cuda::Course<T, A>& course) {
     if (tensor.rows) return;
+    const Features<T>& rows = course.values;
     const Features<const T> from{rows.data, rows.image_stride, rows.channel_stride, rows.position_stride};
-    cuda::transpose(from, tensor.features(), case_.shape, false, launcher());
+    cuda::transpose(from, tensor.features(), case_.shape, false, !course.from_the_last, launcher());
   }
 
-  void walk() {
-    cuda::walk(arguments_, launcher());
+  void walk(const cuda::Course<T, A>& course, bool summed) {
+    cuda::walk(course, summed, launcher());
     for (auto& packed : packed_) CHECK(packed.memory.guards_intact());
     for (auto& states : states_) CHECK(states.guards_intact());
     for (auto& falls : falls_) CHECK(falls.guards_intact());
@@ -212,7 +206,6 @@ class Run {
   Buffer<A> a_, b_;
   Buffer<uint32_t> order_;
   const Inputs& in_;
-  cuda::WalkArguments<T, A> arguments_{};
   std::deque<Tensor<T>> packed_;
   std::deque<Buffer<double>> states_, falls_;
 };
