@@ -7,6 +7,7 @@
 
 #include "../cuda_utils.h"
 #include "nonlocal_cuda.cuh"
+#include "nonlocal_cuda_rows.cuh"
 #include "nonlocal_op.h"
 
 namespace dgcn::nonlocal {

@@ -7,14 +7,14 @@
 //   row       all channels of a position, neighbours in memory
 //   chunk     kChunk neighbouring items, for a block
 //
-// A thread has a channel and goes from item to item. Whatever the order of the positions, a warp then moves whole rows,
+// A thread has some channels and goes from item to item. Whatever the order of the positions, a warp then moves whole rows,
 // and what is done with an item is the same for all its threads. What it takes:
 //
-//   1. features whose channels are not neighbours become rows      transpose_kernel
+//   1. features whose channels are not neighbours become rows      transpose_kernel (nonlocal_cuda_rows.cuh)
 //   2. every chunk is walked on its own, from nothing              sum_kernel
 //   3. the chunks are added up: what each is entered with          enter_kernel
 //   4. every chunk is walked again from there, and stopped in      walk_kernel
-//   5. rows become results                                         transpose_kernel
+//   5. rows become results                                         transpose_kernel (nonlocal_cuda_rows.cuh)
 //
 // Backward goes down with g and stops for ∂L/∂a, then up with ∂L/∂y and stops for ∂L/∂b and ∂L/∂g. What stops the one is
 // what the other takes in: the walk down has step 2 of the walk up done on its way.
@@ -25,9 +25,9 @@
 //   forward    2   1   2       2      7, or 3 where the channels of g and y are neighbours
 //   backward   4   1   2 + 3   2      12, or 6
 //
-// and in step 3, with what it takes from step 2 to step 4, a quarter of one for each walk. At B = 8, N = 25,921, C = 128
-// in float32 these are 2.1 GB. Steps take turns in the order in which they go through the images, since L2 still holds
-// what the step before touched last.
+// and for what step 2 hands on to step 4 a third of one in every walk. At B = 8, N = 25,921, C = 128 in float32 these are
+// 2.1 GB, or 1.1. Steps take turns in the order in which they go through the images, since L2 still holds what the step
+// before touched last.
 //
 // No sum depends on the number of images, blocks or threads: a result repeats bit for bit, whatever it is computed with.
 #pragma once
@@ -120,8 +120,11 @@ constexpr int kChunk = 128;
 constexpr int kBatch = 8;              // items whose rows a thread has under way
 constexpr int kOwn = 2;                // channels of a thread: what an item takes besides them counts half
 constexpr int kMostWalkThreads = 128;  // any more channels come one after the other
-constexpr int kResidentWalks = 8;      // blocks that an SM has registers for, if they are so large
 constexpr int kWarp = 32;
+
+/// Blocks that an SM has registers for, if they are so large: as few as leave a thread what it needs, and some to spare.
+template <typename T>
+constexpr int kResidentWalks = sizeof(T) == 8 ? 4 : 6;
 
 /// What a thread has of a row: for kOwn channels, a block's width apart.
 struct Channels {
@@ -302,7 +305,7 @@ __device__ inline Walk<Channels> fresh_walk() {
 
 /// Walks each chunk from nothing.
 template <typename T, typename A>
-__global__ void __launch_bounds__(kMostWalkThreads, kResidentWalks)
+__global__ void __launch_bounds__(kMostWalkThreads, kResidentWalks<T>)
     sum_kernel(const __grid_constant__ Course<T, A> course) {
   extern __shared__ __align__(16) unsigned char shared_memory[];
   Staged<T>* const items = reinterpret_cast<Staged<T>*>(shared_memory);
@@ -411,7 +414,7 @@ constexpr int64_t walk_bytes(int threads, bool dots) {
 
 /// Walks each chunk from what it is entered with, and stops. `kDots`, `kOpposite`: with those; the latter has no values.
 template <typename T, typename A, bool kDots, bool kOpposite>
-__global__ void __launch_bounds__(kMostWalkThreads, kResidentWalks)
+__global__ void __launch_bounds__(kMostWalkThreads, kResidentWalks<T>)
     walk_kernel(const __grid_constant__ Course<T, A> course) {
   extern __shared__ __align__(16) unsigned char shared_memory[];
   Staged<T>* const items = reinterpret_cast<Staged<T>*>(shared_memory);
@@ -474,59 +477,10 @@ __global__ void __launch_bounds__(kMostWalkThreads, kResidentWalks)
   }
 }
 
-// ---- Rows -----------------------------------------------------------------------------------------------------------
+// ---- Launch ---------------------------------------------------------------------------------------------------------
 
-constexpr int kTile = 64;  // positions, and channels, that a block transposes at a time
-constexpr int kTransposeThreads = 256;
-
-template <typename T>
-constexpr int64_t kTransposeBytes = kTile * (kTile + 1) * sizeof(T);
-
-/// to = from, tile by tile. `to_rows`: neighbours are positions in `from` and channels in `to`; else the other way round.
-/// `from_the_last`: blocks start with the last image.
-template <typename T>
-__global__ void __launch_bounds__(kTransposeThreads)
-    transpose_kernel(const Features<const T> from, const Features<T> to, const Shape shape, const bool to_rows,
-                     const bool from_the_last) {
-  extern __shared__ __align__(16) unsigned char shared_memory[];
-  T* const tile = reinterpret_cast<T*>(shared_memory);  // [channels, positions], padded
-  const int64_t position_tiles = (shape.positions + kTile - 1) / kTile,
-                channel_tiles = (shape.channels + kTile - 1) / kTile;
-  const int64_t first_position = blockIdx.x % position_tiles * kTile;
-  const int64_t first_channel = blockIdx.x / position_tiles % channel_tiles * kTile;
-  const int64_t image_index = blockIdx.x / position_tiles / channel_tiles;
-  const int64_t image = from_the_last ? shape.images - 1 - image_index : image_index;
-  const auto for_each = [&](bool along_positions, auto body) {
-    constexpr int kLines = kTransposeThreads / kTile;
-    const int inner = threadIdx.x % kTile;
-    DGCN_UNROLL()
-    for (int i = 0; i < kTile / kLines; ++i) {
-      const int outer = threadIdx.x / kTile + i * kLines;
-      const int position = along_positions ? inner : outer, channel = along_positions ? outer : inner;
-      if (first_position + position < shape.positions && first_channel + channel < shape.channels)
-        body(first_position + position, first_channel + channel, tile[channel * (kTile + 1) + position]);
-    }
-  };
-  for_each(to_rows, [&](int64_t position, int64_t channel, T& element) {
-    element = from.data[image * from.image_stride + channel * from.channel_stride + position * from.position_stride];
-  });
-  __syncthreads();
-  for_each(!to_rows, [&](int64_t position, int64_t channel, const T& element) {
-    to.data[image * to.image_stride + channel * to.channel_stride + position * to.position_stride] = element;
-  });
-}
-
-// ---- Launches: launch(kernel, blocks, threads, shared bytes, arguments...) ------------------------------------------
-
-template <typename T, typename Launch>
-void transpose(const Features<const T>& from, const Features<T>& to, const Shape& shape, bool to_rows,
-               bool from_the_last, Launch launch) {
-  const int64_t tiles = (shape.positions + kTile - 1) / kTile * ((shape.channels + kTile - 1) / kTile);
-  launch(&transpose_kernel<T>, shape.images * tiles, kTransposeThreads, kTransposeBytes<T>, from, to, shape, to_rows,
-         from_the_last);
-}
-
-/// `summed`: the walk the other way was there before, and has step 2 done.
+/// Steps 2 to 4, by launch(kernel, blocks, threads, shared bytes, arguments...). `summed`: the walk the other way was
+/// there before, and has step 2 done.
 template <typename T, typename A, typename Launch>
 void walk(const Course<T, A>& course, bool summed, Launch launch) {
   const Shape& shape = course.shape;
