@@ -31,15 +31,15 @@ class Occupancy {
     int keypoint, left, top, right, bottom;
   };
 
-  void fill(const Square& square, std::uint8_t value);
-  std::size_t index(int keypoint, int row, int column) const;
+  void fill(const Square& square, bool value);
+  std::size_t word_of(int keypoint, int row, int column) const;
 
   int num_keypoints_;
   int rows_;
   int columns_;
   float reduction_;
   float min_half_side_;
-  std::vector<std::uint8_t> cells_;  ///< [K, rows, columns], empty until the first mark
+  std::vector<std::uint64_t> words_;  ///< [K, rows, ⌈columns/64⌉], a bit to a cell; empty until the first mark
   std::vector<Square> marked_;
 };
 
