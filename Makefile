@@ -7,6 +7,7 @@
 #                               benchmarks/results/
 #   make bench-nonlocal         those of the non-local layer (5 minutes)
 #   make bench-encoder          those of the PIF/PAF encoder (1 minute)
+#   make bench-decoder [PEER_PYTHON=python3.10]    those of the decoder (5 minutes), beside OpenPifPaf where that has it
 #   make gpu [RESULTS=DIR]      on a machine with a GPU, with the packages of $(PYTHON) and no network: builds, runs every
 #                               test, compute-sanitizer and the GPU's benchmarks in 10 minutes; results in build/gpu
 #   make sanitize               the C++ tests under AddressSanitizer and UndefinedBehaviorSanitizer, those of threads under
@@ -23,8 +24,8 @@ CPP := $(wildcard csrc/*.h csrc/*.cpp csrc/*/*.h csrc/*/*.cpp csrc/*/*.cu csrc/*
 export PIP_CONSTRAINT := constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo build test test-cpp test-python check machine-peak bench bench-nonlocal bench-encoder gpu sanitize fuzz \
-        check-no-torch check-torch-2.13 clean
+.PHONY: demo build test test-cpp test-python check machine-peak bench bench-nonlocal bench-encoder bench-decoder gpu sanitize \
+        fuzz check-no-torch check-torch-2.13 clean
 
 demo: build
 	$(BIN)/dgcn demo $(if $(SOURCE),--source "$(SOURCE)") --output demo
@@ -82,6 +83,11 @@ bench-nonlocal: build machine-peak
 
 bench-encoder: build
 	$(BIN)/python benchmarks/bench_encoder.py
+
+bench-decoder: build
+	PEER_PYTHON="$(PEER_PYTHON)" $(BIN)/python benchmarks/bench_decoder.py
+	$(BIN)/python benchmarks/bench_decoder_batch.py
+	$(BIN)/python benchmarks/decoder_occlusion.py
 
 gpu:
 	$(PYTHON) .ci/gpu.py $(if $(RESULTS),--results "$(RESULTS)")

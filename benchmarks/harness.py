@@ -47,14 +47,23 @@ def cuda_seconds(call: Callable[[], object], calls: int) -> float:
     return start.elapsed_time(end) * 1e-3 / calls
 
 
+def process_seconds(call: Callable[..., Any], calls: int) -> float:
+    """The same where the work is done by another process: ``call(calls)`` returns what it measured there."""
+    return call(calls)
+
+
 Timer = Callable[[Callable[[], object], int], float]
 
 # The seconds of a turn are thousands of times the resolution of the clock, yet short against the moods of a machine; on
 # a GPU, hundreds of times what the first launch of a turn takes to arrive.
-TIMERS: dict[str, tuple[Timer, float]] = {"cpu": (cpu_seconds, 0.5e-3), "cuda": (cuda_seconds, 2e-3)}
+TIMERS: dict[str, tuple[Timer, float]] = {
+    "cpu": (cpu_seconds, 0.5e-3),
+    "cuda": (cuda_seconds, 2e-3),
+    "process": (process_seconds, 2e-3),
+}
 
 
-def warm_up(call: Callable[[], object], timer: Timer = cpu_seconds) -> float:
+def warm_up(call: Callable[..., object], timer: Timer = cpu_seconds) -> float:
     """Seconds that a call takes once it is warm."""
     shortest, end = float("inf"), perf_counter() + WARM_UP_SECONDS
     while perf_counter() < end:
@@ -66,7 +75,7 @@ def warm_up(call: Callable[[], object], timer: Timer = cpu_seconds) -> float:
 class Variant:
     """One way to do what is timed."""
 
-    call: Callable[[], object]
+    call: Callable[..., object]
     times: float = 1.0  # how often a call does it
     work: float | None = None  # how much that is, each time, in `unit`s
     unit: str = ""
@@ -111,7 +120,7 @@ def interleave(
         baselines: names of those whose median the others are divided by, as far as they are here.
         claims: about these variants; those about variants that are missing are left out.
         missing: why, by name, for variants that cannot run here.
-        device: "cpu" or "cuda", which does the work.
+        device: "cpu", "cuda" or "process", which does the work.
     """
     timer, turn_seconds = TIMERS[device]
     calls = {}
