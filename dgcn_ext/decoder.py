@@ -149,6 +149,8 @@ class PifPafDecoder:
         num_keypoints: K, 1 to 10,000.
         skeleton: the M limbs as pairs of zero-based keypoints, in the order of the PAF fields: ``[(i, j), ...]`` or an
             integer array [M, 2]. Any graph without loops and repeated limbs, connected or not, also without any limb.
+            Limbs beyond those of the body ("dense connections") keep a person together whose joints in between are
+            hidden: each takes a PAF field. To have the body's own limbs go first, scale the others' confidences down.
         config: constants of the algorithm.
 
     Raises:

@@ -98,16 +98,34 @@ def test_groups_come_back(data_dir, coco_decoder):
     assert invented == 0
 
 
+# fmt: off
+CROWDPOSE_LIMBS = [(0, 2), (2, 4), (1, 3), (3, 5), (6, 8), (8, 10), (7, 9), (9, 11), (12, 13), (0, 13), (1, 13), (0, 1),
+                   (6, 7), (0, 6), (1, 7)]
+MPII_LIMBS = [(0, 1), (1, 2), (2, 6), (6, 3), (3, 4), (4, 5), (6, 7), (7, 8), (8, 9), (8, 12), (12, 11), (11, 10),
+              (8, 13), (13, 14), (14, 15)]
+# fmt: on
+WHOLE_BODY_LIMBS = [
+    *COCO_LIMBS,
+    *((15, 17), (15, 18), (15, 19), (16, 20), (16, 21), (16, 22)),  # feet
+    *((0, 53), *((k, k + 1) for k in range(23, 90))),  # face
+    *((wrist, root) for wrist, root in ((9, 91), (10, 112))),
+    *((root + i, root + j) for root in (91, 112) for i, j in HAND_LIMBS),
+]
+
+
 @pytest.mark.parametrize(
     ("num_keypoints", "limbs"),
     [
         (2, [(0, 1)]),
         (1, []),
         (4, [(0, 1), (3, 2)]),
+        (14, CROWDPOSE_LIMBS),
+        (16, MPII_LIMBS),
         (21, HAND_LIMBS),
-        (133, [(k, k + 1) for k in range(132)]),
+        (133, WHOLE_BODY_LIMBS),
+        (8, [(i, j) for i in range(8) for j in range(i)]),
     ],
-    ids=["toy", "point", "disconnected", "hand", "chain of 133"],
+    ids=["toy", "point", "disconnected", "CrowdPose", "MPII", "hand", "whole body", "every pair"],
 )
 def test_any_skeleton(num_keypoints, limbs):
     """A person comes back as its connected parts, those with too few of the keypoints excepted."""
@@ -155,6 +173,19 @@ def test_any_content_gives_finite_persons(data):
     assert (persons[..., 0].any(1)).all()
 
 
+@pytest.mark.parametrize("force_complete", [False, True])
+@pytest.mark.parametrize("scale", [6, 30])
+def test_worst_fields_are_decoded(force_complete, scale):
+    """Every cell certain and about itself, with joints of up to a third of the image: it ends, within max_persons."""
+    pif, paf = np.ones((17, 5, 81, 81), np.float32), np.ones((19, 8, 81, 81), np.float32)
+    pif[:, 2:4] = paf[:, 2:4] = paf[:, 4:6] = np.mgrid[:81, :81][::-1]
+    pif[:, 4] = paf[:, 6:] = scale
+    config = DecoderConfig(force_complete=force_complete, instance_threshold=0.0, keypoint_threshold=0.0)
+    persons = PifPafDecoder(17, COCO_LIMBS, config)(pif, paf, STRIDE)
+    assert 0 < len(persons) <= config.max_persons
+    assert np.isfinite(persons).all()
+
+
 def test_full_size_garbage(coco_decoder):
     ones = np.ones((17, 5, 81, 81), np.float32), np.ones((19, 8, 81, 81), np.float32)
     (person,) = coco_decoder(*ones, STRIDE)  # every cell points at cell (1, 1)
@@ -181,6 +212,25 @@ def test_history_does_not_matter():
     for seed in range(1, 5):
         decoder(*crowd(seed, 38 + seed, 40), STRIDE)
         np.testing.assert_array_equal(decoder(*crowd(0), STRIDE), first)
+
+
+def test_thousands_of_frames_do_not_matter():
+    decoder = PifPafDecoder(2, [(0, 1)])
+    rng = np.random.default_rng(0)
+    frames = [paint(rng.uniform(2, 10, (1, 2, 3)), np.ones((1, 2)), [(0, 1)], 12, 12) for _ in range(5)]
+    first = [decoder(*fields, STRIDE) for fields in frames]
+    assert all(len(persons) == 1 for persons in first)
+    for _ in range(2000):
+        for fields, persons in zip(frames, first, strict=True):
+            assert decoder(*fields, STRIDE).tobytes() == persons.tobytes()
+
+
+def test_batch_in_any_order():
+    decoder = PifPafDecoder(21, HAND_LIMBS)
+    images = [crowd(seed, 38 + seed, 44) for seed in range(6)]
+    forward, backward = decoder.batch(images, STRIDE, 2), decoder.batch(images[::-1], STRIDE, 2)
+    for one, other in zip(forward, backward[::-1], strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 @pytest.mark.parametrize("threads", [0, 1, 2, 5])
