@@ -83,6 +83,7 @@ bench-nonlocal: build machine-peak
 
 bench-encoder: build
 	$(BIN)/python benchmarks/bench_encoder.py
+	$(BIN)/python benchmarks/bench_encoder_threads.py
 
 bench-decoder: build
 	PEER_PYTHON="$(PEER_PYTHON)" $(BIN)/python benchmarks/bench_decoder.py
