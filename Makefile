@@ -6,7 +6,7 @@
 #   make bench                  benchmarks of the graph convolution on the CPU (under 5 minutes); results as JSON in
 #                               benchmarks/results/
 #   make bench-nonlocal         those of the non-local layer (5 minutes)
-#   make bench-encoder          those of the PIF/PAF encoder (1 minute)
+#   make bench-encoder [PEER_PYTHON=python3.10]    those of the encoder (2 minutes), beside OpenPifPaf where that has it
 #   make bench-decoder [PEER_PYTHON=python3.10]    those of the decoder (5 minutes), beside OpenPifPaf where that has it
 #   make gpu [RESULTS=DIR]      on a machine with a GPU, with the packages of $(PYTHON) and no network: builds, runs every
 #                               test, compute-sanitizer and the GPU's benchmarks in 10 minutes; results in build/gpu
@@ -82,7 +82,7 @@ bench-nonlocal: build machine-peak
 	$(BIN)/python benchmarks/plot_relu_affinity.py
 
 bench-encoder: build
-	$(BIN)/python benchmarks/bench_encoder.py
+	PEER_PYTHON="$(PEER_PYTHON)" $(BIN)/python benchmarks/bench_encoder.py
 	$(BIN)/python benchmarks/bench_encoder_threads.py
 
 bench-decoder: build

@@ -10,21 +10,22 @@ COCO's 17 keypoints and 19 limbs, a picture of 641 x 641 px at stride 8 (4.3 MB 
     numpy           dgcn_ext.reference.encode
     memset          all that is written, set to one value: nothing that returns dense arrays is faster
 
-    OpenPifPaf      its encoders, in a process of their own, where DGCN_OPENPIFPAF names a Python that has them:
-                    python3.10 -m venv peer && peer/bin/pip install openpifpaf==0.13.11
-                    DGCN_OPENPIFPAF=peer/bin/python python benchmarks/bench_encoder.py
+    OpenPifPaf      its encoders, in a process of their own (openpifpaf_encoder.py), where PEER_PYTHON names a Python
+                    with openpifpaf 0.13.11
 
-Persons are of random size and place, all joints visible.
+Persons are of random size and place, all joints visible. Seconds are those of the one thread on the CPU: what other
+processes do meanwhile does not count.
 """
 
 import ctypes
 import json
 import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from time import thread_time
 
 import harness
 import machine
@@ -39,7 +40,6 @@ from dgcn_ext.reference import encode
 
 SIZE, STRIDE = 641, 8  # px
 BATCH = 8
-PEER = os.environ.get("DGCN_OPENPIFPAF")
 ENCODER = PifPafEncoder(COCO.num_keypoints, COCO.limbs, COCO.sigmas, COCO.upright_pose)
 
 
@@ -56,10 +56,23 @@ def reference(keypoints: np.ndarray) -> Targets:
     return encode(keypoints, SIZE, SIZE, STRIDE, **known)
 
 
+def timed(call: Callable[[], object]) -> Variant:
+    """A variant for the harness's device "process": given a number of calls, it tells the seconds that one took."""
+
+    def seconds(calls: int = 1) -> float:
+        start = thread_time()
+        for _ in range(calls):
+            call()
+        return (thread_time() - start) / calls
+
+    return Variant(seconds)
+
+
 @contextmanager
 def openpifpaf(keypoints: np.ndarray) -> Iterator[dict[str, Variant]]:
     """OpenPifPaf at work on a scene, a call once; nothing where it is not installed."""
-    if PEER is None:
+    peer = os.environ.get("PEER_PYTHON")
+    if not peer:
         yield {}
         return
     scene = {
@@ -69,18 +82,17 @@ def openpifpaf(keypoints: np.ndarray) -> Iterator[dict[str, Variant]]:
         "keypoints": keypoints.tolist(),
         "size": SIZE,
     }
-    command = [PEER, str(Path(__file__).with_name("openpifpaf_encoder.py"))]
+    command = [peer, str(Path(__file__).with_name("openpifpaf_encoder.py"))]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdin is not None
         assert process.stdout is not None
         print(json.dumps(scene), file=process.stdin, flush=True)
 
-        def encode_once() -> None:
-            print(file=process.stdin, flush=True)
-            if process.stdout.readline() != "done\n":
-                raise RuntimeError(f"{' '.join(command)} failed; its message is above")
+        def seconds(calls: int = 1) -> float:
+            print(calls, file=process.stdin, flush=True)
+            return float(process.stdout.readline())
 
-        yield {"OpenPifPaf": Variant(encode_once)}
+        yield {"OpenPifPaf": Variant(seconds)}
         process.stdin.close()
 
 
@@ -102,12 +114,10 @@ def test_encoder(benchmark: BenchmarkFixture, num_persons: int) -> None:
         harness.interleave(
             benchmark,
             {
-                "dgcn": Variant(partial(ENCODER, keypoints, SIZE, SIZE, STRIDE), work=num_bytes, unit="B"),
-                "dgcn, out=": Variant(
-                    partial(ENCODER, keypoints, SIZE, SIZE, STRIDE, out=out), work=num_bytes, unit="B"
-                ),
-                "numpy": Variant(partial(reference, keypoints), work=num_bytes, unit="B"),
-                "memset": Variant(partial(ctypes.memset, memory, 255, num_bytes), work=num_bytes, unit="B"),
+                "dgcn": timed(partial(ENCODER, keypoints, SIZE, SIZE, STRIDE)),
+                "dgcn, out=": timed(partial(ENCODER, keypoints, SIZE, SIZE, STRIDE, out=out)),
+                "numpy": timed(partial(reference, keypoints)),
+                "memset": timed(partial(ctypes.memset, memory, 255, num_bytes)),
                 **peer,
             },
             baselines=["numpy", "memset", "OpenPifPaf"],
@@ -115,7 +125,8 @@ def test_encoder(benchmark: BenchmarkFixture, num_persons: int) -> None:
                 Claim("numpy", "dgcn", 20.0, at_least=True),
                 Claim("OpenPifPaf", "dgcn", 100.0, at_least=True),
             ],
-            missing={} if peer else {"OpenPifPaf": "set DGCN_OPENPIFPAF to a Python that has it"},
+            missing={} if peer else {"OpenPifPaf": "PEER_PYTHON names no interpreter that has it"},
+            device="process",
         )
     if num_persons == 5:
         milliseconds = benchmark.extra_info["variants"]["dgcn"]["median_ms"]
@@ -136,11 +147,12 @@ def test_encoder_batch(benchmark: BenchmarkFixture, node_strides: tuple[int, ...
         harness.interleave(
             benchmark,
             {
-                "dgcn": Variant(batch),
-                "dgcn, out=": Variant(partial(batch, out=batch())),
-                "one by one, np.stack": Variant(partial(one_by_one, pictures, node_strides)),
+                "dgcn": timed(batch),
+                "dgcn, out=": timed(partial(batch, out=batch())),
+                "one by one, np.stack": timed(partial(one_by_one, pictures, node_strides)),
             },
             baselines=["one by one, np.stack"],
+            device="process",
         )
 
 
