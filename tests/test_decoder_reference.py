@@ -9,7 +9,7 @@ import pytest
 from painting import paint
 
 from dgcn_ext.decoder import DecoderConfig, PifPafDecoder
-from dgcn_ext.reference.decoding import decode
+from dgcn_ext.reference.decoding import decode, effective_options, gather
 
 CASES_PER_KIND = 2500
 BATCH = 250  # cases a test
@@ -28,6 +28,7 @@ OPTIONS = {
     "map_min_sigma": (0.001, 0.5, 3.0),
     "seed_threshold": (0.0, 0.05, 0.5, 1.0),
     "seed_map_weight": (0.0, 0.5, 1.0),
+    "max_seeds": (1, 20),
     "connection_threshold": (0.0, 0.1, 0.5),
     "connection_map_weight": (0.0, 0.5, 1.0),
     "connection_window": (0.0, 0.5, 2.0, 4.0),
@@ -35,6 +36,7 @@ OPTIONS = {
     "blend_min_score": (0.0, 0.2),
     "blend_min_ratio": (0.0, 0.9, 2.0),
     "blend_max_distance": (0.0, 0.1, 2.0, 1e6),
+    "max_persons": (1, 3),
     "keypoint_threshold": (0.0, 0.2, 0.5),
     "keypoint_threshold_relative": (0.0, 0.25, 0.8, 2.0),
     "reverse_match": (False,),
@@ -169,3 +171,31 @@ def test_random_fields(kind, first):
         np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5, err_msg=f"{kind} {index}")
         grown += ((expected[..., 0] > 0).sum(1) > 1).any()
     assert grown / BATCH > SHARE_GROWN[kind]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_evidence(kind):
+    """What is known before persons are grown: maps, seeds and connections, each to a rounding or two."""
+    for index in range(100):
+        case = random_case(kind, index)
+        options = effective_options(case.config)
+        expected = gather(case.pif, case.paf, case.stride, case.skeleton, options)
+        found = PifPafDecoder(case.num_keypoints, case.skeleton, case.config).inspect(case.pif, case.paf, case.stride)
+        np.testing.assert_allclose(found.confidence_maps, expected.maps, rtol=1e-5, atol=1e-6)
+
+        seeds = found.seeds
+        assert list(zip(seeds["keypoint"].tolist(), seeds["cell"].tolist(), strict=True)) == [
+            (seed.keypoint, seed.cell) for seed in expected.seeds
+        ]
+        joints = np.array([seed.joint for seed in expected.seeds], np.float32).reshape(-1, 4)
+        for component, name in enumerate(("confidence", "x", "y", "scale")):
+            np.testing.assert_allclose(seeds[name], joints[:, component], rtol=1e-5)
+
+        connections = expected.permissive if case.config.force_complete else expected.connections
+        for (start, end), candidates in connections.items():
+            same = found.connections[(found.connections["start"] == start) & (found.connections["end"] == end)]
+            np.testing.assert_array_equal(same["cell"], candidates.cell)
+            np.testing.assert_allclose(same["score"], candidates.score, rtol=1e-5)
+            np.testing.assert_allclose(np.stack([same["x1"], same["y1"]], 1), candidates.start)
+            np.testing.assert_allclose(np.stack([same["x2"], same["y2"], same["scale2"]], 1), candidates.target)
+        assert len(found.connections) == sum(len(candidates.cell) for candidates in connections.values())

@@ -104,6 +104,8 @@ def decode(
     persons: list[Person] = []
     occupancy = Occupancy(num_keypoints, size, options)
     for seed in evidence.seeds:
+        if len(persons) == options.max_persons:
+            break
         if occupancy.occupied(seed.keypoint, seed.joint):
             continue
         person = [MISSING] * num_keypoints
@@ -216,7 +218,7 @@ def find_seeds(
     maps: Sequence[NDArray[np.float32]],
     options: Any,
 ) -> list[Seed]:
-    """The seeds of all keypoints, best first; of equal ones the lower keypoint, then the lower cell is first.
+    """The best ``max_seeds`` seeds of all keypoints, best first; of equal ones the lower keypoint, then the lower cell.
 
     A seed is a PIF cell with at least the threshold whose confidence, blended with the map's where it points (−1 if
     that is empty), reaches the threshold too.
@@ -228,7 +230,8 @@ def find_seeds(
         threshold = options.seed_threshold
         for i in np.flatnonzero((cells[:, 0] >= threshold) & (blends >= threshold) & (blends > 0)):
             seeds.append(Seed(Joint(blends[i], *cells[i, 1:]), keypoint, int(indices[i])))
-    return sorted(seeds, key=lambda seed: (-seed.joint.confidence, seed.keypoint, seed.cell))
+    seeds.sort(key=lambda seed: (-seed.joint.confidence, seed.keypoint, seed.cell))
+    return seeds[: options.max_seeds]
 
 
 # Stages 4 and 8: connections ------------------------------------------------------------------------------------------

@@ -52,7 +52,11 @@ DecoderConfig read_config(FuzzInput& input) {
   config.force_complete = (flags & 1) != 0;
   config.reverse_match = (flags & 2) == 0;
   config.max_map_pixels = (flags & 4) != 0 ? 1000 : 50000;
-  if ((flags & 8) != 0) config.score_top = input.integer(-1, 6);
+  if ((flags & 8) != 0) {
+    config.score_top = input.integer(-1, 6);
+    config.max_seeds = input.integer(0, 20);
+    config.max_persons = input.integer(0, 5);
+  }
   for (int changes = flags >> 4; changes > 0; --changes) {
     float& option = config.*numbers[input.integer(0, num_numbers - 1)];
     const int value = input.integer(0, num_values);
@@ -122,10 +126,29 @@ void read_raw(FuzzInput input, Scene& scene) {
   }
 }
 
+void require_sound(const Inspection& inspection, const Decoder& decoder) {
+  const std::size_t num_keypoints = static_cast<std::size_t>(decoder.skeleton().num_keypoints());
+  const auto [height, width] = inspection.size;
+  REQUIRE(inspection.confidence_maps.size() == num_keypoints * static_cast<std::size_t>(height * width));
+  for (const float value : inspection.confidence_maps) REQUIRE(value >= 0.0F && value <= 1.0F);
+  REQUIRE(inspection.seeds.size() <= static_cast<std::size_t>(decoder.config().max_seeds));
+  float last = 1.0F;
+  for (const Seed& seed : inspection.seeds) {
+    REQUIRE(seed.joint.found() && seed.joint.confidence >= decoder.config().seed_threshold);
+    REQUIRE(seed.joint.confidence <= last);
+    last = seed.joint.confidence;
+  }
+  REQUIRE(inspection.connections.size() == 2 * static_cast<std::size_t>(decoder.skeleton().num_limbs()));
+  for (const std::vector<Connection>& connections : inspection.connections) {
+    for (const Connection& connection : connections) REQUIRE(connection.score > 0.0F && connection.score <= 1.0F);
+  }
+}
+
 void require_sound(const Persons& persons, const Decoder& decoder) {
   const int num_keypoints = decoder.skeleton().num_keypoints();
   const DecoderConfig& config = decoder.config();
   REQUIRE(persons.num_keypoints == num_keypoints);
+  REQUIRE(persons.size() <= static_cast<std::size_t>(config.max_persons));
   REQUIRE(persons.joints.size() == persons.size() * static_cast<std::size_t>(num_keypoints));
   float last_mean = 1.0F;
   for (std::size_t p = 0; p < persons.size(); ++p) {
@@ -179,6 +202,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   try {
     const Persons persons = decoder.decode(fields, stride);
     require_sound(persons, decoder);
+    if (options % 32 >= 16) require_sound(decoder.inspect(fields, stride), decoder);
     const Fields empty{nullptr, nullptr, fields.num_keypoints, fields.num_limbs, 0, 3};
     const std::vector<Persons> batch = decoder.decode_batch({fields, empty, fields}, stride, options / 64 == 3 ? 2 : 1);
     REQUIRE(same_bits(batch[0], persons) && batch[1].size() == 0 && same_bits(batch[2], persons));
