@@ -75,10 +75,7 @@ void sum_shares(const double* shares, int64_t blocks_per_image, const SortedKeys
 template <typename Stored>
 void forward(const CpuKernels<Stored>& kernels, const Inputs& inputs, int64_t blocks_per_image, const Tensor& y) {
   const Pairings<typename Accumulation<Stored>::type> pairings(inputs, false);
-  const ForwardArguments<Stored> arguments{inputs.shape(),
-                                           pairings.data(),
-                                           read<Stored>(inputs.g),
-                                           write<Stored>(y)};
+  const ForwardArguments<Stored> arguments{inputs.shape(), pairings.data(), read<Stored>(inputs.g), write<Stored>(y)};
   parallel_for(inputs.images() * blocks_per_image, inputs.positions() * kernel_set().block_channels,
                [&](int64_t begin, int64_t end) { kernels.forward(arguments, begin, end); });
 }
@@ -90,13 +87,8 @@ void backward(const CpuKernels<Stored>& kernels, const Inputs& inputs, int64_t b
   const int64_t positions = inputs.positions(), images = inputs.images(), blocks = images * blocks_per_image;
   const Pairings<T> pairings(inputs, true);
   const std::unique_ptr<double[]> shares(need_keys ? new double[2 * blocks * positions] : nullptr);
-  BackwardArguments<Stored> arguments{inputs.shape(),
-                                      pairings.data(),
-                                      read<Stored>(inputs.g),
-                                      read<Stored>(grad_y),
-                                      {},
-                                      nullptr,
-                                      nullptr};
+  BackwardArguments<Stored> arguments{inputs.shape(), pairings.data(), read<Stored>(inputs.g), read<Stored>(grad_y), {},
+                                      nullptr,        nullptr};
   if (need_g) arguments.grad_g = write<Stored>(gradients.g);
   if (need_keys) {
     arguments.grad_a = shares.get();
