@@ -61,7 +61,7 @@ def claims(results: Results) -> str:
 def main() -> None:
     files = sorted(Path(__file__).with_name("results").glob("*.json"))
     runs = [json.loads(file.read_text()) for file in files]
-    print(claims([(one["group"], one) for run in runs for one in run["benchmarks"]]))
+    print(claims([(one["group"], one) for run in runs for one in run.get("benchmarks", [])]))
 
 
 if __name__ == "__main__":
