@@ -24,8 +24,8 @@ CPP := $(wildcard csrc/*.h csrc/*.cpp csrc/*/*.h csrc/*/*.cpp csrc/*/*.cu csrc/*
 export PIP_CONSTRAINT := constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo build test test-cpp test-python check machine-peak bench bench-nonlocal bench-encoder bench-decoder gpu sanitize \
-        fuzz check-no-torch check-torch-2.13 clean
+.PHONY: demo build test test-cpp test-python check machine-peak bench bench-nonlocal bench-encoder bench-decoder gpu \
+        sanitize fuzz check-no-torch check-torch-2.13 clean
 
 demo: build
 	$(BIN)/dgcn demo $(if $(SOURCE),--source "$(SOURCE)") --output demo
