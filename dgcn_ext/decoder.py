@@ -10,7 +10,6 @@ constants of OpenPifPaf 0.13; it lives in csrc/pifpaf, one file per stage.
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from numbers import Integral, Real
@@ -20,10 +19,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from dgcn_ext import _pifpaf
+from dgcn_ext.arguments import INT_MAX, check_integer, check_limbs
 
 __all__ = ["DecoderConfig", "Inspection", "PifPafDecoder"]
-
-_INT_MAX = 2**31 - 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,8 +109,8 @@ class DecoderConfig:
             if not isinstance(value, kind) or (kind is not bool and isinstance(value, bool)):
                 required = {bool: "a bool", Integral: "an integer", Real: "a number"}[kind]
                 raise TypeError(f"{field.name} must be {required}, got {value!r}")
-            if isinstance(value, Integral) and abs(int(value)) > _INT_MAX:
-                raise ValueError(f"{field.name} must be in [-{_INT_MAX}, {_INT_MAX}], got {value}")
+            if isinstance(value, Integral) and abs(int(value)) > INT_MAX:
+                raise ValueError(f"{field.name} must be in [-{INT_MAX}, {INT_MAX}], got {value}")
         self._native().validate()
 
     def _native(self) -> _pifpaf.DecoderConfig:
@@ -170,8 +168,8 @@ class PifPafDecoder:
     ) -> None:
         if config is not None and not isinstance(config, DecoderConfig):
             raise TypeError(f"config must be a DecoderConfig, got {type(config).__name__}")
-        self._num_keypoints = _integer("num_keypoints", num_keypoints, 1, _pifpaf.MAX_KEYPOINTS)
-        self._skeleton = _limbs(skeleton)
+        self._num_keypoints = check_integer("num_keypoints", num_keypoints, 1, _pifpaf.MAX_KEYPOINTS)
+        self._skeleton = check_limbs(skeleton)
         self._config = DecoderConfig() if config is None else config
         self._native = _pifpaf.Decoder(self._num_keypoints, self._skeleton, self._config._native())
 
@@ -207,7 +205,7 @@ class PifPafDecoder:
             TypeError, ValueError: naming the argument, what is required and what arrived. Also for more than
                 ``config.max_map_pixels`` pixels.
         """
-        return self._native.decode(*self._check_fields(pif, paf, ""), _integer("stride", stride, 1, _INT_MAX))
+        return self._native.decode(*self._check_fields(pif, paf, ""), check_integer("stride", stride, 1, INT_MAX))
 
     def batch(
         self, images: Sequence[tuple[ArrayLike, ArrayLike]], stride: int, threads: int = 0
@@ -227,8 +225,8 @@ class PifPafDecoder:
             if not isinstance(pair, (tuple, list)) or len(pair) != 2:
                 raise TypeError(f"images[{i}] must be a pair (pif, paf), got {type(pair).__name__}")
             checked.append(self._check_fields(*pair, f"images[{i}] "))
-        stride = _integer("stride", stride, 1, _INT_MAX)
-        return self._native.decode_batch(checked, stride, _integer("threads", threads, 0, _INT_MAX))
+        stride = check_integer("stride", stride, 1, INT_MAX)
+        return self._native.decode_batch(checked, stride, check_integer("threads", threads, 0, INT_MAX))
 
     def inspect(self, pif: ArrayLike, paf: ArrayLike, stride: int) -> Inspection:
         """What ``self(pif, paf, stride)`` knows of the image before it grows persons: for plots and debugging.
@@ -242,7 +240,7 @@ class PifPafDecoder:
             As for decoding. The maps take 4 bytes a pixel and keypoint.
         """
         fields = self._check_fields(pif, paf, "")
-        return Inspection(*self._native.inspect(*fields, _integer("stride", stride, 1, _INT_MAX)))
+        return Inspection(*self._native.inspect(*fields, check_integer("stride", stride, 1, INT_MAX)))
 
     def person_scores(self, persons: ArrayLike) -> NDArray[np.float32]:
         """Scores to report for persons [P, K, 4], float32 [P]: the joint confidences' mean, weighted by rank.
@@ -276,34 +274,9 @@ class PifPafDecoder:
         if arrays[0].shape[2:] != arrays[1].shape[2:]:
             sizes = [list(array.shape[2:]) for array in arrays]
             raise ValueError(f"{prefix}paf must have pif's field size {sizes[0]}, got {sizes[1]}")
-        if max(arrays[0].shape) > _INT_MAX:
-            raise ValueError(f"{prefix}pif must have sizes of at most {_INT_MAX}, got {list(arrays[0].shape)}")
+        if max(arrays[0].shape) > INT_MAX:
+            raise ValueError(f"{prefix}pif must have sizes of at most {INT_MAX}, got {list(arrays[0].shape)}")
         return arrays[0], arrays[1]
-
-
-def _integer(name: str, value: int, low: int, high: int) -> int:
-    try:
-        integer = operator.index(value)
-    except TypeError:
-        raise TypeError(f"{name} must be an integer, got {value!r}") from None
-    if not low <= integer <= high:
-        raise ValueError(f"{name} must be in [{low}, {high}], got {integer}")
-    return integer
-
-
-def _limbs(skeleton: Iterable[tuple[int, int]] | NDArray[np.integer[Any]]) -> tuple[tuple[int, int], ...]:
-    """The limbs as plain integers; whether they fit the keypoints is the core's to say."""
-    if not isinstance(skeleton, Iterable):
-        raise TypeError(f"skeleton must be a sequence of pairs, got {skeleton!r}")
-    limbs = []
-    for i, limb in enumerate(skeleton):
-        if not isinstance(limb, Iterable):
-            raise TypeError(f"skeleton[{i}] must be a pair of keypoints, got {limb!r}")
-        ends = [_integer(f"skeleton[{i}]", end, -_INT_MAX, _INT_MAX) for end in limb]
-        if len(ends) != 2:
-            raise ValueError(f"skeleton[{i}] must be a pair of keypoints, got {len(ends)} values")
-        limbs.append((ends[0], ends[1]))
-    return tuple(limbs)
 
 
 def _float32(name: str, value: ArrayLike) -> NDArray[np.float32]:

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from dgcn_ext import _pifpaf
-from dgcn_ext.decoder import _INT_MAX, _integer, _limbs
+from dgcn_ext.arguments import INT_MAX, check_integer, check_limbs
 
 __all__ = ["PifPafEncoder", "Targets"]
 
@@ -67,8 +67,8 @@ class PifPafEncoder:
         sigmas: ArrayLike,
         upright_pose: ArrayLike,
     ) -> None:
-        self._num_keypoints = _integer("num_keypoints", num_keypoints, 1, _pifpaf.MAX_KEYPOINTS)
-        self._skeleton = _limbs(skeleton)
+        self._num_keypoints = check_integer("num_keypoints", num_keypoints, 1, _pifpaf.MAX_KEYPOINTS)
+        self._skeleton = check_limbs(skeleton)
         self._sigmas = _float64("sigmas", sigmas, (self._num_keypoints,))
         self._upright_pose = _float64("upright_pose", upright_pose, (self._num_keypoints, 2))
         self._native = _pifpaf.Encoder(
@@ -147,7 +147,7 @@ class PifPafEncoder:
             if not isinstance(pair, (tuple, list)) or len(pair) != 2:
                 raise TypeError(f"pictures[{i}] must be a pair (keypoints, ignored), got {type(pair).__name__}")
             checked.append(self._check_picture(*pair, f"pictures[{i}] "))
-        threads = _integer("threads", threads, 0, _INT_MAX)
+        threads = check_integer("threads", threads, 0, INT_MAX)
         return self._encode(checked, (len(checked),), height, width, stride, node_strides, threads, out)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -177,7 +177,7 @@ class PifPafEncoder:
         out: Targets | None,
     ) -> Targets:
         """Targets with the leading dimensions `batch`, none or B."""
-        height, width = _integer("height", height, 1, _INT_MAX), _integer("width", width, 1, _INT_MAX)
+        height, width = check_integer("height", height, 1, INT_MAX), check_integer("width", width, 1, INT_MAX)
         size = _field_size("stride", stride, height, width)
         if not isinstance(node_strides, Iterable):
             raise TypeError(f"node_strides must be a sequence of strides, got {node_strides!r}")
@@ -206,7 +206,7 @@ class PifPafEncoder:
 
 def _field_size(name: str, stride: int, height: int, width: int) -> tuple[int, int]:
     """(H, W) of a picture in cells of `stride` px."""
-    stride = _integer(name, stride, 1, _INT_MAX)
+    stride = check_integer(name, stride, 1, INT_MAX)
     for side, pixels in (("height", height), ("width", width)):
         if (pixels - 1) % stride:
             raise ValueError(f"{side} must be a multiple of {name} = {stride} plus 1, got {pixels}")

@@ -101,7 +101,7 @@ def graph_conv(
         bias = None if bias is None else _parameter(bias, dtype)
         mask, target, relu = _MASK[semantics], _TARGET[aggregate], _RELU[activation]
         return ops.graph_conv(x, edge_weight, adjacency, weight, bias, residual, seed, per_sample, mask, target, relu)
-    except Exception:
+    except (AttributeError, KeyError, RuntimeError, TypeError, ValueError):
         try:
             check_option("semantics", semantics, _MASK)
             check_option("aggregate", aggregate, _TARGET)
@@ -206,7 +206,9 @@ def _accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
 def _autocast_dtype(features: Tensor) -> torch.dtype | None:
     """What autocast asks of operators on the device of ``features``."""
     device_type = "cuda" if features.is_cuda else "cpu"
-    return torch.get_autocast_dtype(device_type) if torch.is_autocast_enabled(device_type) else None
+    if features.is_meta or not torch.is_autocast_enabled(device_type):
+        return None
+    return torch.get_autocast_dtype(device_type)
 
 
 def _autocast(features: Tensor, dtype: torch.dtype) -> Tensor:

@@ -159,6 +159,12 @@ def test_autocast(device: torch.device) -> None:
     assert {gradient.dtype for gradient in gradients.values()} == {torch.float32}
 
 
+def test_autocast_leaves_meta_tensors_alone() -> None:
+    meta = {name: value.to("meta") for name, value in make_inputs((2, 17, 5, 7)).items()}
+    with torch.autocast("cpu", torch.bfloat16):
+        assert functional.graph_conv(**meta).dtype == torch.float32
+
+
 @pytest.mark.parametrize("parameter_dtype", [torch.float64, torch.bfloat16])
 def test_parameters_of_another_dtype(device: torch.device, parameter_dtype: torch.dtype) -> None:
     inputs = make_inputs((2, 17, 5, 7), device=device)

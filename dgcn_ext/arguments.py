@@ -1,0 +1,37 @@
+"""What the decoder and the encoder check of their arguments alike; needs no torch."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+INT_MAX = 2**31 - 1
+
+
+def check_integer(name: str, value: int, low: int, high: int) -> int:
+    try:
+        integer = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name} must be an integer, got {value!r}") from None
+    if not low <= integer <= high:
+        raise ValueError(f"{name} must be in [{low}, {high}], got {integer}")
+    return integer
+
+
+def check_limbs(skeleton: Iterable[tuple[int, int]] | NDArray[np.integer[Any]]) -> tuple[tuple[int, int], ...]:
+    """The limbs as plain integers; whether they fit the keypoints is the core's to say."""
+    if not isinstance(skeleton, Iterable):
+        raise TypeError(f"skeleton must be a sequence of pairs, got {skeleton!r}")
+    limbs = []
+    for i, limb in enumerate(skeleton):
+        if not isinstance(limb, Iterable):
+            raise TypeError(f"skeleton[{i}] must be a pair of keypoints, got {limb!r}")
+        ends = [check_integer(f"skeleton[{i}]", end, -INT_MAX, INT_MAX) for end in limb]
+        if len(ends) != 2:
+            raise ValueError(f"skeleton[{i}] must be a pair of keypoints, got {len(ends)} values")
+        limbs.append((ends[0], ends[1]))
+    return tuple(limbs)
