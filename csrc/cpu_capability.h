@@ -1,16 +1,17 @@
-// Which of the CPU kernels are used: by instruction set and dtype.
+// Which instruction set the CPU kernels may use. Knows nothing of torch.
 #pragma once
 
 #include <cstdlib>
 #include <cstring>
-
-#include "checks.h"
+#include <stdexcept>
+#include <string>
 
 namespace dgcn {
 
 enum class CpuCapability { portable, avx2, avx512 };
 
-/// The best that this machine has, or what the environment variable DGCN_CPU_CAPABILITY asks for (read once).
+/// The best that this machine has, or what the environment variable DGCN_CPU_CAPABILITY asks for (read once). Throws
+/// std::invalid_argument where that cannot be had.
 inline CpuCapability cpu_capability() {
   static const CpuCapability capability = [] {
 #if defined(__x86_64__)
@@ -27,19 +28,11 @@ inline CpuCapability cpu_capability() {
     const char* names[] = {"portable", "avx2", "avx512"};
     for (int i = 0; i <= static_cast<int>(best); ++i)
       if (std::strcmp(wish, names[i]) == 0) return static_cast<CpuCapability>(i);
-    fail("DGCN_CPU_CAPABILITY must be portable, avx2 or avx512, and at most what this machine has (",
-         names[static_cast<int>(best)], "), got ", wish);
+    throw std::invalid_argument(
+        std::string("DGCN_CPU_CAPABILITY must be portable, avx2 or avx512, and at most what this machine has (") +
+        names[static_cast<int>(best)] + "), got " + wish);
   }();
   return capability;
-}
-
-/// Calls `body` with the kernels for features of this dtype, of the set for one instruction set.
-template <typename KernelSet, typename Body>
-auto with_kernels(const KernelSet& set, ScalarType dtype, Body body) {
-  if (dtype == ScalarType::Double) return body(set.float64);
-  if (dtype == ScalarType::Float) return body(set.float32);
-  if (dtype == ScalarType::BFloat16) return body(set.bfloat16);
-  return body(set.float16);
 }
 
 }  // namespace dgcn

@@ -7,7 +7,7 @@
 #include <algorithm>
 #include <memory>
 
-#include "../cpu_capability.h"
+#include "../cpu_kernels.h"
 #include "graph_conv_op.h"
 
 namespace dgcn {

@@ -7,7 +7,7 @@
 #include <algorithm>
 #include <vector>
 
-#include "../cpu_capability.h"
+#include "../cpu_kernels.h"
 #include "nonlocal_op.h"
 
 namespace dgcn::nonlocal {
