@@ -50,6 +50,19 @@ Array decode(const Decoder& decoder, const Array& pif, const Array& paf, int str
   return to_array(std::move(persons));
 }
 
+/// Seconds by stage, in their order.
+py::dict stage_times(const Decoder& decoder, const Array& pif, const Array& paf, int stride) {
+  const Fields fields = view(pif, paf);
+  StageTimes times;
+  {
+    const py::gil_scoped_release release;
+    decoder.decode(fields, stride, &times);
+  }
+  using namespace py::literals;
+  return py::dict("maps"_a = times.maps, "seeds"_a = times.seeds, "growing"_a = times.growing,
+                  "completing"_a = times.completing, "suppressing"_a = times.suppressing);
+}
+
 /// Rows of the structured arrays that `inspect` returns.
 struct SeedRow {
   std::int32_t keypoint, cell;
@@ -166,6 +179,7 @@ PYBIND11_MODULE(_pifpaf, module) {
       }))
       .def("decode", &decode)
       .def("inspect", &inspect)
+      .def("stage_times", &stage_times)
       .def("decode_batch", &decode_batch)
       .def("person_scores", &person_scores);
 

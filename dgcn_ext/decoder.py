@@ -242,6 +242,19 @@ class PifPafDecoder:
         fields = self._check_fields(pif, paf, "")
         return Inspection(*self._native.inspect(*fields, check_integer("stride", stride, 1, INT_MAX)))
 
+    def stage_times(self, pif: ArrayLike, paf: ArrayLike, stride: int) -> dict[str, float]:
+        """What each stage of ``self(pif, paf, stride)`` takes, in seconds.
+
+        ``maps``: PIF cells are read and made ready for look-ups in the confidence maps; ``seeds``: looked up and sorted;
+        ``growing``: PAF cells are read, connections scored, persons grown; ``completing``: the same in force-complete's
+        pass; ``suppressing``. What a stage leaves for later, until it is asked for, counts where it is asked for.
+
+        Args, Raises:
+            As for decoding.
+        """
+        fields = self._check_fields(pif, paf, "")
+        return self._native.stage_times(*fields, check_integer("stride", stride, 1, INT_MAX))
+
     def person_scores(self, persons: ArrayLike) -> NDArray[np.float32]:
         """Scores to report for persons [P, K, 4], float32 [P]: the joint confidences' mean, weighted by rank.
 

@@ -47,12 +47,9 @@ class Buckets {
   }
   void place(std::size_t bucket, const Item& item) { items_[static_cast<std::size_t>(end_[bucket + 1]++)] = item; }
 
-  bool empty() const { return items_.empty(); }
   const std::vector<Item>& items() const { return items_; }
 
   /// Where a bucket's items begin and end; those of the next bucket follow.
-  Item* first_of(std::size_t bucket) { return items_.data() + end_[bucket]; }
-  Item* end_of(std::size_t bucket) { return items_.data() + end_[bucket + 1]; }
   const Item* first_of(std::size_t bucket) const { return items_.data() + end_[bucket]; }
   const Item* end_of(std::size_t bucket) const { return items_.data() + end_[bucket + 1]; }
 

@@ -3,31 +3,24 @@
 #include <algorithm>
 #include <cmath>
 #include <cstddef>
-#include <cstdint>
-#include <iterator>
 
 namespace dgcn::pifpaf {
 namespace {
 
-constexpr unsigned known_edge = 8;           // [blocks]; so many are about as large as a joint
+constexpr unsigned max_known_edge = 32;      // [blocks]; a power of two
 constexpr int min_bucket_edge = 16;          // [px]; a multiple of a block's
 constexpr std::size_t buckets_per_spot = 8;  // at most, on average: bounds the memory whatever the scales
 
-template <typename Number>
-Number eighth_power(Number value) {
-  const Number second = value * value;
-  const Number fourth = second * second;
-  return fourth * fourth;
-}
-
 }  // namespace
 
-float ConfidenceMap::Spot::at(int row, int column) const {
+float Spot::at(int row, int column) const {
   if (row < top || row >= bottom || column < left || column >= right) return 0.0F;
   const float dx = static_cast<float>(column) - x, dy = static_cast<float>(row) - y;
   if (std::fabs(dx) < 0.5F && std::fabs(dy) < 0.5F) return peak;
   const float d2 = dx * dx + dy * dy;
-  return d2 <= sigma2 ? peak * eighth_power(1.0F - d2 * falloff) : 0.0F;
+  if (!(d2 <= sigma2)) return 0.0F;
+  const float root = 1.0F - d2 * falloff, second = root * root, fourth = second * second;
+  return peak * (fourth * fourth);
 }
 
 ConfidenceMap::ConfidenceMap(const std::vector<PifCell>& cells, PixelSize size, const DecoderConfig& config)
@@ -46,16 +39,18 @@ ConfidenceMap::ConfidenceMap(const std::vector<PifCell>& cells, PixelSize size, 
               1.0F / (16.0F * (sigma * sigma)),
               false};
     if (spot.left >= spot.right || spot.top >= spot.bottom) continue;
-    const auto reaches = [&](int pixel, float centre) {
+    const auto reaches = [&](int pixel, float centre, int end) {
       const float distance = static_cast<float>(pixel) - centre;
-      return distance * distance <= spot.sigma2 || std::fabs(distance) < 0.5F;
+      return pixel >= 0 && pixel < end && (distance * distance <= spot.sigma2 || std::fabs(distance) < 0.5F);
     };
-    spot.exceeds_box = reaches(spot.left - 1, spot.x) || reaches(spot.right, spot.x) || reaches(spot.top - 1, spot.y) ||
-                       reaches(spot.bottom, spot.y);
+    spot.exceeds_box = reaches(spot.left - 1, spot.x, size.width) || reaches(spot.right, spot.x, size.width) ||
+                       reaches(spot.top - 1, spot.y, size.height) || reaches(spot.bottom, spot.y, size.height);
     spots_.push_back(spot);
   }
   if (spots_.empty()) return;
-  known_.resize(known_edge * known_edge);
+  while (known_edge_ < max_known_edge && known_edge_ * known_edge_ < spots_.size()) known_edge_ *= 2;
+  known_.assign(known_edge_ * known_edge_, -1);
+  pixels_.reset(new float[known_.size() * block_edge * block_edge]);
 
   std::size_t entries = 0;
   for (int edge = min_bucket_edge; entries == 0 || entries > buckets_per_spot * spots_.size(); edge *= 2) {
@@ -82,59 +77,49 @@ void ConfidenceMap::for_each_bucket(const Spot& spot, Visit visit) const {
   }
 }
 
-float ConfidenceMap::at(float x, float y, float missing) {
-  const auto inside = [](float value, int size) {
-    return value >= -0.49F && value <= static_cast<float>(size) - 0.51F;
-  };
-  if (spots_.empty() || !inside(x, size_.width) || !inside(y, size_.height)) return missing;
-  const auto column = static_cast<unsigned>(truncate(x + 0.5F, 0, size_.width - 1));
-  const auto row = static_cast<unsigned>(truncate(y + 0.5F, 0, size_.height - 1));
-  const unsigned i = row % block_edge, j = column % block_edge;
-  Block& block = known_[row / block_edge % known_edge * known_edge + column / block_edge % known_edge];
-  if (block.top != static_cast<int>(row - i) || block.left != static_cast<int>(column - j)) {
-    block = {static_cast<int>(row - i), static_cast<int>(column - j), {}};
-    fill(block);
+void ConfidenceMap::look_up(const float* x, const float* y, std::size_t count, float missing, float* values) {
+  if (spots_.empty()) {
+    std::fill_n(values, count, missing);
+    return;
   }
-  const float value = std::min(block.rows[i][j], 1.0F);
-  return value > 0.0F ? value : missing;
-}
-
-/// Whether more spots make no difference, which bounds the work where very many are very large.
-bool ConfidenceMap::saturated(const Row (&sums)[block_edge]) {
-  bool all = true;
-  for (const Row& row : sums) {
-    for (int j = 0; j < block_edge; ++j) all &= row[j] >= 1.0F;
-  }
-  return all;
-}
-
-void ConfidenceMap::fill(Block& block) const {
-  using Mask = std::int32_t __attribute__((vector_size(sizeof(Row))));  // all ones where true
-  const Row column = static_cast<float>(block.left) + Row{0, 1, 2, 3};
-  const auto top = static_cast<float>(block.top);
-  Row sums[block_edge] = {};
-  const std::size_t bucket = grid_.bucket(grid_.row(block.top), grid_.column(block.left));
-  const int* const begin = reaching_.first_of(bucket);
-  const int* const end = reaching_.end_of(bucket);
-  for (const int* index = begin; index != end; ++index) {
-    if ((index - begin) % 32 == 31 && saturated(sums)) break;
-    const Spot& spot = spots_[static_cast<std::size_t>(*index)];
-    if (spot.exceeds_box) {
-      for (int i = 0; i < block_edge; ++i) {
-        for (int j = 0; j < block_edge; ++j) sums[i][j] += spot.at(block.top + i, block.left + j);
+  // Loops of their own for what vectorises, and for the one branch.
+  constexpr std::size_t many = 32;
+  const float right = static_cast<float>(size_.width), bottom = static_cast<float>(size_.height);
+  const unsigned within_window = known_edge_ - 1;
+  for (std::size_t begin = 0; begin < count; begin += many) {
+    const std::size_t num = std::min(many, count - begin);
+    int inside[many], row[many], column[many], block[many];
+    unsigned slot[many];
+    float found[many];
+    for (std::size_t i = 0; i < num; ++i) {
+      const float px = x[begin + i], py = y[begin + i];
+      inside[i] = (px >= -0.49F) & (px <= right - 0.51F) & (py >= -0.49F) & (py <= bottom - 0.51F);
+      column[i] = static_cast<int>(inside[i] ? std::min(px + 0.5F, right - 1.0F) : 0.0F);
+      row[i] = static_cast<int>(inside[i] ? std::min(py + 0.5F, bottom - 1.0F) : 0.0F);
+      const unsigned block_row = static_cast<unsigned>(row[i]) / block_edge;
+      const unsigned block_column = static_cast<unsigned>(column[i]) / block_edge;
+      slot[i] = (block_row & within_window) * known_edge_ + (block_column & within_window);
+      block[i] = static_cast<int>(block_row * static_cast<unsigned>(size_.width) + block_column);
+    }
+    for (std::size_t i = 0; i < num; ++i) {
+      if (known_[slot[i]] != block[i]) {
+        known_[slot[i]] = block[i];
+        fill(slot[i], row[i], column[i]);
       }
-      continue;
+      found[i] = pixels_[(slot[i] * block_edge + static_cast<unsigned>(row[i]) % block_edge) * block_edge +
+                         static_cast<unsigned>(column[i]) % block_edge];
     }
-    // The same without a branch: which spots reach which pixels cannot be foretold.
-    const Row dx = column - spot.x, dx2 = dx * dx, peak = Row{} + spot.peak;
-    for (int i = 0; i < block_edge; ++i) {
-      const Row dy = top + static_cast<float>(i) - (Row{} + spot.y), dy2 = dy * dy, d2 = dx2 + dy2;
-      const Mask at_centre = (dx2 < 0.25F) & (dy2 < 0.25F), near = d2 <= spot.sigma2;
-      const Row value = peak * eighth_power(1.0F - d2 * spot.falloff);
-      sums[i] += (Row)((at_centre & (Mask)peak) | (~at_centre & near & (Mask)value));
-    }
+    for (std::size_t i = 0; i < num; ++i)
+      values[begin + i] = (inside[i] != 0) & (found[i] > 0.0F) ? std::min(found[i], 1.0F) : missing;
   }
-  std::copy(std::begin(sums), std::end(sums), block.rows);
+}
+
+/// Adds up the block of pixels that this one is in.
+void ConfidenceMap::fill(std::size_t slot, int row, int column) {
+  const int top = row / block_edge * block_edge, left = column / block_edge * block_edge;
+  const std::size_t bucket = grid_.bucket(grid_.row(top), grid_.column(left));
+  kernels_->add_spots(spots_.data(), reaching_.first_of(bucket), reaching_.end_of(bucket), top, left,
+                      pixels_.get() + slot * block_edge * block_edge);
 }
 
 void ConfidenceMap::render(float* pixels) const {

@@ -1,11 +1,15 @@
 // Stage 1 and 2: one keypoint's PIF cells accumulated into a confidence map of input resolution, and look-ups in it.
 #pragma once
 
+#include <cstddef>
+#include <memory>
 #include <vector>
 
 #include "pifpaf/bucket_grid.h"
 #include "pifpaf/config.h"
 #include "pifpaf/fields.h"
+#include "pifpaf/kernels.h"
+#include "pifpaf/spot.h"
 
 namespace dgcn::pifpaf {
 
@@ -22,44 +26,33 @@ class ConfidenceMap {
   ConfidenceMap(const std::vector<PifCell>& cells, PixelSize size, const DecoderConfig& config);
 
   /// The value at the nearest pixel, or `missing` where that lies outside the map or no cell reaches it.
-  float at(float x, float y, float missing);
+  float at(float x, float y, float missing) {
+    look_up(&x, &y, 1, missing, &x);
+    return x;
+  }
+
+  /// The same for many places: much faster than one by one.
+  void look_up(const float* x, const float* y, std::size_t count, float missing, float* values);
 
   /// Writes the whole map to `pixels` [height, width], which must be zero.
   void render(float* pixels) const;
 
  private:
-  static constexpr int block_edge = 4;                             // [px]
-  using Row = float __attribute__((vector_size(4 * block_edge)));  // a vector in a register
-
-  /// The values of a block of pixels.
-  struct Block {
-    int top = -1, left = -1;  ///< [px]
-    Row rows[block_edge] = {};
-  };
-  /// What a cell adds.
-  struct Spot {
-    int left, right, top, bottom;  ///< to the pixels of [left, right) × [top, bottom)
-    float x, y;                    ///< [px]
-    float peak;                    ///< what it adds at (x, y)
-    float sigma2;                  ///< σ² [px²]
-    float falloff;                 ///< 1/16σ² [px⁻²]
-    bool exceeds_box;              ///< whether there are pixels within σ outside of the box, for want of precision
-
-    float at(int row, int column) const;
-  };
-
   template <typename Visit>
   void for_each_bucket(const Spot& spot, Visit visit) const;
-  void fill(Block& block) const;
-  static bool saturated(const Row (&sums)[block_edge]);
+
+  const Kernels* kernels_ = &kernels();
+  void fill(std::size_t slot, int row, int column);
 
   PixelSize size_;
   std::vector<Spot> spots_;
   BucketGrid grid_;
   Buckets<int> reaching_;  ///< the spots that reach into a bucket, ascending
 
-  /// Blocks asked for before: those of a square window, which is repeated over the map like a tile.
-  std::vector<Block> known_;
+  /// Blocks of pixels asked for before: those of a square window, which is repeated over the map like a tile.
+  unsigned known_edge_ = 8;  ///< of the window [blocks]
+  std::vector<int> known_;   ///< [known_edge_, known_edge_], which block is held, counted row after row; −1: none
+  std::unique_ptr<float[]> pixels_;  ///< [known_.size(), block_edge, block_edge]
 };
 
 }  // namespace dgcn::pifpaf

@@ -2,9 +2,10 @@
 #pragma once
 
 #include <array>
+#include <optional>
 #include <vector>
 
-#include "pifpaf/bucket_grid.h"
+#include "pifpaf/candidates.h"
 #include "pifpaf/confidence_map.h"
 #include "pifpaf/config.h"
 #include "pifpaf/fields.h"
@@ -44,43 +45,29 @@ class LimbConnections {
   std::vector<Connection> all(bool backward);
 
  private:
-  struct Candidate {
-    float score;  ///< −confidence as long as it is not known, 0 if it does not exceed the threshold
-    float x, y;   ///< start [px]
-    int index;    ///< in cells_
-  };
-
-  /// The candidates of one direction in the buckets of their starts.
-  struct Direction {
-    ConfidenceMap* map;  ///< of the keypoint it leads to
-    Buckets<Candidate> candidates;
-    bool indexed = false;
-  };
-
   /// A candidate and its score from a given start.
   struct Match {
-    int index = -1;
+    int index = -1;  ///< in the candidates of one direction
+    int cell = 0;
     float score = 0.0F;
 
     bool better_than(const Match& other) const {
-      return other.index < 0 || score > other.score || (score == other.score && index < other.index);
+      return other.index < 0 || score > other.score || (score == other.score && cell < other.cell);
     }
   };
 
-  Buckets<Candidate>& candidates(bool backward);
-  float score(bool backward, const Candidate& candidate);
-  Joint target(bool backward, int index) const;
-  Joint blend(bool backward, const Match& first, const Match& second) const;
+  Candidates& candidates(bool backward);
+  Joint blend(const Candidates& candidates, const Match& first, const Match& second) const;
 
   const Fields* fields_;
   int limb_;
   int stride_;
+  PixelSize size_;
   float threshold_;
   const DecoderConfig* config_;
-  BucketGrid grid_;
-  bool read_ = false;
-  std::vector<PafCell> cells_;
-  std::array<Direction, 2> directions_;  ///< forward, backward
+  ConfidenceMap* from_;
+  ConfidenceMap* to_;
+  std::optional<std::array<Candidates, 2>> candidates_;  ///< forward and backward, once asked for
 };
 
 /// [M], by limb.

@@ -33,11 +33,12 @@ DecoderConfig effective(DecoderConfig config) {
 Decoder::Decoder(Skeleton skeleton, const DecoderConfig& config)
     : skeleton_(std::move(skeleton)), config_(effective(config)) {}
 
-Persons Decoder::decode(const Fields& fields, int stride) const {
+Persons Decoder::decode(const Fields& fields, int stride, StageTimes* times) const {
+  Stopwatch stopwatch(times);
   Persons persons{skeleton_.num_keypoints(), {}};
   const PixelSize size = check_fields(fields, stride, skeleton_, config_);
   if (size.height == 0) return persons;
-  Evidence evidence(fields, stride, size, config_);
+  Evidence evidence(fields, stride, size, config_, stopwatch);
   Occupancy occupancy(skeleton_.num_keypoints(), size, config_);
   Grower grower(skeleton_, config_);
   ConnectionSet connections = evidence.connections(skeleton_, config_.connection_threshold);
@@ -51,15 +52,18 @@ Persons Decoder::decode(const Fields& fields, int stride) const {
       if (person[k].found()) occupancy.mark(k, person[k]);
     }
   }
+  stopwatch.lap(&StageTimes::growing);
   if (config_.force_complete) {
     connections = evidence.connections(skeleton_, config_.complete_threshold);
     for (std::size_t p = 0; p < persons.size(); ++p) {
       grower.grow(connections, {config_.complete_window, false}, persons[p]);
       grower.fill_missing(persons[p]);
     }
+    stopwatch.lap(&StageTimes::completing);
   }
   occupancy.clear();
   suppress(occupancy, config_, persons);
+  stopwatch.lap(&StageTimes::suppressing);
   return persons;
 }
 
@@ -68,7 +72,8 @@ Inspection Decoder::inspect(const Fields& fields, int stride) const {
   Inspection inspection{
       size, {}, {}, std::vector<std::vector<Connection>>(2 * static_cast<std::size_t>(skeleton_.num_limbs()))};
   if (size.height == 0) return inspection;
-  Evidence evidence(fields, stride, size, config_);
+  Stopwatch stopwatch(nullptr);
+  Evidence evidence(fields, stride, size, config_, stopwatch);
   inspection.seeds = evidence.seeds();
 
   const std::size_t pixels = static_cast<std::size_t>(size.height) * static_cast<std::size_t>(size.width);

@@ -14,6 +14,7 @@
 #include "pifpaf/person.h"
 #include "pifpaf/seeds.h"
 #include "pifpaf/skeleton.h"
+#include "pifpaf/stage_times.h"
 
 namespace dgcn::pifpaf {
 
@@ -32,8 +33,8 @@ class Decoder {
   Decoder(Skeleton skeleton, const DecoderConfig& config);
 
   /// Persons of one image, best first. `stride` is the edge of a field cell [px]. Empty fields give no persons, and
-  /// cells that are not finite are skipped (see read_pif).
-  Persons decode(const Fields& fields, int stride) const;
+  /// cells that are not finite are skipped (see `usable`). Where `times` is given, what each stage took is added to it.
+  Persons decode(const Fields& fields, int stride, StageTimes* times = nullptr) const;
 
   /// The same for each image, on `threads` threads (0: as many as the machine has). Where images fail, the exception of
   /// the first of them is thrown.

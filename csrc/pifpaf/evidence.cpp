@@ -5,7 +5,7 @@
 
 namespace dgcn::pifpaf {
 
-Evidence::Evidence(const Fields& fields, int stride, PixelSize size, const DecoderConfig& config)
+Evidence::Evidence(const Fields& fields, int stride, PixelSize size, const DecoderConfig& config, Stopwatch& stopwatch)
     : fields_(fields), config_(config), stride_(stride), size_(size) {
   const float threshold = std::min(config.map_threshold, config.seed_threshold);
   std::vector<PifCell> cells;
@@ -13,9 +13,12 @@ Evidence::Evidence(const Fields& fields, int stride, PixelSize size, const Decod
   for (int k = 0; k < fields.num_keypoints; ++k) {
     read_pif(fields, k, stride, threshold, cells);
     maps_.emplace_back(cells, size, config);
+    stopwatch.lap(&StageTimes::maps);
     append_seeds(k, cells, maps_.back(), config, seeds_);
+    stopwatch.lap(&StageTimes::seeds);
   }
   sort_seeds(config, seeds_);
+  stopwatch.lap(&StageTimes::seeds);
 }
 
 ConnectionSet Evidence::connections(const Skeleton& skeleton, float threshold) {

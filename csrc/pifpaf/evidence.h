@@ -9,13 +9,14 @@
 #include "pifpaf/fields.h"
 #include "pifpaf/seeds.h"
 #include "pifpaf/skeleton.h"
+#include "pifpaf/stage_times.h"
 
 namespace dgcn::pifpaf {
 
 /// Confidence maps and seeds of an image. Keeps references to the fields and the configuration.
 class Evidence {
  public:
-  Evidence(const Fields& fields, int stride, PixelSize size, const DecoderConfig& config);
+  Evidence(const Fields& fields, int stride, PixelSize size, const DecoderConfig& config, Stopwatch& stopwatch);
 
   const std::vector<Seed>& seeds() const { return seeds_; }         ///< best first, max_seeds at most
   const std::vector<ConfidenceMap>& maps() const { return maps_; }  ///< [K]

@@ -5,6 +5,9 @@
 //   stride    edge of a cell [px]; cell i is centred on pixel stride·i
 #pragma once
 
+#include <algorithm>
+#include <cmath>
+#include <cstddef>
 #include <cstdint>
 #include <vector>
 
@@ -31,14 +34,6 @@ struct PifCell {
   float scale;       ///< [px]
 };
 
-/// One cell of a PAF field.
-struct PafCell {
-  int cell;              ///< row-major index in the field
-  float confidence;      ///< in [0, 1]
-  float x1, y1, x2, y2;  ///< the limb's two ends [px]
-  float scale1, scale2;  ///< sizes of the joints there [px]
-};
-
 /// Size of the pixel grid that fields of a given stride describe: (n − 1)·stride + 1 along each axis.
 struct PixelSize {
   int height;
@@ -49,12 +44,34 @@ struct PixelSize {
 /// exceeds `max_map_pixels`. Fields without cells have a pixel grid of 0 × 0.
 PixelSize check_fields(const Fields& fields, int stride, const Skeleton& skeleton, const DecoderConfig& config);
 
-/// Replaces `cells` by the usable ones of one keypoint or limb with at least the given confidence, in row-major order.
-///
-/// A cell is skipped where any component (but the unused one) is NaN, infinite or, in pixels, beyond ±10⁹: later
-/// stages can then square and add without overflow. A confidence above 1 counts as 1.
+/// Whether a component, in pixels, can be used: not NaN, infinite or beyond ±10⁹, so that later stages can square and
+/// add without overflow. A cell is skipped where any of its components (but the unused one) cannot.
+inline bool usable(float value) { return std::fabs(value) <= 1e9F; }
+
+/// Replaces `cells` by the usable ones of one keypoint with at least the given confidence, in row-major order. A
+/// confidence above 1 counts as 1.
 void read_pif(const Fields& fields, int keypoint, int stride, float threshold, std::vector<PifCell>& cells);
-void read_paf(const Fields& fields, int limb, int stride, float threshold, std::vector<PafCell>& cells);
+
+/// Which of the `size` confidences are at least `threshold`, ascending. Most blocks hold none, and telling so is one
+/// vector comparison; where there are some, no branch depends on which.
+inline std::vector<int> find_confident(const float* confidences, std::size_t size, float threshold) {
+  constexpr std::size_t block = 32;
+  std::vector<int> found(block);
+  std::size_t num_found = 0;
+  for (std::size_t begin = 0; begin < size; begin += block) {
+    const std::size_t end = std::min(begin + block, size);
+    int hits = 0;
+    for (std::size_t i = begin; i < end; ++i) hits += confidences[i] >= threshold ? 1 : 0;
+    if (hits == 0) continue;
+    if (found.size() < num_found + block) found.resize(2 * found.size());
+    for (std::size_t i = begin; i < end; ++i) {
+      found[num_found] = static_cast<int>(i);
+      num_found += confidences[i] >= threshold ? 1 : 0;
+    }
+  }
+  found.resize(num_found);
+  return found;
+}
 
 /// int(value) clamped to [low, high] with 0 ≤ low ≤ high, for any value at all (NaN gives `low`): the only conversion
 /// of a coordinate to an index.

@@ -11,11 +11,19 @@ namespace dgcn::pifpaf {
 void append_seeds(int keypoint, const std::vector<PifCell>& cells, ConfidenceMap& map, const DecoderConfig& config,
                   std::vector<Seed>& seeds) {
   const float map_weight = config.seed_map_weight;
+  std::vector<float> x, y, support(cells.size());
+  x.reserve(cells.size());
+  y.reserve(cells.size());
   for (const PifCell& cell : cells) {
-    if (cell.confidence < config.seed_threshold) continue;
-    const Joint joint{map_weight * map.at(cell.x, cell.y, -1.0F) + (1.0F - map_weight) * cell.confidence, cell.x,
-                      cell.y, cell.scale};
-    if (joint.found() && joint.confidence >= config.seed_threshold) seeds.push_back({keypoint, cell.cell, joint});
+    x.push_back(cell.x);
+    y.push_back(cell.y);
+  }
+  map.look_up(x.data(), y.data(), cells.size(), -1.0F, support.data());
+  for (std::size_t i = 0; i < cells.size(); ++i) {
+    const PifCell& cell = cells[i];
+    const Joint joint{map_weight * support[i] + (1.0F - map_weight) * cell.confidence, cell.x, cell.y, cell.scale};
+    if (cell.confidence >= config.seed_threshold && joint.confidence >= config.seed_threshold && joint.found())
+      seeds.push_back({keypoint, cell.cell, joint});
   }
 }
 

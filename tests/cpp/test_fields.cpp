@@ -50,7 +50,7 @@ void test_check_fields() {
 // 1 x 40 cells, so that a block of the scan is whole and one is not.
 void test_read() {
   constexpr int width = 40;
-  std::vector<float> pif(5 * width, 0.0F), paf(8 * width, 0.0F);
+  std::vector<float> pif(5 * width, 0.0F);
   const auto set_pif = [&](int cell, float c, float x, float y, float scale) {
     const float values[] = {kNaN, c, x, y, scale};  // the unused component may hold anything
     for (int i = 0; i < 5; ++i) pif[static_cast<std::size_t>(i * width + cell)] = values[i];
@@ -63,7 +63,7 @@ void test_read() {
   set_pif(8, 0.9F, 1.0F, 2.0F, 3e8F);  // finite, but beyond 1e9 px
   set_pif(9, kInfinity, 1.0F, 2.0F, 3.0F);
   set_pif(39, 1e30F, -1.0F, 0.5F, 0.0F);
-  Fields fields{pif.data(), paf.data(), 1, 1, 1, width};
+  const Fields fields{pif.data(), nullptr, 1, 0, 1, width};
 
   std::vector<PifCell> cells(7);
   read_pif(fields, 0, 4, 0.5F, cells);
@@ -71,19 +71,6 @@ void test_read() {
   CHECK(cells[0].cell == 3 && cells[0].confidence == 0.5F);
   CHECK(cells[0].x == 4.0F && cells[0].y == 8.0F && cells[0].scale == 12.0F);
   CHECK(cells[1].cell == 39 && cells[1].confidence == 1.0F && cells[1].x == -4.0F);
-
-  for (int i = 1; i < 8; ++i) paf[static_cast<std::size_t>(i * width + 33)] = 0.1F * static_cast<float>(i);
-  for (int i = 1; i < 8; ++i) paf[static_cast<std::size_t>(i * width + 34)] = i == 7 ? kNaN : 1.0F;
-  std::vector<PafCell> pairs;
-  read_paf(fields, 0, 10, 0.1F, pairs);
-  CHECK(pairs.size() == 1);
-  CHECK(pairs[0].cell == 33);
-  CHECK_NEAR(pairs[0].x1, 2.0, 1e-6);
-  CHECK_NEAR(pairs[0].y1, 3.0, 1e-6);
-  CHECK_NEAR(pairs[0].x2, 4.0, 1e-6);
-  CHECK_NEAR(pairs[0].y2, 5.0, 1e-6);
-  CHECK_NEAR(pairs[0].scale1, 6.0, 1e-6);
-  CHECK_NEAR(pairs[0].scale2, 7.0, 1e-6);
 }
 
 }  // namespace

@@ -1,0 +1,147 @@
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <cstddef>
+#include <limits>
+#include <random>
+#include <vector>
+
+#include "check.h"
+#include "pifpaf/connections.h"
+
+using namespace dgcn::pifpaf;
+
+namespace {
+
+constexpr float kInfinity = std::numeric_limits<float>::infinity();
+constexpr float kNaN = std::numeric_limits<float>::quiet_NaN();
+constexpr int kStride = 4;
+
+/// A PAF field of one limb whose scores are its confidences: the map has no share in them.
+struct Field {
+  Field(int field_height, int field_width)
+      : height(field_height), width(field_width), values(8 * static_cast<std::size_t>(height * width)) {
+    config.connection_map_weight = 0.0F;
+  }
+
+  PixelSize size() const { return {(height - 1) * kStride + 1, (width - 1) * kStride + 1}; }
+  float& at(int component, int cell) { return values[static_cast<std::size_t>(component * height * width + cell)]; }
+
+  void set(int cell, const std::array<float, 7>& components) {
+    for (int c = 0; c < 7; ++c) at(c + 1, cell) = components[static_cast<std::size_t>(c)];
+  }
+
+  std::array<Candidates, 2> candidates(float threshold) {
+    return Candidates::of_limb({nullptr, values.data(), 2, 1, height, width}, 0, kStride, size(), threshold, map, map,
+                               config);
+  }
+
+  int height, width;
+  std::vector<float> values;
+  DecoderConfig config;
+  ConfidenceMap map{{}, {0, 0}, config};
+};
+
+/// The cells that start in a window and count, ascending, with what is known of them.
+std::vector<Connection> found(Candidates& candidates, const Window& window, float floor = 0.0F) {
+  std::vector<Connection> connections;
+  candidates.for_each_batch(window, floor, [&](const int* entries, std::size_t count) {
+    CHECK(count > 0 && count <= Candidates::max_batch);
+    Candidates::Batch scores;
+    candidates.score(entries, count, scores);
+    for (std::size_t i = 0; i < count; ++i) {
+      const int e = entries[i];
+      if (scores[i] > 0.0F && candidates.usable(e))
+        connections.push_back({scores[i], candidates.x(e), candidates.y(e), candidates.target(e), candidates.cell(e)});
+    }
+  });
+  std::sort(connections.begin(), connections.end(),
+            [](const Connection& a, const Connection& b) { return a.cell < b.cell; });
+  return connections;
+}
+
+constexpr Window kEverywhere{-1e9F, 1e9F, -1e9F, 1e9F};
+
+void test_what_is_read() {
+  Field field(1, 40);
+  field.set(33, {0.1F, 0.2F, 0.3F, 0.4F, 0.5F, 0.6F, 0.7F});
+  field.set(34, {1.0F, 1.0F, 1.0F, 1.0F, 1.0F, 1.0F, kNaN});
+  field.set(35, {kInfinity, 1.0F, 1.0F, 1.0F, 1.0F, 1.0F, 1.0F});
+  field.set(36, {1.0F, 1.0F, -kInfinity, 1.0F, 1.0F, 1.0F, 1.0F});
+  field.set(37, {1.0F, 1.0F, 1.0F, 1.0F, 3e8F, 1.0F, 1.0F});  // finite, but beyond 1e9 px
+  field.set(38, {7.0F, 1.0F, 1.0F, 1.0F, 1.0F, 1.0F, 1.0F});
+  field.set(39, {0.09F, 1.0F, 1.0F, 1.0F, 1.0F, 1.0F, 1.0F});
+  auto [forward, backward] = field.candidates(0.099F);
+  const auto one_way = found(forward, kEverywhere), other_way = found(backward, kEverywhere);
+  CHECK(one_way.size() == 2 && other_way.size() == 2);
+  CHECK(one_way[0].cell == 33 && one_way[0].score == 0.1F);
+  CHECK(one_way[0].x == 0.8F && one_way[0].y == 1.2F);
+  CHECK(one_way[0].target.x == 1.6F && one_way[0].target.y == 2.0F && one_way[0].target.scale == 2.8F);
+  CHECK(other_way[0].x == 1.6F && other_way[0].y == 2.0F);
+  CHECK(other_way[0].target.x == 0.8F && other_way[0].target.y == 1.2F && other_way[0].target.scale == 2.4F);
+  CHECK(one_way[1].cell == 38 && one_way[1].score == 1.0F);
+  CHECK(found(field.candidates(0.1F)[0], kEverywhere).size() == 1);  // a score must exceed the threshold
+}
+
+// Whatever the size of the field and however many of its cells count, a search gives what one without tiles gives.
+void test_searches() {
+  std::mt19937 random(5);
+  std::uniform_real_distribution<float> unit(0.0F, 1.0F);
+  for (int round = 0; round < 300; ++round) {
+    Field field(1 + static_cast<int>(random() % 23), 1 + static_cast<int>(random() % 40));
+    const float share = round % 3 == 0 ? 0.9F : round % 3 == 1 ? 0.1F : 0.3F, spread = round % 2 == 0 ? 3.0F : 60.0F;
+    for (int cell = 0; cell < field.height * field.width; ++cell) {
+      const auto near = [&](int place) { return static_cast<float>(place) + spread * (unit(random) - 0.5F); };
+      const int row = cell / field.width, column = cell % field.width;
+      const float confidence = unit(random) < share ? 0.5F + 0.5F * unit(random) : 0.2F;
+      field.set(cell, {confidence, near(column), near(row), near(column), near(row), 1.0F, 2.0F});
+      if (random() % 50 == 0) field.at(1 + static_cast<int>(random() % 7), cell) = kNaN;
+    }
+    auto directions = field.candidates(0.4F);
+    for (int search = 0; search < 20; ++search) {
+      const bool backward = search % 2 == 1;
+      const float x = 160.0F * unit(random), y = 92.0F * unit(random), reach = 40.0F * unit(random);
+      const Window window{x - reach, x + reach, y - reach, y + reach};
+      const float floor = search % 4 < 2 ? 0.0F : 0.8F;
+      std::vector<int> expected;
+      for (int cell = 0; cell < field.height * field.width; ++cell) {
+        const float start_x = field.at(backward ? 4 : 2, cell) * kStride;
+        const float start_y = field.at(backward ? 5 : 3, cell) * kStride;
+        bool is_usable = field.at(1, cell) >= std::max(0.4F, floor);
+        for (int c = 1; c < 8; ++c) is_usable &= std::isfinite(field.at(c, cell));
+        if (is_usable && start_x >= window.left && start_x <= window.right && start_y >= window.top &&
+            start_y <= window.bottom)
+          expected.push_back(cell);
+      }
+      const auto connections = found(directions[backward ? 1 : 0], window, floor);
+      CHECK(connections.size() == expected.size());
+      for (std::size_t i = 0; i < std::min(expected.size(), connections.size()); ++i) {
+        CHECK(connections[i].cell == expected[i]);
+        CHECK(connections[i].score == field.at(1, expected[i]));
+      }
+    }
+  }
+}
+
+void test_weights() {
+  Field field(1, 3);
+  field.set(0, {0.8F, 1.0F, 2.0F, 0.0F, 0.0F, 1.0F, 1.0F});
+  field.set(1, {0.6F, 2.0F, 2.0F, 0.0F, 0.0F, 1.0F, 1.0F});
+  field.set(2, {0.5F, 1e6F, 2.0F, 0.0F, 0.0F, 1.0F, 1.0F});
+  const Candidates forward = std::move(field.candidates(0.3F)[0]);
+  const std::array<int, 3> entries{0, 1, 2};
+  Candidates::Batch scores{0.8F, 0.6F, 0.5F};
+  forward.weigh(entries.data(), 3, 4.0F, 5.0F, 2.0F, scores);
+  CHECK_NEAR(scores[0], 0.8 * std::exp(-0.5 * 9.0 / 4.0), 1e-7);
+  CHECK_NEAR(scores[1], 0.6 * std::exp(-0.5 * (16.0 + 9.0) / 4.0), 1e-8);
+  CHECK(scores[2] == 0.0F);
+}
+
+}  // namespace
+
+int main() {
+  test_what_is_read();
+  test_searches();
+  test_weights();
+  return check_result();
+}
