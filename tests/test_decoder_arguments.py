@@ -244,7 +244,7 @@ def test_copies(toy):
         np.testing.assert_array_equal(duplicate(pif, paf, STRIDE), decoder(pif, paf, STRIDE))
 
 
-def test_works_without_torch():
+def test_works_without_torch(tmp_path):
     program = """
 import sys
 sys.modules["torch"] = None  # any import of it fails
@@ -252,4 +252,4 @@ import numpy as np
 from dgcn_ext.decoder import PifPafDecoder
 assert PifPafDecoder(1, [])(np.ones((1, 5, 4, 4), "f4"), np.ones((0, 8, 4, 4), "f4"), 8).shape == (1, 1, 4)
 """
-    subprocess.run([sys.executable, "-c", program], check=True)
+    subprocess.run([sys.executable, "-c", program], check=True, cwd=tmp_path)
