@@ -13,7 +13,7 @@
 #   make sanitize               the C++ tests under AddressSanitizer and UndefinedBehaviorSanitizer, those of threads under
 #                               ThreadSanitizer
 #   make fuzz                   each fuzz target for 60 s (FUZZ="-max_total_time=60"); needs a clang++ with libFuzzer
-#   make check-no-torch         the decoder's and the encoder's tests in an environment without torch
+#   make check-no-torch         the decoder and the encoder installed and tested in an environment without torch
 #   make check-torch-2.13       the op tests with the same binary under another torch, in an environment of its own
 #   make clean                  removes all that these made
 
@@ -117,13 +117,13 @@ fuzz: .venv/installed
 	        -artifact_prefix=build/fuzz/ build/fuzz/found/$$target tests/fuzz/corpus/$$target || exit 1; \
 	done
 
-check-no-torch: build
+check-no-torch:
 	test -x .venv-no-torch/bin/python || $(PYTHON) -m venv .venv-no-torch
-	.venv-no-torch/bin/pip install --quiet numpy pytest pytest-benchmark hypothesis
+	.venv-no-torch/bin/pip install --quiet ninja numpy pybind11 setuptools pytest pytest-benchmark hypothesis
+	DGCN_TORCH=0 .venv-no-torch/bin/pip install --quiet --no-build-isolation --no-deps .
 	! .venv-no-torch/bin/python -c 'import torch' 2> /dev/null
 	# Of the random fields a tenth: that they all agree does not depend on torch.
-	PYTHONPATH=$(CURDIR):$(CURDIR)/python .venv-no-torch/bin/pytest tests/test_decoder*.py tests/test_encoder*.py \
-	    -k 'not random_fields or 2250'
+	.venv-no-torch/bin/pytest tests/test_decoder*.py tests/test_encoder*.py -k 'not random_fields or 2250'
 
 check-torch-2.13: build
 	test -x .venv-2.13/bin/python || $(PYTHON) -m venv .venv-2.13

@@ -4,8 +4,9 @@
                     with the CUDA kernels in the same shared object where an nvcc is found.
 `dgcn_ext._pifpaf`  the PIF/PAF decoder behind pybind11 and numpy; knows nothing of torch.
 
-Environment: DGCN_CUDA=0 leaves the CUDA kernels out, DGCN_CUDA=1 insists on them; DGCN_WERROR=0 lets warnings pass
-(for a compiler newer than this release); MAX_JOBS limits the parallel compilers.
+Environment: DGCN_CUDA=0 leaves the CUDA kernels out, DGCN_CUDA=1 insists on them; DGCN_TORCH=0 leaves all of `_C` out,
+for decoder and encoder alone where there is no torch (`pip install --no-build-isolation --no-deps .`); DGCN_WERROR=0
+lets warnings pass (for a compiler newer than this release); MAX_JOBS limits the parallel compilers.
 """
 
 from __future__ import annotations
@@ -163,8 +164,20 @@ TORCH_OPS = [CSRC / "registration.cpp"]
 for folder in ("graph_conv", "nonlocal"):
     TORCH_OPS += [path for path in (CSRC / folder).glob("*") if path.suffix in (".cpp", ".cu")]
 
-setup(
-    ext_modules=[
+EXTENSIONS = [
+    Extension(
+        "dgcn_ext._pifpaf",
+        [
+            "csrc/pifpaf_bindings.cpp",
+            "csrc/pifpaf_encoder_bindings.cpp",
+            *(str(path.relative_to(ROOT)) for path in (CSRC / "pifpaf").glob("*.cpp")),
+        ],
+        include_dirs=["csrc"],
+        extra_compile_args=["-ffp-contract=off"],  # a fused multiply-add would round unlike numpy's two operations
+    )
+]
+if os.environ.get("DGCN_TORCH") != "0":
+    EXTENSIONS.append(
         Extension(
             "dgcn_ext._C",
             [str(path.relative_to(ROOT)) for path in TORCH_OPS],
@@ -172,17 +185,7 @@ setup(
             # 0x020a...: nothing newer than torch 2.10's stable ABI is used. 0x030a0000: Python 3.10's limited API.
             define_macros=[("TORCH_TARGET_VERSION", "0x020a000000000000"), ("Py_LIMITED_API", "0x030a0000")],
             py_limited_api=True,
-        ),
-        Extension(
-            "dgcn_ext._pifpaf",
-            [
-                "csrc/pifpaf_bindings.cpp",
-                "csrc/pifpaf_encoder_bindings.cpp",
-                *(str(path.relative_to(ROOT)) for path in (CSRC / "pifpaf").glob("*.cpp")),
-            ],
-            include_dirs=["csrc"],
-            extra_compile_args=["-ffp-contract=off"],  # a fused multiply-add would round unlike numpy's two operations
-        ),
-    ],
-    cmdclass={"build_ext": NinjaBuild},
-)
+        )
+    )
+
+setup(ext_modules=EXTENSIONS, cmdclass={"build_ext": NinjaBuild})

@@ -155,6 +155,54 @@ def test_bad_config():
         PifPafDecoder(2, [], {})
 
 
+# What each option may be, ends included: lengths and divisors are in [0 or 0.001, 1e6].
+INT_MAX = 2**31 - 1
+RANGES = {
+    "map_threshold": (0, 1),
+    "map_neighbors": (0.001, 1e6),
+    "map_sigma": (0, 1e6),
+    "map_min_sigma": (0.001, 1e6),
+    "max_map_pixels": (1, 2**30),
+    "seed_threshold": (0, 1),
+    "seed_map_weight": (0, 1),
+    "max_seeds": (1, INT_MAX),
+    "connection_threshold": (0, 1),
+    "connection_map_weight": (0, 1),
+    "connection_window": (0, 1e6),
+    "connection_min_scale": (0.001, 1e6),
+    "blend_min_score": (0, 1e6),
+    "blend_min_ratio": (0, 1e6),
+    "blend_max_distance": (0, 1e6),
+    "max_persons": (1, INT_MAX),
+    "keypoint_threshold": (0, 1),
+    "keypoint_threshold_relative": (0, 1e6),
+    "reverse_max_distance": (0, 1e6),
+    "occupancy_reduction": (1, 1e6),
+    "occupancy_min_half_side": (0, 1e6),
+    "suppression_factor": (0, 1),
+    "instance_threshold": (0, 1),
+    "complete_threshold": (0, 1),
+    "complete_window": (0, 1e6),
+    "complete_confidence": (1e-12, 1),
+    "score_top": (0, INT_MAX),
+    "score_top_weight": (0, 1e6),
+}
+
+
+@pytest.mark.parametrize("name", [field.name for field in dataclasses.fields(DecoderConfig) if field.type != "bool"])
+def test_range_of_each_option(name):
+    low, high = RANGES[name]
+    if isinstance(getattr(DecoderConfig(), name), int):
+        beyond = [low - 1, high + 1]
+    else:
+        beyond = [np.nextafter(np.float32(low), -np.inf), np.nextafter(np.float32(high), np.inf), float("nan")]
+    for value in (low, high):
+        assert getattr(DecoderConfig(**{name: value}), name) == value
+    for value in beyond:
+        with pytest.raises(ValueError, match=rf"{name} must be in \["):
+            DecoderConfig(**{name: value})
+
+
 def test_config_is_the_cores():
     """Python and C++ each list the constants and their defaults; this is what keeps them the same."""
     native = _pifpaf.DecoderConfig()
@@ -196,7 +244,7 @@ def test_copies(toy):
         np.testing.assert_array_equal(duplicate(pif, paf, STRIDE), decoder(pif, paf, STRIDE))
 
 
-def test_works_without_torch():
+def test_works_without_torch(tmp_path):
     program = """
 import sys
 sys.modules["torch"] = None  # any import of it fails
@@ -204,4 +252,4 @@ import numpy as np
 from dgcn_ext.decoder import PifPafDecoder
 assert PifPafDecoder(1, [])(np.ones((1, 5, 4, 4), "f4"), np.ones((0, 8, 4, 4), "f4"), 8).shape == (1, 1, 4)
 """
-    subprocess.run([sys.executable, "-c", program], check=True)
+    subprocess.run([sys.executable, "-c", program], check=True, cwd=tmp_path)

@@ -364,9 +364,9 @@ def test_copies_and_text(pictures):
     assert repr(build("two nodes")[0]).startswith("PifPafEncoder(2, [(1, 0)], [0.")
 
 
-def test_works_without_torch():
+def test_works_without_torch(tmp_path):
     code = (
         "import sys; sys.modules['torch'] = None; import dgcn_ext; from dgcn_ext.reference import encode; "
         "dgcn_ext.PifPafEncoder(1, [], [0.1], [[0, 0]])([], 9, 9, 8)"
     )
-    subprocess.run([sys.executable, "-c", code], check=True)
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path)

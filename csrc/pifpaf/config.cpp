@@ -23,7 +23,8 @@ void DecoderConfig::validate() const {
   require_range("map_neighbors", map_neighbors, least, most);
   require_range("map_sigma", map_sigma, 0.0F, most);
   require_range("map_min_sigma", map_min_sigma, least, most);
-  require_range("max_map_pixels", max_map_pixels, std::int64_t{1}, std::int64_t{std::numeric_limits<int>::max()});
+  // Half of what an int can count: an edge may be as long, and what is rounded up from it still is an int.
+  require_range("max_map_pixels", max_map_pixels, std::int64_t{1}, std::int64_t{1} << 30);
   require_range("seed_threshold", seed_threshold, 0.0F, 1.0F);
   require_range("seed_map_weight", seed_map_weight, 0.0F, 1.0F);
   require_range("max_seeds", max_seeds, 1, std::numeric_limits<int>::max());

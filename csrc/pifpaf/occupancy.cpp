@@ -14,7 +14,7 @@ Occupancy::Occupancy(int num_keypoints, PixelSize size, const DecoderConfig& con
       min_half_side_(config.occupancy_min_half_side) {}
 
 void Occupancy::mark(int keypoint, const Joint& joint) {
-  if (words_.empty()) words_.resize(word_of(num_keypoints_, 0, 0));
+  if (words_.empty()) words_.resize(bit_of(num_keypoints_, 0, 0) / 64 + 1);
   const float x = joint.x / reduction_, y = joint.y / reduction_;
   const float half_side = std::max(min_half_side_, joint.scale / reduction_);
   const int left = truncate(x - half_side, 0, columns_ - 1);
@@ -29,7 +29,8 @@ bool Occupancy::occupied(int keypoint, const Joint& joint) const {
   if (words_.empty()) return false;
   const int row = truncate(joint.y / reduction_, 0, rows_ - 1);
   const int column = truncate(joint.x / reduction_, 0, columns_ - 1);
-  return (words_[word_of(keypoint, row, column)] >> column % 64 & 1) != 0;
+  const std::size_t bit = bit_of(keypoint, row, column);
+  return (words_[bit / 64] >> bit % 64 & 1) != 0;
 }
 
 void Occupancy::clear() {
@@ -38,20 +39,22 @@ void Occupancy::clear() {
 }
 
 void Occupancy::fill(const Square& square, bool value) {
-  for (int column = square.left; column < square.right; column = (column / 64 + 1) * 64) {
-    const int count = std::min(square.right - column, 64 - column % 64);
-    const std::uint64_t bits = ~std::uint64_t{0} >> (64 - count) << column % 64;
-    for (int row = square.top; row < square.bottom; ++row) {
-      std::uint64_t& word = words_[word_of(square.keypoint, row, column)];
+  for (int row = square.top; row < square.bottom; ++row) {
+    const std::size_t end = bit_of(square.keypoint, row, square.right);
+    for (std::size_t bit = bit_of(square.keypoint, row, square.left); bit < end;) {
+      const std::size_t count = std::min(end - bit, 64 - bit % 64);
+      const std::uint64_t bits = ~std::uint64_t{0} >> (64 - count) << bit % 64;
+      std::uint64_t& word = words_[bit / 64];
       word = value ? word | bits : word & ~bits;
+      bit += count;
     }
   }
 }
 
-std::size_t Occupancy::word_of(int keypoint, int row, int column) const {
-  const auto rows = static_cast<std::size_t>(rows_), words_per_row = static_cast<std::size_t>(columns_ + 63) / 64;
-  return (static_cast<std::size_t>(keypoint) * rows + static_cast<std::size_t>(row)) * words_per_row +
-         static_cast<std::size_t>(column) / 64;
+std::size_t Occupancy::bit_of(int keypoint, int row, int column) const {
+  const auto rows = static_cast<std::size_t>(rows_), columns = static_cast<std::size_t>(columns_);
+  return (static_cast<std::size_t>(keypoint) * rows + static_cast<std::size_t>(row)) * columns +
+         static_cast<std::size_t>(column);
 }
 
 }  // namespace dgcn::pifpaf

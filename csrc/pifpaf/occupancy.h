@@ -32,14 +32,14 @@ class Occupancy {
   };
 
   void fill(const Square& square, bool value);
-  std::size_t word_of(int keypoint, int row, int column) const;
+  std::size_t bit_of(int keypoint, int row, int column) const;
 
   int num_keypoints_;
   int rows_;
   int columns_;
   float reduction_;
   float min_half_side_;
-  std::vector<std::uint64_t> words_;  ///< [K, rows, ⌈columns/64⌉], a bit to a cell; empty until the first mark
+  std::vector<std::uint64_t> words_;  ///< [K, rows, columns], a bit to a cell; empty until the first mark
   std::vector<Square> marked_;
 };
 

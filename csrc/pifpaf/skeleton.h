@@ -20,8 +20,8 @@ class Skeleton {
   static constexpr int max_keypoints = 10000;
 
   /// `limbs` are zero-based keypoint pairs (joint 1, joint 2), in the order of the PAF fields.
-  /// Throws std::invalid_argument where a limb leaves [0, num_keypoints), joins a keypoint with itself or repeats
-  /// another one (in either direction).
+  /// Throws std::invalid_argument where num_keypoints leaves [1, max_keypoints], or a limb leaves [0, num_keypoints),
+  /// joins a keypoint with itself or repeats another one (in either direction).
   Skeleton(int num_keypoints, const std::vector<std::pair<int, int>>& limbs);
 
   int num_keypoints() const { return static_cast<int>(outgoing_.size()); }

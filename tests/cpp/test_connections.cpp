@@ -109,6 +109,13 @@ void test_blend() {
   const Joint faint =
       follow({connection(0.012F, 50.0F, 40.0F, 90.0F, 60.0F, 0), connection(0.009F, 50, 40, 90, 60, 1)}, start);
   CHECK_NEAR(faint.confidence, 0.006, 1e-7);
+
+  DecoderConfig config;  // each limit belongs to what is blended
+  config.blend_min_score = 0.4F;
+  const std::vector<Connection> pair{best, connection(0.4F, 50.0F, 40.0F, 93.0F, 60.0F, 1)};
+  CHECK_NEAR(follow(pair, start, 1.0F, config).confidence, 0.6, 1e-6);
+  config.blend_min_score = 0.401F;
+  CHECK(follow(pair, start, 1.0F, config).confidence == 0.4F);
 }
 
 void test_ties_go_to_the_lower_cell() {

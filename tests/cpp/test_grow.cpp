@@ -1,4 +1,5 @@
 #include <cmath>
+#include <cstddef>
 #include <utility>
 #include <vector>
 
@@ -129,6 +130,16 @@ void test_fill_missing() {
   CHECK(person[2].x == 90.0F);  // two limbs from either: the more confident one
   CHECK(person[3].x == 90.0F);
   CHECK(!person[5].found());  // no limb leads there
+
+  // The hub of forty equally certain joints: the lowest keypoint's place.
+  std::vector<std::pair<int, int>> spokes;
+  std::vector<Joint> star(41);
+  for (int k = 0; k < 40; ++k) {
+    spokes.emplace_back(40, k);
+    star[static_cast<std::size_t>(k)] = {0.5F, 100.0F + static_cast<float>(k), 10.0F, 4.0F};
+  }
+  Grower(Skeleton(41, spokes), config).fill_missing(star.data());
+  CHECK(star[40].x == 100.0F);
 }
 
 }  // namespace

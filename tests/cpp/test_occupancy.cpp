@@ -1,3 +1,5 @@
+#include <algorithm>
+
 #include "check.h"
 #include "pifpaf/occupancy.h"
 
@@ -46,6 +48,50 @@ void test_clear() {
   }
 }
 
+// The rows of a bitmap follow each other bit by bit: none begins where a word does.
+void test_rows_and_keypoints_are_apart() {
+  constexpr PixelSize size{9, 139};
+  DecoderConfig config;
+  config.occupancy_reduction = 1.0F;
+  config.occupancy_min_half_side = 0.0F;
+  for (int row = 0; row < size.height; ++row) {
+    for (int column = 0; column < size.width; ++column) {
+      Occupancy occupancy(3, size, config);
+      const auto y = static_cast<float>(row), x = static_cast<float>(column);
+      occupancy.mark(1,
+                     {1.0F, x, y, static_cast<float>(column)});  // cells [0, 2·column) × [row − column, row + column)
+      int wrong = 0;
+      for (int k = 0; k < 3; ++k) {
+        for (int i = 0; i < size.height; ++i) {
+          for (int j = 0; j < size.width; ++j) {
+            const bool inside =
+                k == 1 && j < std::max(1, 2 * column) && i >= row - column && (i < row + column || i == row);
+            wrong += occupancy.occupied(k, {1.0F, static_cast<float>(j), static_cast<float>(i), 0.0F}) != inside;
+          }
+        }
+      }
+      CHECK(wrong == 0);
+    }
+  }
+}
+
+// As long as max_map_pixels allows: nothing overflows.
+void test_longest_edge() {
+  constexpr int edge = 1 << 30;
+  DecoderConfig config;
+  config.occupancy_reduction = 1.0F;
+  for (const PixelSize size : {PixelSize{1, edge}, PixelSize{edge, 1}}) {
+    Occupancy occupancy(1, size, config);
+    const auto at = [&](float place) {
+      return size.width == edge ? Joint{1.0F, place, 0.0F, 1000.0F} : Joint{1.0F, 0.0F, place, 1000.0F};
+    };
+    occupancy.mark(0, at(static_cast<float>(edge)));
+    CHECK(occupancy.occupied(0, at(static_cast<float>(edge))));
+    CHECK(!occupancy.occupied(0, at(static_cast<float>(edge - 2048))));
+    CHECK(!occupancy.occupied(0, at(0.0F)));
+  }
+}
+
 void test_one_pixel() {
   Occupancy occupancy(1, {1, 1}, {});
   occupancy.mark(0, {1.0F, 0.0F, 0.0F, 1.0F});
@@ -58,6 +104,8 @@ int main() {
   test_square();
   test_borders();
   test_clear();
+  test_rows_and_keypoints_are_apart();
+  test_longest_edge();
   test_one_pixel();
   return check_result();
 }

@@ -16,6 +16,12 @@ int main() {
   const Joint two[] = {{0.2F}, {0.6F}};
   CHECK_NEAR(person_score(two, 2, config), 0.4, 1e-6);  // fewer keypoints than score_top: a plain mean
 
+  DecoderConfig top_five;
+  top_five.score_top = 5;
+  top_five.score_top_weight = 2.0F;
+  // 2·(16 + … + 12) + (0 + … + 11) over 17·22
+  CHECK_NEAR(person_score(person.data(), 17, top_five), (140.0 + 66.0) / (17.0 * 22.0), 1e-6);
+
   DecoderConfig top_only;
   top_only.score_top = 1;
   top_only.score_top_weight = 0.0F;

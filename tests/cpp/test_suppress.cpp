@@ -1,3 +1,7 @@
+#include <cstddef>
+#include <utility>
+#include <vector>
+
 #include "check.h"
 #include "pifpaf/suppress.h"
 
@@ -55,6 +59,12 @@ void test_persons_without_joints_are_dropped() {
 void test_ties_keep_their_order() {
   const Persons persons = run({{0.5F, 20.0F, 20.0F, 8.0F}, {}, {0.5F, 90.0F, 20.0F, 8.0F}, {}});
   CHECK(persons[0][0].x == 20.0F && persons[1][0].x == 90.0F);
+
+  std::vector<Joint> many;
+  for (int p = 0; p < 40; ++p) many.insert(many.end(), {{0.5F, 5.0F * static_cast<float>(p), 20.0F, 0.0F}, {}});
+  const Persons row = run(many);
+  CHECK(row.size() == 40);
+  for (std::size_t p = 0; p < row.size(); ++p) CHECK(row[p][0].x == 5.0F * static_cast<float>(p));
 }
 
 }  // namespace
