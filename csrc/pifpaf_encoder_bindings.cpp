@@ -1,9 +1,14 @@
-// The encoder behind pybind11 and numpy. dgcn_ext/encoder.py checks types and shapes, makes the arrays that are written
-// and gives the errors a user sees; std::invalid_argument from the core arrives in Python as ValueError.
+// The encoder behind pybind11 and numpy. dgcn_ext/encoder.py checks types and shapes and gives the errors a user sees;
+// std::invalid_argument from the core arrives in Python as ValueError.
 #include <pybind11/numpy.h>
 #include <pybind11/stl.h>
 
 #include <array>
+#include <functional>
+#include <initializer_list>
+#include <new>
+#include <numeric>
+#include <optional>
 #include <stdexcept>
 #include <utility>
 #include <vector>
@@ -18,6 +23,9 @@ namespace {
 
 using Numbers = py::array_t<double, py::array::c_style>;
 using Output = py::array_t<float, py::array::c_style>;
+using Shape = std::vector<py::ssize_t>;
+
+constexpr double max_floats = 1e15;  // in an array: more than any machine holds
 
 static_assert(sizeof(AnnotatedJoint) == 3 * sizeof(double), "a joint is a row of the keypoints");
 static_assert(sizeof(Box) == 4 * sizeof(double), "a box is a row of the ignored ones");
@@ -39,28 +47,70 @@ Encoder make_encoder(int num_keypoints, const std::vector<std::pair<int, int>>& 
   return Encoder(Skeleton(num_keypoints, limbs), {std::move(sigmas), std::move(points)});
 }
 
-/// Writes the five arrays of `targets` and those of `nodes`, which encoder.py has made for so many pictures.
-void encode(const Encoder& encoder, const std::vector<std::pair<Numbers, Numbers>>& pictures, int height, int width,
-            int stride, std::array<Output, 5> targets, std::vector<std::pair<int, Output>> nodes, int threads) {
+/// Shapes of the five arrays of Targets, then of those of the nodes; `batch` is the leading dimensions, none or B.
+std::vector<Shape> shapes(const Encoder& encoder, const Shape& batch, int height, int width, int stride,
+                          const std::vector<int>& node_strides) {
+  const auto shape = [&](std::initializer_list<py::ssize_t> channels, int cell) {
+    Shape all = batch;
+    all.insert(all.end(), channels);
+    all.insert(all.end(), {(height - 1) / cell + 1, (width - 1) / cell + 1});
+    return all;
+  };
+  const py::ssize_t k = encoder.num_keypoints(), m = encoder.num_limbs();
+  std::vector<Shape> all{shape({k}, stride), shape({k, 2}, stride), shape({k}, stride), shape({m}, stride),
+                         shape({m, 4}, stride)};
+  for (const int node : node_strides) all.push_back(shape({k}, node));
+  return all;
+}
+
+/// Arrays in one block: malloc keeps a large one for the next picture, and page faults take longer than encoding.
+std::vector<Output> allocate(const std::vector<Shape>& shapes) {
+  const auto size = [](const Shape& shape) {
+    const double product = std::accumulate(shape.begin(), shape.end(), 1.0, std::multiplies<>());
+    if (product > max_floats) throw std::bad_alloc();
+    return static_cast<py::ssize_t>(product);
+  };
+  py::ssize_t total = 0;
+  for (const Shape& shape : shapes) total += size(shape);
+  Output block(total);
+  float* begin = block.mutable_data();
+  std::vector<Output> arrays;
+  arrays.reserve(shapes.size());
+  for (const Shape& shape : shapes) {
+    arrays.emplace_back(shape, begin, block);
+    begin += arrays.back().size();
+  }
+  return arrays;
+}
+
+/// Writes the targets of the pictures to the arrays `out`, which are of those shapes, or to new ones, and returns them.
+std::vector<Output> encode(const Encoder& encoder, const std::vector<std::pair<Numbers, Numbers>>& pictures,
+                           const Shape& batch, int height, int width, int stride, const std::vector<int>& node_strides,
+                           int threads, std::optional<std::vector<Output>> out) {
   std::vector<Annotations> annotations;
   annotations.reserve(pictures.size());
   for (const auto& [keypoints, ignored] : pictures)
     annotations.push_back(view(keypoints, ignored, encoder.num_keypoints()));
-  auto& [pif_confidence, pif_offset, pif_scale, paf_confidence, paf_offset] = targets;
-  const Targets written{pif_confidence.mutable_data(), pif_offset.mutable_data(), pif_scale.mutable_data(),
-                        paf_confidence.mutable_data(), paf_offset.mutable_data()};
-  std::vector<NodeTarget> written_nodes;
-  written_nodes.reserve(nodes.size());
-  for (auto& [node_stride, confidence] : nodes) written_nodes.push_back({node_stride, confidence.mutable_data()});
+  std::vector<Output> arrays =
+      out ? *std::move(out) : allocate(shapes(encoder, batch, height, width, stride, node_strides));
+  const Targets targets{arrays[0].mutable_data(), arrays[1].mutable_data(), arrays[2].mutable_data(),
+                        arrays[3].mutable_data(), arrays[4].mutable_data()};
+  std::vector<NodeTarget> nodes;
+  nodes.reserve(node_strides.size());
+  for (std::size_t i = 0; i < node_strides.size(); ++i)
+    nodes.push_back({node_strides[i], arrays[5 + i].mutable_data()});
 
-  const py::gil_scoped_release release;
-  encoder.encode_batch(annotations, {height, width}, stride, written, written_nodes, threads);
+  {
+    const py::gil_scoped_release release;
+    encoder.encode_batch(annotations, {height, width}, stride, targets, nodes, threads);
+  }
+  return arrays;
 }
 
 }  // namespace
 
 void bind_encoder(py::module_& module) {
-  py::class_<Encoder>(module, "Encoder").def(py::init(&make_encoder)).def("encode", &encode);
+  py::class_<Encoder>(module, "Encoder").def(py::init(&make_encoder)).def("shapes", &shapes).def("encode", &encode);
 }
 
 }  // namespace dgcn::pifpaf

@@ -31,13 +31,17 @@ class Encoder:
         sigmas: Sequence[float],
         upright_pose: Sequence[Sequence[float]],
     ) -> None: ...
+    def shapes(
+        self, batch: tuple[int, ...], height: int, width: int, stride: int, node_strides: Sequence[int]
+    ) -> list[list[int]]: ...
     def encode(
         self,
         pictures: Sequence[tuple[NDArray[np.float64], NDArray[np.float64]]],
+        batch: tuple[int, ...],
         height: int,
         width: int,
         stride: int,
-        targets: tuple[NDArray[np.float32], ...],
-        nodes: Sequence[tuple[int, NDArray[np.float32]]],
+        node_strides: Sequence[int],
         threads: int,
-    ) -> None: ...
+        out: Sequence[NDArray[np.float32]] | None,
+    ) -> list[NDArray[np.float32]]: ...

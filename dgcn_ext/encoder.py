@@ -12,10 +12,8 @@ is written down in ``dgcn_ext.reference.encode``; how is in csrc/pifpaf, one fil
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -112,8 +110,8 @@ class PifPafEncoder:
                 of the cells that one touches is NaN, unless an annotated person claims them. Boxes beyond 1e9 px,
                 infinite or NaN are skipped.
             node_strides: strides at which the PIF confidence is wanted as well.
-            out: targets of these shapes to write into and return, such as those of a picture before; saves their
-                memory, and a good part of the time.
+            out: targets of these shapes to write into and return, such as those of the batch before: to get new memory
+                for a batch can take longer than to encode it.
 
         Raises:
             TypeError, ValueError: naming the argument, what is required and what arrived.
@@ -161,8 +159,8 @@ class PifPafEncoder:
         self, keypoints: ArrayLike, ignored: ArrayLike, prefix: str
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         return (
-            _float64(f"{prefix}keypoints", keypoints, (None, self._num_keypoints, 3)),
-            _float64(f"{prefix}ignored", ignored, (None, 4)),
+            _float64(f"{prefix}keypoints", keypoints, (-1, self._num_keypoints, 3)),
+            _float64(f"{prefix}ignored", ignored, (-1, 4)),
         )
 
     def _encode(
@@ -178,74 +176,55 @@ class PifPafEncoder:
     ) -> Targets:
         """Targets with the leading dimensions `batch`, none or B."""
         height, width = check_integer("height", height, 1, INT_MAX), check_integer("width", width, 1, INT_MAX)
-        size = _field_size("stride", stride, height, width)
+        stride = _check_stride("stride", stride, height, width)
         if not isinstance(node_strides, Iterable):
             raise TypeError(f"node_strides must be a sequence of strides, got {node_strides!r}")
-        node_sizes = {
-            int(node): _field_size(f"node_strides[{i}]", node, height, width) for i, node in enumerate(node_strides)
-        }
-        k, m = self._num_keypoints, len(self._skeleton)
-        shapes = {
-            "pif_confidence": (*batch, k, *size),
-            "pif_offset": (*batch, k, 2, *size),
-            "pif_scale": (*batch, k, *size),
-            "paf_confidence": (*batch, m, *size),
-            "paf_offset": (*batch, m, 4, *size),
-        }
-        node_shapes = {node: (*batch, k, *node_size) for node, node_size in node_sizes.items()}
-        if out is None:
-            arrays = _allocate([*shapes.values(), *node_shapes.values()])
-            nodes = dict(zip(node_shapes, arrays[len(shapes) :], strict=True))
-            out = Targets(**dict(zip(shapes, arrays, strict=False)), node_confidence=nodes)
-        else:
-            _check_out(out, shapes, node_shapes)
-        fields = tuple(getattr(out, name) for name in shapes)
-        self._native.encode(pictures, height, width, stride, fields, list(out.node_confidence.items()), threads)
-        return out
+        checked = (_check_stride(f"node_strides[{i}]", node, height, width) for i, node in enumerate(node_strides))
+        nodes = list(dict.fromkeys(checked))
+        layout = batch, height, width, stride, nodes
+        arrays = None if out is None else _check_out(out, nodes, self._native.shapes(*layout))
+        arrays = self._native.encode(pictures, *layout, threads, arrays)
+        if out is not None:
+            return out
+        pif_confidence, pif_offset, pif_scale, paf_confidence, paf_offset, *node_arrays = arrays
+        node_confidence = dict(zip(nodes, node_arrays, strict=True))
+        return Targets(pif_confidence, pif_offset, pif_scale, paf_confidence, paf_offset, node_confidence)
 
 
-def _field_size(name: str, stride: int, height: int, width: int) -> tuple[int, int]:
-    """(H, W) of a picture in cells of `stride` px."""
+def _check_stride(name: str, stride: int, height: int, width: int) -> int:
     stride = check_integer(name, stride, 1, INT_MAX)
     for side, pixels in (("height", height), ("width", width)):
         if (pixels - 1) % stride:
             raise ValueError(f"{side} must be a multiple of {name} = {stride} plus 1, got {pixels}")
-    return (height - 1) // stride + 1, (width - 1) // stride + 1
+    return stride
 
 
-def _float64(name: str, value: ArrayLike, shape: tuple[int | None, ...]) -> NDArray[np.float64]:
-    """C-contiguous float64 of `shape`, None for any size; an empty list is as good as zero rows."""
+def _float64(name: str, value: ArrayLike, shape: tuple[int, ...]) -> NDArray[np.float64]:
+    """C-contiguous float64 of `shape`, which begins with -1 for any number of rows: none in an empty list."""
     array = np.asarray(value)
-    if array.shape == (0,) and shape[0] is None:
-        array = array.reshape([size or 0 for size in shape])
+    if array.shape == (0,) and shape[0] < 0:
+        array = array.reshape(shape)
     if array.dtype.kind not in "fiu":
         raise TypeError(f"{name} must be numbers, got {array.dtype}")
-    if array.ndim != len(shape) or any(want not in (None, got) for want, got in zip(shape, array.shape, strict=True)):
-        wanted = ", ".join("N" if size is None else str(size) for size in shape)
+    if array.shape != (array.shape[:1] + shape[1:] if shape[0] < 0 else shape):
+        wanted = ", ".join("N" if size < 0 else str(size) for size in shape)
         raise ValueError(f"{name} must have the shape [{wanted}], got {list(array.shape)}")
     return np.ascontiguousarray(array, dtype=np.float64)
 
 
-def _allocate(shapes: Sequence[tuple[int, ...]]) -> list[NDArray[np.float32]]:
-    """Arrays in one block: malloc keeps a large one for the next picture, and page faults take longer than encoding."""
-    ends = list(accumulate(math.prod(shape) for shape in shapes))
-    block = np.empty(ends[-1], np.float32)
-    return [block[end - math.prod(shape) : end].reshape(shape) for end, shape in zip(ends, shapes, strict=True)]
-
-
-def _check_out(out: Targets, shapes: dict[str, tuple[int, ...]], node_shapes: dict[int, tuple[int, ...]]) -> None:
+def _check_out(out: Targets, nodes: list[int], shapes: list[list[int]]) -> list[NDArray[np.float32]]:
+    """The arrays of `out`, those of the nodes last, if they are of these `shapes`."""
     if not isinstance(out, Targets):
         raise TypeError(f"out must be Targets, got {type(out).__name__}")
-    if set(out.node_confidence) != set(node_shapes):
-        raise ValueError(
-            f"out.node_confidence must have the strides {list(node_shapes)}, got {list(out.node_confidence)}"
-        )
-    checks = [(name, getattr(out, name), shape) for name, shape in shapes.items()]
-    checks += [(f"node_confidence[{node}]", out.node_confidence[node], shape) for node, shape in node_shapes.items()]
-    for name, array, shape in checks:
+    if set(out.node_confidence) != set(nodes):
+        raise ValueError(f"out.node_confidence must have the strides {nodes}, got {list(out.node_confidence)}")
+    arrays = {name: array for name, array in vars(out).items() if name != "node_confidence"}
+    arrays |= {f"node_confidence[{node}]": out.node_confidence[node] for node in nodes}
+    for (name, array), shape in zip(arrays.items(), shapes, strict=True):
         if not isinstance(array, np.ndarray) or array.dtype != np.float32:
             raise TypeError(f"out.{name} must be a float32 array, got {getattr(array, 'dtype', type(array).__name__)}")
-        if array.shape != shape:
-            raise ValueError(f"out.{name} must have the shape {list(shape)}, got {list(array.shape)}")
+        if list(array.shape) != shape:
+            raise ValueError(f"out.{name} must have the shape {shape}, got {list(array.shape)}")
         if not (array.flags.c_contiguous and array.flags.writeable):
             raise ValueError(f"out.{name} must be C-contiguous and writeable")
+    return list(arrays.values())

@@ -315,6 +315,9 @@ def test_bad_sizes():
         encoder([], 33, 33, 8, node_strides=8)
     with pytest.raises(TypeError, match=r"stride must be an integer, got 8\.0"):
         encoder([], 33, 33, 8.0)
+    for side in (2**31 - 1, 10**6 + 1):  # elements that no 64 bits count, bytes that no machine has
+        with pytest.raises(MemoryError):
+            encoder([], side, side, 1)
 
 
 def test_bad_out():

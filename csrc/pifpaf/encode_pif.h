@@ -15,12 +15,30 @@ struct PifTarget {
   float* scale;       ///< [H, W]: size of the joint [cells], or NaN
 };
 
-/// Paints keypoint `k` of all `poses` [P, K]. A joint claims the 4x4 cells around it; the nearest joint wins a cell, of
-/// equally near ones the first. `claims` must be clear, and is afterwards.
-void paint_pif(const std::vector<PoseJoint>& poses, int num_keypoints, int k, const Grid& grid, Claims& claims,
-               const PifTarget& target);
+/// Paints the joints of one keypoint after the other.
+class PifPainter {
+ public:
+  explicit PifPainter(const Grid& grid) : grid_(grid), claims_(grid) {}
 
-/// The same for the confidence [H, W] alone, where nobody asks which joint is nearest.
+  /// Paints keypoint `k` of all `poses` [P, K]. A joint claims the 4x4 cells around it; the nearest joint wins a cell,
+  /// of equally near ones the first.
+  void paint(const std::vector<PoseJoint>& poses, int num_keypoints, int k, const PifTarget& target);
+
+ private:
+  struct Joint {
+    Point center;  ///< [cells]
+
+    double distance(int row, int column) const {  // squared
+      const double x = center.x - column, y = center.y - row;
+      return x * x + y * y;
+    }
+  };
+
+  Grid grid_;
+  Claims<Joint> claims_;
+};
+
+/// Paints the confidence [H, W] of keypoint `k` alone, where nobody asks which joint is nearest.
 void paint_confidence(const std::vector<PoseJoint>& poses, int num_keypoints, int k, const Grid& grid,
                       float* confidence);
 

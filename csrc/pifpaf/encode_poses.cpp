@@ -74,18 +74,13 @@ std::vector<PoseJoint> read_poses(const AnnotatedJoint* joints, int num_persons,
     }
   }
 
-  std::vector<std::size_t> visible;
-  for (std::size_t k = 0; k < num_keypoints; ++k) {
-    visible.clear();
-    for (std::size_t i = k; i < size; i += num_keypoints) {
-      if (poses[i].painted && joints[i].visibility >= 2.0) visible.push_back(i);
-    }
-    for (std::size_t i = k; i < size; i += num_keypoints) {
-      if (!poses[i].painted || joints[i].visibility >= 2.0) continue;
-      poses[i].painted = std::none_of(visible.begin(), visible.end(), [&](std::size_t other) {
-        return is_near(poses[i].position, poses[other].position);
-      });
-    }
+  const auto hides = [&](std::size_t other, std::size_t i) {
+    return poses[other].painted && joints[other].visibility >= 2.0 && is_near(poses[other].position, poses[i].position);
+  };
+  for (std::size_t i = 0; i < size; ++i) {
+    if (!poses[i].painted || joints[i].visibility >= 2.0) continue;
+    for (std::size_t other = i % num_keypoints; other < size && poses[i].painted; other += num_keypoints)
+      poses[i].painted = !hides(other, i);
   }
   return poses;
 }

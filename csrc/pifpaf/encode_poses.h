@@ -28,7 +28,7 @@ struct AnnotatedJoint {
 struct PoseJoint {
   Point position;  ///< [px]
   double scale;    ///< size of the joint [px]; NaN where it is unknown
-  bool painted;
+  bool painted;    ///< only where it is inside the picture
 };
 
 /// What a skeleton says about sizes.

@@ -1,5 +1,6 @@
 #include "pifpaf/encoder.h"
 
+#include <algorithm>
 #include <cmath>
 #include <stdexcept>
 #include <string>
@@ -12,6 +13,8 @@
 
 namespace dgcn::pifpaf {
 namespace {
+
+constexpr std::size_t lot_floats = 1 << 17;  // half a megabyte, of an L2 cache of one or more
 
 void require_on_grid(const char* name, int pixels, int stride) {
   if (pixels < 1 || (pixels - 1) % stride != 0)
@@ -30,6 +33,18 @@ void require_size(const char* name, std::size_t actual, int required) {
   if (actual != static_cast<std::size_t>(required))
     throw std::invalid_argument(std::string(name) + " must have " + std::to_string(required) +
                                 " entries, one a keypoint, got " + std::to_string(actual));
+}
+
+/// Calls fill(i) and then paint(i) for the fields i in [0, count) of so many floats, a few at a time: what was filled a
+/// moment ago is still on its way to the cache, and all of them together would fall out of it.
+template <typename Fill, typename Paint>
+void fill_and_paint(int count, std::size_t floats, const Fill& fill, const Paint& paint) {
+  const int lot = static_cast<int>(std::max<std::size_t>(lot_floats / floats, 1));
+  for (int begin = 0; begin < count; begin += lot) {
+    const int end = std::min(begin + lot, count);
+    for (int i = begin; i < end; ++i) fill(i);
+    for (int i = begin; i < end; ++i) paint(i);
+  }
 }
 
 }  // namespace
@@ -59,30 +74,39 @@ void Encoder::encode(const Annotations& annotations, PixelSize picture, int stri
     fill_background(annotations.ignored, annotations.num_ignored, of, confidence);
   };
 
-  // Field by field, so that what is painted on was just written and lies in the cache.
-  Claims claims(grid);
-  for (int k = 0; k < num_keypoints; ++k) {
+  PifPainter pif(grid);
+  const auto pif_target = [&](int k) -> PifTarget {
     const std::size_t at = static_cast<std::size_t>(k) * plane;
-    const PifTarget target{targets.pif_confidence + at, targets.pif_offset + 2 * at, targets.pif_scale + at};
-    background(grid, target.confidence);
-    fill_nan(target.offset, 2 * plane);
-    fill_nan(target.scale, plane);
-    paint_pif(poses, num_keypoints, k, grid, claims, target);
-  }
-  for (int m = 0; m < skeleton_.num_limbs(); ++m) {
+    return {targets.pif_confidence + at, targets.pif_offset + 2 * at, targets.pif_scale + at};
+  };
+  fill_and_paint(
+      num_keypoints, 4 * plane,
+      [&](int k) {
+        background(grid, pif_target(k).confidence);
+        fill_nan(pif_target(k).offset, 2 * plane);
+        fill_nan(pif_target(k).scale, plane);
+      },
+      [&](int k) { pif.paint(poses, num_keypoints, k, pif_target(k)); });
+
+  PafPainter paf(grid);
+  const auto paf_target = [&](int m) -> PafTarget {
     const std::size_t at = static_cast<std::size_t>(m) * plane;
-    const PafTarget target{targets.paf_confidence + at, targets.paf_offset + 4 * at};
-    background(grid, target.confidence);
-    fill_nan(target.offset, 4 * plane);
-    paint_paf(poses, num_keypoints, skeleton_.limb(m), grid, claims, target);
-  }
+    return {targets.paf_confidence + at, targets.paf_offset + 4 * at};
+  };
+  fill_and_paint(
+      skeleton_.num_limbs(), 5 * plane,
+      [&](int m) {
+        background(grid, paf_target(m).confidence);
+        fill_nan(paf_target(m).offset, 4 * plane);
+      },
+      [&](int m) { paf.paint(poses, num_keypoints, skeleton_.limb(m), paf_target(m)); });
+
   for (const NodeTarget& node : nodes) {
     const Grid node_grid = grid_of(picture, node.stride);
-    for (int k = 0; k < num_keypoints; ++k) {
-      float* confidence = node.confidence + static_cast<std::size_t>(k) * node_grid.size();
-      background(node_grid, confidence);
-      paint_confidence(poses, num_keypoints, k, node_grid, confidence);
-    }
+    const auto confidence = [&](int k) { return node.confidence + static_cast<std::size_t>(k) * node_grid.size(); };
+    fill_and_paint(
+        num_keypoints, node_grid.size(), [&](int k) { background(node_grid, confidence(k)); },
+        [&](int k) { paint_confidence(poses, num_keypoints, k, node_grid, confidence(k)); });
   }
 }
 

@@ -58,6 +58,7 @@ class Encoder {
                     const std::vector<NodeTarget>& nodes, int threads) const;
 
   int num_keypoints() const { return skeleton_.num_keypoints(); }
+  int num_limbs() const { return skeleton_.num_limbs(); }
 
  private:
   Skeleton skeleton_;

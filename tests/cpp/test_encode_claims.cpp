@@ -1,26 +1,72 @@
+#include <cmath>
+#include <vector>
+
 #include "check.h"
 #include "pifpaf/encode_claims.h"
 
 using namespace dgcn::pifpaf;
 
+namespace {
+
+const Grid grid{3, 4, 8};
+
+/// Equally far from every cell.
+struct Claimant {
+  double anywhere;
+  double distance(int, int) const { return anywhere; }
+};
+
+/// A field without claims, of confidence 0 or unknown.
+std::vector<float> blank() {
+  std::vector<float> confidence(grid.size(), 0.0F);
+  confidence[6] = std::nanf("");
+  return confidence;
+}
+
+/// The cells that a claimant at this distance gets of the columns [begin, end) of a row.
+std::vector<std::size_t> won(Claims<Claimant>& claims, double distance, int row, int begin, int end) {
+  std::vector<std::size_t> cells;
+  claims.add({distance});
+  claims.claim(row, begin, end, [&](int column, std::size_t cell) {
+    CHECK(cell == grid.index(row, column));
+    cells.push_back(cell);
+  });
+  return cells;
+}
+
+void test_nearest_gets_a_cell() {
+  using Cells = std::vector<std::size_t>;
+  Claims<Claimant> claims(grid);
+  std::vector<float> confidence = blank();
+  claims.begin(confidence.data());
+  CHECK((won(claims, 2.0, 1, 0, 2) == Cells{4, 5}));
+  CHECK((won(claims, 2.0, 1, 1, 3) == Cells{6}));  // the first of equals keeps it
+  CHECK((won(claims, 3.0, 1, 0, 4) == Cells{7}));
+  CHECK((won(claims, 1.0, 1, 1, 2) == Cells{5}));
+  CHECK((won(claims, 1.5, 1, 0, 4) == Cells{4, 6, 7}));  // but for the one that is nearer by now
+  CHECK(won(claims, 0.0, 2, 3, 3).empty());
+  for (std::size_t cell = 0; cell < grid.size(); ++cell) CHECK(confidence[cell] == (cell / 4 == 1 ? 1.0F : 0.0F));
+
+  // A new field: nobody has anything, and all that was claimed before is as it was.
+  const std::vector<float> before = confidence;
+  std::vector<float> other = blank();
+  claims.begin(other.data());
+  CHECK((won(claims, 1e300, 1, 0, 4) == Cells{4, 5, 6, 7}));
+  CHECK(won(claims, 1e300, 1, 0, 4).empty());
+  CHECK(confidence == before);
+}
+
+void test_rounding() {
+  for (const double x : {0.0, -0.0, 0.5, 1.5, 2.5, -0.5, -1.5, -2.5, 0.49999999999999994, 1.4999999999999998,
+                         1.5000000000000002, 80.5, -1.2, 7.7, 1e-310, 2147483646.5, 2147483647.0, -2147483648.0})
+    CHECK(round_to_int(x) == static_cast<int>(std::nearbyint(x)));
+}
+
+}  // namespace
+
 int main() {
-  const Grid grid{3, 4, 8};
   CHECK(grid.size() == 12 && grid.index(2, 1) == 9);
-
-  Claims claims(grid);
-  CHECK(claims.claim(5, 2.0));
-  CHECK(!claims.claim(5, 2.0));  // the first of equals keeps it
-  CHECK(!claims.claim(5, 3.0));
-  CHECK(claims.claim(5, 1.0));
-  CHECK(!claims.claim(5, 1.5));
-  CHECK(claims.claim(6, 100.0));  // cells do not know of each other
-  CHECK(claims.claim(0, 0.0));
-  CHECK(!claims.claim(0, 0.0));
-
-  claims.clear();
-  for (std::size_t cell = 0; cell < grid.size(); ++cell) CHECK(claims.claim(cell, 1e300));
-  claims.clear();
-  claims.clear();
-  CHECK(claims.claim(11, 7.0));
+  test_nearest_gets_a_cell();
+  test_rounding();
   return check_result();
 }

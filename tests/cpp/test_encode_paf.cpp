@@ -17,9 +17,11 @@ struct Planes {
   std::vector<float> offset = std::vector<float>(4 * grid.size(), blank);
 
   explicit Planes(const std::vector<PoseJoint>& poses, std::pair<int, int> limb = {0, 1}, int num_keypoints = 2) {
-    Claims claims(grid);
-    paint_paf(poses, num_keypoints, limb, grid, claims, {confidence.data(), offset.data()});
-    for (std::size_t cell = 0; cell < grid.size(); ++cell) CHECK(claims.claim(cell, 1e300));  // left clear
+    std::vector<float> others(5 * grid.size(), blank);
+    PafPainter painter(grid);  // what it painted before leaves no trace
+    painter.paint({{{0, 0}, 1.0, true}, {{32, 20}, 1.0, true}}, 2, {0, 1},
+                  {others.data(), others.data() + grid.size()});
+    painter.paint(poses, num_keypoints, limb, {confidence.data(), offset.data()});
   }
 
   /// A row a line: '#' where a limb is.
@@ -49,6 +51,11 @@ void test_shapes() {
   CHECK(Planes({joint(2, 2), joint(4, 2)}).shape() == "......... .#####... .#####... .#####... ......... ......... ");
   CHECK(Planes({joint(2.4, 2), joint(2.6, 2)}).shape() ==
         "......... .####.... .####.... .####.... ......... ......... ");
+  // Points two cells apart that round to cells three apart.
+  CHECK(Planes({joint(1.4999999999999998, 2), joint(3.4999999999999998, 2)}).shape() ==
+        "......... ######... ######... ######... ......... ......... ");
+  CHECK(Planes({joint(2, 1.4999999999999998), joint(2, 3.4999999999999998)}).shape() ==
+        ".###..... .###..... .###..... .###..... .###..... .###..... ");
 }
 
 void test_offsets() {

@@ -18,9 +18,12 @@ struct Planes {
   std::vector<float> scale = std::vector<float>(grid.size(), blank);
 
   explicit Planes(const std::vector<PoseJoint>& poses, int num_keypoints = 1, int k = 0) {
-    Claims claims(grid);
-    paint_pif(poses, num_keypoints, k, grid, claims, {confidence.data(), offset.data(), scale.data()});
-    for (std::size_t cell = 0; cell < grid.size(); ++cell) CHECK(claims.claim(cell, 1e300));  // left clear
+    const std::size_t size = grid.size();
+    std::vector<float> others(4 * size, blank);
+    PifPainter painter(grid);  // what it painted before leaves no trace
+    painter.paint({{{8, 8}, 2.0, true}, {{9, 9}, 2.0, true}}, 1, 0,
+                  {others.data(), others.data() + size, others.data() + 3 * size});
+    painter.paint(poses, num_keypoints, k, {confidence.data(), offset.data(), scale.data()});
     std::vector<float> alone(grid.size(), blank);
     paint_confidence(poses, num_keypoints, k, grid, alone.data());
     CHECK(alone == confidence);
