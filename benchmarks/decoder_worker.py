@@ -4,7 +4,7 @@
     python benchmarks/decoder_worker.py openpifpaf [--force-complete]    with openpifpaf 0.13.11, torch 1.13.1 installed
 
 Seconds are those of the one thread that decodes, on the CPU: what other processes do meanwhile does not count. Of
-OpenPifPaf it is the C++ decoder alone, without the Python objects that are made of its result.
+OpenPifPaf it is the C++ decoder alone, without the Python objects that are made of its result. Stages are dgcn's only.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from time import thread_time
 
 import numpy as np
 
-Decode = Callable[[np.ndarray, np.ndarray, int], np.ndarray]
+Decode = Callable[[np.ndarray, np.ndarray, int], np.ndarray]  # of dgcn a PifPafDecoder, which can do more
 Build = Callable[[list[list[int]]], Decode]  # from a skeleton
 
 
@@ -65,6 +65,9 @@ def main() -> None:
                 pif, paf, stride = scene["pif"], scene["paf"], int(scene["stride"])
                 decode = build(scene["skeleton"].tolist())
             answer = {"persons": decode(pif, paf, stride).tolist()}
+        elif "stages" in question:  # median seconds of so many calls
+            times = [decode.stage_times(pif, paf, stride) for _ in range(question["stages"])]  # type: ignore[attr-defined]
+            answer = {stage: float(np.median([one[stage] for one in times])) for stage in times[0]}
         else:
             start = thread_time()
             for _ in range(question["calls"]):

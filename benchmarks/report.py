@@ -30,6 +30,9 @@ def _block(group: str, infos: Sequence[Mapping[str, Any]]) -> str:
     for info in infos:
         rows = [f"{name:27}{_row(variant, columns)}" for name, variant in info["variants"].items()]
         rows += [f"{name:27} {why}" for name, why in info["missing"].items()]
+        if "stages_ms" in info:
+            stages = ", ".join(f"{stage} {_four_digits(ms)}" for stage, ms in info["stages_ms"].items())
+            rows.append(f"of dgcn's: {stages}")
         lines += [f"{'' if i else info['case']:20} {row}" for i, row in enumerate(rows)]
     return "\n".join(lines)
 

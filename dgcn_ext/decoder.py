@@ -245,9 +245,9 @@ class PifPafDecoder:
     def stage_times(self, pif: ArrayLike, paf: ArrayLike, stride: int) -> dict[str, float]:
         """What each stage of ``self(pif, paf, stride)`` takes, in seconds.
 
-        ``maps``: PIF cells are read and made ready for look-ups in the confidence maps; ``seeds``: looked up and sorted;
-        ``growing``: PAF cells are read, connections scored, persons grown; ``completing``: the same in force-complete's
-        pass; ``suppressing``. What a stage leaves for later, until it is asked for, counts where it is asked for.
+        ``maps``: PIF cells are read and made ready for look-ups in the confidence maps; ``seeds``: looked up there and
+        sorted; ``growing``: PAF cells are read, connections scored, persons grown; ``completing``: the same in
+        force-complete's pass; ``suppressing``. What a stage leaves until it is asked for counts where it is asked for.
 
         Args, Raises:
             As for decoding.

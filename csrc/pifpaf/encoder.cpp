@@ -47,6 +47,11 @@ void fill_and_paint(int count, std::size_t floats, const Fill& fill, const Paint
   }
 }
 
+void require_count(const char* name, int actual) {
+  if (actual < 0)
+    throw std::invalid_argument(std::string(name) + " must not be negative, got " + std::to_string(actual));
+}
+
 }  // namespace
 
 Encoder::Encoder(Skeleton skeleton, Proportions proportions)
@@ -66,6 +71,8 @@ Encoder::Encoder(Skeleton skeleton, Proportions proportions)
 
 void Encoder::encode(const Annotations& annotations, PixelSize picture, int stride, const Targets& targets,
                      const std::vector<NodeTarget>& nodes) const {
+  require_count("num_persons", annotations.num_persons);
+  require_count("num_ignored", annotations.num_ignored);
   const int num_keypoints = skeleton_.num_keypoints();
   const Grid grid = grid_of(picture, stride);
   const std::size_t plane = grid.size();

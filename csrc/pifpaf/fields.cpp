@@ -18,7 +18,9 @@ PixelSize check_fields(const Fields& fields, int stride, const Skeleton& skeleto
   require_equal("the number of PIF fields", fields.num_keypoints, skeleton.num_keypoints());
   require_equal("the number of PAF fields", fields.num_limbs, skeleton.num_limbs());
   if (stride < 1) throw std::invalid_argument("stride must be at least 1, got " + std::to_string(stride));
-  if (fields.height < 0 || fields.width < 0) throw std::invalid_argument("field sizes must not be negative");
+  if (fields.height < 0 || fields.width < 0)
+    throw std::invalid_argument("field sizes must not be negative, got " + std::to_string(fields.height) + " x " +
+                                std::to_string(fields.width));
   if (fields.height == 0 || fields.width == 0) return {0, 0};
 
   const std::int64_t height = std::int64_t{fields.height - 1} * stride + 1;

@@ -177,6 +177,8 @@ void test_errors() {
   CHECK_THROWS(encode({97, 0}, stride, {}, 1), std::invalid_argument);
   CHECK_THROWS(encode(picture, stride, {{5, arrays.coarse.data()}}, 2), std::invalid_argument);
   CHECK_THROWS(encode(picture, stride, {}, -1), std::invalid_argument);
+  for (const Annotations& wrong : {Annotations{nullptr, -1, nullptr, 0}, Annotations{nullptr, 0, nullptr, -1}})
+    CHECK_THROWS(encoder.encode(wrong, picture, stride, arrays.targets(), {}), std::invalid_argument);
 }
 
 void test_parallel_for() {
