@@ -110,7 +110,7 @@ void ConfidenceMap::look_up(const float* x, const float* y, std::size_t count, f
                          static_cast<unsigned>(column[i]) % block_edge];
     }
     for (std::size_t i = 0; i < num; ++i)
-      values[begin + i] = (inside[i] != 0) & (found[i] > 0.0F) ? std::min(found[i], 1.0F) : missing;
+      values[begin + i] = ((inside[i] != 0) & (found[i] > 0.0F)) ? std::min(found[i], 1.0F) : missing;
   }
 }
 
