@@ -97,10 +97,10 @@ Window around(const Tile& tile, float threshold) {
   Floats left = infinity, right = -infinity, top = infinity, bottom = -infinity;
   for_each_vector(tile, [&](unsigned, Floats confidence, Floats x, Floats y) {
     const Ints counts = confidence >= threshold;
-    left = counts & (x < left) ? x : left;
-    right = counts & (x > right) ? x : right;
-    top = counts & (y < top) ? y : top;
-    bottom = counts & (y > bottom) ? y : bottom;
+    left = (counts & (x < left)) ? x : left;
+    right = (counts & (x > right)) ? x : right;
+    top = (counts & (y < top)) ? y : top;
+    bottom = (counts & (y > bottom)) ? y : bottom;
   });
   Window window{left[0], right[0], top[0], bottom[0]};
   for (int lane = 1; lane < lanes; ++lane) {
