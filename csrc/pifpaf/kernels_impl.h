@@ -133,7 +133,7 @@ std::uint32_t find(const Tile& tile, const Window& window, float threshold, floa
 constexpr int half = lanes / 2;  // doubles fill a register with half as many
 using Halves = float __attribute__((vector_size(4 * half)));
 using Doubles = double __attribute__((vector_size(8 * half)));
-using Longs = std::int64_t __attribute__((vector_size(8 * half)));
+using Longs = std::uint64_t __attribute__((vector_size(8 * half)));
 
 /// exp(x) for −300 ≤ x ≤ 0, closer by far than a float can tell.
 Doubles exponential(Doubles x) {
