@@ -1,18 +1,12 @@
 #include "pifpaf/decoder.h"
 
-#include <algorithm>
-#include <atomic>
 #include <cstddef>
-#include <exception>
-#include <stdexcept>
-#include <string>
-#include <system_error>
-#include <thread>
 #include <utility>
 
 #include "pifpaf/evidence.h"
 #include "pifpaf/grow.h"
 #include "pifpaf/occupancy.h"
+#include "pifpaf/parallel.h"
 #include "pifpaf/suppress.h"
 
 namespace dgcn::pifpaf {
@@ -91,35 +85,8 @@ Inspection Decoder::inspect(const Fields& fields, int stride) const {
 }
 
 std::vector<Persons> Decoder::decode_batch(const std::vector<Fields>& images, int stride, int threads) const {
-  if (threads < 0) throw std::invalid_argument("threads must be at least 0, got " + std::to_string(threads));
-  const std::size_t wanted = threads > 0 ? static_cast<std::size_t>(threads) : std::thread::hardware_concurrency();
-  const std::size_t helpers = std::max<std::size_t>(std::min(wanted, images.size()), 1) - 1;
-
   std::vector<Persons> results(images.size());
-  std::vector<std::exception_ptr> errors(images.size());
-  std::atomic<std::size_t> next{0};
-  const auto work = [&] {
-    for (std::size_t i = next++; i < images.size(); i = next++) {
-      try {
-        results[i] = decode(images[i], stride);
-      } catch (...) {  // carried to the calling thread
-        errors[i] = std::current_exception();
-      }
-    }
-  };
-
-  std::vector<std::thread> pool;
-  pool.reserve(helpers);
-  try {
-    while (pool.size() < helpers) pool.emplace_back(work);
-  } catch (const std::system_error&) {
-    // The machine has no thread left to give: those that started, and this one, do the work.
-  }
-  work();
-  for (std::thread& thread : pool) thread.join();
-  for (const std::exception_ptr& error : errors) {
-    if (error) std::rethrow_exception(error);
-  }
+  parallel_for(images.size(), threads, [&](std::size_t i) { results[i] = decode(images[i], stride); });
   return results;
 }
 
