@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 INT_MAX = 2**31 - 1
 
@@ -20,6 +20,27 @@ def check_integer(name: str, value: int, low: int, high: int) -> int:
     if not low <= integer <= high:
         raise ValueError(f"{name} must be in [{low}, {high}], got {integer}")
     return integer
+
+
+def to_array(name: str, value: ArrayLike, required: str) -> NDArray[Any]:
+    """np.asarray, whose own errors (and those of torch's tensors) do not say which argument it is."""
+    try:
+        return np.asarray(value)
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise TypeError(f"{name} must be {required}, got {type(value).__name__}: {error}") from error
+
+
+def check_pairs(name: str, pairs: Iterable[Any], required: str) -> list[tuple[Any, Any]]:
+    try:
+        iterator = iter(pairs)
+    except TypeError:
+        raise TypeError(f"{name} must be a sequence of pairs {required}, got {type(pairs).__name__}") from None
+    checked = []
+    for i, pair in enumerate(iterator):
+        if not isinstance(pair, (tuple, list)) or len(pair) != 2:
+            raise TypeError(f"{name}[{i}] must be a pair {required}, got {type(pair).__name__}")
+        checked.append((pair[0], pair[1]))
+    return checked
 
 
 def check_limbs(skeleton: Iterable[tuple[int, int]] | NDArray[np.integer[Any]]) -> tuple[tuple[int, int], ...]:

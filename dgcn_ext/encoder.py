@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from dgcn_ext import _pifpaf
-from dgcn_ext.arguments import INT_MAX, check_integer, check_limbs
+from dgcn_ext.arguments import INT_MAX, check_integer, check_limbs, check_pairs, to_array
 
 __all__ = ["PifPafEncoder", "Targets"]
 
@@ -67,11 +67,9 @@ class PifPafEncoder:
     ) -> None:
         self._num_keypoints = check_integer("num_keypoints", num_keypoints, 1, _pifpaf.MAX_KEYPOINTS)
         self._skeleton = check_limbs(skeleton)
-        self._sigmas = _float64("sigmas", sigmas, (self._num_keypoints,))
-        self._upright_pose = _float64("upright_pose", upright_pose, (self._num_keypoints, 2))
-        self._native = _pifpaf.Encoder(
-            self._num_keypoints, self._skeleton, self._sigmas.tolist(), self._upright_pose.tolist()
-        )
+        self._sigmas = _float64("sigmas", sigmas, (self._num_keypoints,)).tolist()
+        self._upright_pose = _float64("upright_pose", upright_pose, (self._num_keypoints, 2)).tolist()
+        self._native = _pifpaf.Encoder(self._num_keypoints, self._skeleton, self._sigmas, self._upright_pose)
 
     @property
     def num_keypoints(self) -> int:
@@ -140,11 +138,8 @@ class PifPafEncoder:
         Raises:
             As for one picture, naming the picture.
         """
-        checked = []
-        for i, pair in enumerate(pictures):
-            if not isinstance(pair, (tuple, list)) or len(pair) != 2:
-                raise TypeError(f"pictures[{i}] must be a pair (keypoints, ignored), got {type(pair).__name__}")
-            checked.append(self._check_picture(*pair, f"pictures[{i}] "))
+        pairs = check_pairs("pictures", pictures, "(keypoints, ignored)")
+        checked = [self._check_picture(*pair, f"pictures[{i}] ") for i, pair in enumerate(pairs)]
         threads = check_integer("threads", threads, 0, INT_MAX)
         return self._encode(checked, (len(checked),), height, width, stride, node_strides, threads, out)
 
@@ -152,7 +147,7 @@ class PifPafEncoder:
         return PifPafEncoder, (self._num_keypoints, self._skeleton, self._sigmas, self._upright_pose)
 
     def __repr__(self) -> str:
-        arguments = (self._num_keypoints, list(self._skeleton), self._sigmas.tolist(), self._upright_pose.tolist())
+        arguments = (self._num_keypoints, list(self._skeleton), self._sigmas, self._upright_pose)
         return f"PifPafEncoder({', '.join(map(str, arguments))})"
 
     def _check_picture(
@@ -201,7 +196,7 @@ def _check_stride(name: str, stride: int, height: int, width: int) -> int:
 
 def _float64(name: str, value: ArrayLike, shape: tuple[int, ...]) -> NDArray[np.float64]:
     """C-contiguous float64 of `shape`, which begins with -1 for any number of rows: none in an empty list."""
-    array = np.asarray(value)
+    array = to_array(name, value, "numbers")
     if array.shape == (0,) and shape[0] < 0:
         array = array.reshape(shape)
     if array.dtype.kind not in "fiu":

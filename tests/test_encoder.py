@@ -11,6 +11,7 @@ import threading
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -286,6 +287,14 @@ def test_bad_pictures():
             encoder(keypoints, 33, 33, 8)
     with pytest.raises(TypeError, match="keypoints must be numbers, got object"):
         encoder(None, 33, 33, 8)
+    for unreadable in (torch.zeros(1, 17, 3, requires_grad=True), torch.zeros(1, 17, 3).bfloat16(), [[1, 2], [3]]):
+        with pytest.raises(TypeError, match=f"^keypoints must be numbers, got {type(unreadable).__name__}: ."):
+            encoder(unreadable, 33, 33, 8)
+        with pytest.raises(TypeError, match=r"^pictures\[0\] ignored must be numbers, got "):
+            encoder.batch([(none, unreadable)], 33, 33, 8)
+    for pictures in (None, 5, np.ones(())):
+        with pytest.raises(TypeError, match=r"pictures must be a sequence of pairs \(keypoints, ignored\), got "):
+            encoder.batch(pictures, 33, 33, 8)
     with pytest.raises(TypeError, match="ignored must be numbers, got <U1"):
         encoder(none, 33, 33, 8, ignored=[["a"] * 4])
     with pytest.raises(ValueError, match=r"ignored must have the shape \[N, 4\], got \[4\]"):
@@ -364,6 +373,11 @@ def test_copies_and_text(pictures):
         assert twin.skeleton == encoder.skeleton
         assert twin.num_keypoints == 17
         assert_same(twin(keypoints, 145, 193, 8, ignored=ignored), expected)
+    sigmas, pose = np.full(2, 0.5), np.ones((2, 2))
+    encoder = PifPafEncoder(2, [(1, 0)], sigmas, pose)
+    sigmas[:], pose[:] = 7, 7
+    for twin in (encoder, pickle.loads(pickle.dumps(encoder))):
+        assert repr(twin) == "PifPafEncoder(2, [(1, 0)], [0.5, 0.5], [[1.0, 1.0], [1.0, 1.0]])"
     assert repr(build("two nodes")[0]).startswith("PifPafEncoder(2, [(1, 0)], [0.")
 
 
