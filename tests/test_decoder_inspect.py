@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 import pytest
 from painting import COCO_LIMBS, STRIDE, empty_fields, paint
@@ -100,6 +102,30 @@ def test_inspection_of_nothing():
         assert len(inspection.seeds) == len(inspection.connections) == 0
     with pytest.raises(ValueError, match=r"pif must have the shape \[17, 5, H, W\]"):
         decoder.inspect(*empty_fields(2, 19, 3, 4), STRIDE)
+
+
+@pytest.mark.parametrize("force_complete", [False, True])
+def test_stage_times(fields, force_complete):
+    decoder = PifPafDecoder(3, LIMBS, DecoderConfig(force_complete=force_complete))
+    expected = decoder(*fields, STRIDE)
+    start = time.perf_counter()
+    times = decoder.stage_times(*fields, STRIDE)
+    elapsed = time.perf_counter() - start
+    assert list(times) == ["maps", "seeds", "growing", "completing", "suppressing"]
+    assert 0 < sum(times.values()) <= elapsed + 1e-6  # both clocks count nanoseconds
+    skipped = [] if force_complete else ["completing"]
+    assert [stage for stage, seconds in times.items() if seconds <= 0] == skipped
+    assert len(expected) == 2
+    np.testing.assert_array_equal(decoder(*fields, STRIDE), expected)
+
+    pif, paf = fields
+    assert not any(decoder.stage_times(pif[..., :0], paf[..., :0], STRIDE).values())
+    with pytest.raises(ValueError, match=r"pif must have the shape \[3, 5, H, W\], got \[2, 5, 16, 20\]"):
+        decoder.stage_times(pif[:2], paf, STRIDE)
+    with pytest.raises(TypeError, match=r"stride must be an integer, got 8\.0"):
+        decoder.stage_times(pif, paf, 8.0)
+    with pytest.raises(ValueError, match="max_map_pixels"):
+        decoder.stage_times(pif, paf, 100_000)
 
 
 def test_the_best_seeds_are_kept(fields):
