@@ -6,8 +6,10 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <cstddef>
 #include <cstdint>
 #include <stdexcept>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -106,7 +108,14 @@ std::vector<Array> decode_batch(const Decoder& decoder, const std::vector<std::p
                                 int threads) {
   std::vector<Fields> fields;
   fields.reserve(images.size());
-  for (const auto& [pif, paf] : images) fields.push_back(view(pif, paf));
+  for (std::size_t i = 0; i < images.size(); ++i) {
+    fields.push_back(view(images[i].first, images[i].second));
+    try {
+      check_fields(fields.back(), stride, decoder.skeleton(), decoder.config());
+    } catch (const std::invalid_argument& error) {
+      throw std::invalid_argument("images[" + std::to_string(i) + "] " + error.what());
+    }
+  }
   std::vector<Persons> results;
   {
     const py::gil_scoped_release release;

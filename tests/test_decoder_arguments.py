@@ -5,11 +5,13 @@ from __future__ import annotations
 import copy
 import dataclasses
 import pickle
+import re
 import subprocess
 import sys
 
 import numpy as np
 import pytest
+import torch
 from painting import STRIDE, empty_fields, paint
 
 from dgcn_ext import _pifpaf
@@ -54,6 +56,45 @@ def test_bad_fields(toy):
         decoder(pif, paf[..., :19], STRIDE)
 
 
+@pytest.mark.parametrize(
+    "unreadable",
+    [
+        lambda field: torch.tensor(field, requires_grad=True),
+        lambda field: torch.tensor(field, dtype=torch.bfloat16),
+        lambda field: torch.tensor(field, device="meta"),
+        lambda field: torch.tensor(field).to_sparse(),
+        lambda field: [field.tolist(), [1]],
+    ],
+    ids=["grad", "bfloat16", "meta", "sparse", "ragged"],
+)
+def test_fields_that_numpy_cannot_read(toy, unreadable):
+    decoder, pif, paf = toy
+    wrong = unreadable(paf)
+    required = f"paf must be a float16, float32 or float64 array, got {type(wrong).__name__}: "
+    with pytest.raises(TypeError, match=f"^{required}") as caught:
+        decoder(pif, wrong, STRIDE)
+    assert str(caught.value.__cause__) in str(caught.value)
+    with pytest.raises(TypeError, match=rf"^images\[1\] {required}"):
+        decoder.batch([(pif, paf), (pif, wrong)], STRIDE)
+    with pytest.raises(TypeError, match=r"^persons must be a float16"):
+        decoder.person_scores(wrong)
+
+
+def test_every_float16():
+    """Each of the 65,536, in either byte order, is read as numpy would convert it."""
+    halves = np.arange(2**16, dtype=np.uint16).view(np.float16)
+    decoder = PifPafDecoder(1, [])
+    persons = np.zeros((2**16, 1, 4), np.float16)
+    persons[:, 0, 0] = halves
+    expected = decoder.person_scores(persons.astype(np.float32))
+    assert np.isnan(expected).sum() == 2 * 1023
+    for dtype in ("<f2", ">f2"):
+        np.testing.assert_array_equal(decoder.person_scores(persons.astype(dtype)), expected)
+    for shape in ((), (3,), (0, 4)):
+        with pytest.raises(ValueError, match=r"persons must have the shape \[P, 1, 4\]"):
+            decoder.person_scores(np.ones(shape, np.float16))
+
+
 def test_bad_stride(toy):
     decoder, pif, paf = toy
     for stride in (0, -8, 2**40):
@@ -75,7 +116,12 @@ def test_bad_batch(toy):
         decoder.batch([pif], STRIDE)
     with pytest.raises(ValueError, match=r"threads must be in \[0, 2147483647\], got -1"):
         decoder.batch([(pif, paf)], STRIDE, threads=-1)
-    with pytest.raises(ValueError, match="max_map_pixels"):
+    for images in (None, 5, np.float32(1), np.ones(())):
+        with pytest.raises(
+            TypeError, match=r"images must be a sequence of pairs \(pif, paf\), got (None|int|float|nd)"
+        ):
+            decoder.batch(images, STRIDE)
+    with pytest.raises(ValueError, match=r"images\[1\] fields of 16 x 20 cells at stride 100000 .* max_map_pixels"):
         decoder.batch([(pif[:, :, :1, :1], paf[:, :, :1, :1]), (pif, paf)], 100_000, threads=2)
 
 
@@ -141,8 +187,19 @@ def test_bad_config():
         DecoderConfig(seed_threshold=1.5)
     with pytest.raises(ValueError, match=r"connection_window must be in .* got nan"):
         DecoderConfig(connection_window=float("nan"))
-    with pytest.raises(ValueError, match=r"score_top must be in .* got 1000000000000000000000000000000"):
+    with pytest.raises(
+        ValueError, match=r"score_top must be in \[0, 2147483647\], got 1000000000000000000000000000000$"
+    ):
         DecoderConfig(score_top=10**30)
+    with pytest.raises(ValueError, match=r"max_map_pixels must be in \[1, 1073741824\], got 2147483648$"):
+        DecoderConfig(max_map_pixels=2**31)
+    with pytest.raises(ValueError, match=r"max_seeds must be in \[1, 2147483647\], got -2147483649$"):
+        DecoderConfig(max_seeds=-(2**31) - 1)
+    for value in (10**10, 10**310, 1e300, float("inf"), -1e300, np.int64(-(2**63))):
+        with pytest.raises(
+            ValueError, match=rf"map_neighbors must be in \[0.001, 1e\+06\], got {re.escape(str(value))}$"
+        ):
+            DecoderConfig(map_neighbors=value)
     with pytest.raises(TypeError, match=r"seed_threshold must be a number, got '0.2'"):
         DecoderConfig(seed_threshold="0.2")
     with pytest.raises(TypeError, match="seed_threshold must be a number, got True"):
