@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import json
+import os
+import subprocess
 import sys
 import threading
 from pathlib import Path
@@ -284,3 +286,41 @@ def test_decoding_releases_the_gil(coco_decoder):
     finally:
         sys.setswitchinterval(interval)
     assert decoding
+
+
+# Instruction sets -----------------------------------------------------------------------------------------------------
+
+DECODE_NOISE = """
+import sys
+import numpy as np
+from dgcn_ext.decoder import DecoderConfig, PifPafDecoder
+
+rng = np.random.default_rng(4)
+pif, paf = rng.uniform(0, 1, (3, 5, 30, 40)), rng.uniform(0, 1, (3, 8, 30, 40))
+pif[:, 2:4] *= 30
+paf[:, 2:6] *= 30
+decoder = PifPafDecoder(3, [(0, 1), (1, 2), (2, 0)], DecoderConfig(force_complete=True, map_neighbors=4))
+sys.stdout.buffer.write(decoder(pif, paf, 8).tobytes())
+"""
+
+
+def decode_noise(capability: str) -> subprocess.CompletedProcess[bytes]:
+    environment = os.environ | {"DGCN_CPU_CAPABILITY": capability}
+    command = [sys.executable, "-c", DECODE_NOISE]
+    return subprocess.run(command, cwd=Path(__file__).parent, env=environment, capture_output=True, check=False)
+
+
+def test_every_instruction_set_gives_the_same_bits():
+    portable, other = decode_noise("portable"), decode_noise("avx2")
+    assert portable.returncode == 0, portable.stderr.decode()
+    assert len(np.frombuffer(portable.stdout, np.float32)) >= 100 * 3 * 4
+    if b"at most what this machine has (portable)" in other.stderr:
+        pytest.skip("this CPU has no avx2")
+    assert other.stdout == portable.stdout, other.stderr.decode()
+
+
+def test_an_instruction_set_that_does_not_exist_is_named():
+    result = decode_noise("mmx")
+    assert result.returncode != 0
+    assert b"ValueError: DGCN_CPU_CAPABILITY must be portable, avx2 or avx512" in result.stderr
+    assert b"got mmx" in result.stderr
