@@ -40,10 +40,9 @@ class ConfidenceMap {
  private:
   template <typename Visit>
   void for_each_bucket(const Spot& spot, Visit visit) const;
-
-  const Kernels* kernels_ = &kernels();
   void fill(std::size_t slot, int row, int column);
 
+  const Kernels* kernels_ = &kernels();
   PixelSize size_;
   std::vector<Spot> spots_;
   BucketGrid grid_;
