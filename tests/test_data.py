@@ -11,7 +11,8 @@ import torch
 from torch.utils.data import DataLoader
 
 from dgcn.codec import PifPafCodec
-from dgcn.data import CocoKeypoints, init_worker, read_coco, read_image
+from dgcn.data import CocoKeypoints, init_worker, read_coco
+from dgcn.images import read_image
 from dgcn.losses import TargetBatch
 from dgcn.skeleton import COCO
 from dgcn.transforms import TrainTransform
@@ -132,7 +133,7 @@ def test_pictures_are_rgb_and_not_turned(tmp_path):
 def test_corrupt_picture_is_named(tmp_path):
     broken = tmp_path / "broken.jpg"
     broken.write_bytes(b"not a picture")
-    with pytest.raises(ValueError, match=r"broken\.jpg is missing or not a readable picture"):
+    with pytest.raises(ValueError, match=r"broken\.jpg is damaged or not a picture"):
         read_image(broken)
 
 

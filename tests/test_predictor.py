@@ -12,9 +12,10 @@ import torch
 from oracle import Oracle, coco_set, picture, standing
 
 from dgcn import predictor as predictor_module
+from dgcn.images import read_image
 from dgcn.metrics import evaluate_keypoints
 from dgcn.model import build_model
-from dgcn.predictor import DEFAULT_LONG_EDGE, Pose, Predictor, read_upright
+from dgcn.predictor import DEFAULT_LONG_EDGE, Pose, Predictor
 from dgcn_ext.decoder import DecoderConfig
 
 PICTURES = {
@@ -162,25 +163,25 @@ def with_orientation(path: Path, orientation: int) -> None:
 def test_read_is_rgb(tmp_path) -> None:
     image = np.zeros((8, 8, 3), np.uint8)
     image[:] = (10, 20, 30)  # blue, green, red for OpenCV
-    assert read_upright(write(tmp_path / "ä b.png", image))[0, 0].tolist() == [30, 20, 10]
+    assert read_image(write(tmp_path / "ä b.png", image), upright=True)[0, 0].tolist() == [30, 20, 10]
 
 
 def test_read_turns_pictures_upright(tmp_path) -> None:
     path = write(tmp_path / "turned.jpg", picture(50, 64, 32))
-    assert read_upright(path).shape == (32, 64, 3)
+    assert read_image(path, upright=True).shape == (32, 64, 3)
     with_orientation(path, 6)
-    assert read_upright(path).shape == (64, 32, 3)
+    assert read_image(path, upright=True).shape == (64, 32, 3)
 
 
 @pytest.mark.parametrize("shape", [(6, 9), (6, 9, 4)])
 def test_read_gray_and_alpha(tmp_path, shape) -> None:
-    image = read_upright(write(tmp_path / "picture.png", np.full(shape, 77, np.uint8)))
+    image = read_image(write(tmp_path / "picture.png", np.full(shape, 77, np.uint8)), upright=True)
     assert (image.shape, image.dtype) == ((6, 9, 3), np.uint8)
     assert (image == 77).all()
 
 
 def test_read_sixteen_bits(tmp_path) -> None:
-    image = read_upright(write(tmp_path / "deep.png", np.full((6, 9, 3), 77 * 256, np.uint16)))
+    image = read_image(write(tmp_path / "deep.png", np.full((6, 9, 3), 77 * 256, np.uint16)), upright=True)
     assert (image == 77).all()
 
 

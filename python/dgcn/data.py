@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from .codec import PifPafCodec, Targets
+from .images import read_image
 from .skeleton import Annotation, Skeleton
 from .transforms import TrainTransform
 
@@ -70,14 +71,6 @@ def read_coco(images: str | Path, annotations: str | Path, skeleton: Skeleton) -
             raise ValueError(f"annotation {entry.get('id')} is on image {entry.get('image_id')}, which is not listed")
         by_image[entry["image_id"]].append(_parse_annotation(entry, skeleton))
     return [ImageRecord(image_id, path, tuple(by_image[image_id])) for image_id, path in paths.items()]
-
-
-def read_image(path: Path) -> np.ndarray:
-    """RGB uint8 [H, W, 3] as stored: COCO's coordinates ignore the EXIF orientation. ValueError if it is no picture."""
-    image = cv2.imread(str(path), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
-    if image is None:
-        raise ValueError(f"{path} is missing or not a readable picture")
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
 from tqdm import tqdm
@@ -20,7 +19,8 @@ from dgcn_ext.decoder import DecoderConfig, PifPafDecoder
 
 from .checkpoint import DEFAULT_CHECKPOINT, load_model
 from .codec import PifPafCodec
-from .data import read_coco, read_image
+from .data import read_coco
+from .images import read_image
 from .metrics import evaluate_keypoints
 from .model import DGCN
 from .transforms import Preprocess, normalize_size, resize_pad
@@ -256,26 +256,6 @@ class Predictor:
         return [Pose(*each) for each in zip(keypoints, persons[:, :, 0], person_scores, strict=True)]
 
 
-def read_upright(path: str | os.PathLike[str]) -> np.ndarray:
-    """The picture in a file as uint8 [H, W, 3] RGB, upright as its EXIF orientation says; grey becomes RGB and an alpha
-    channel is dropped.
-
-    Raises:
-        OSError: no such file, or not readable.
-        ValueError: empty, damaged, or not a picture; the message names the file.
-    """
-    content = np.fromfile(path, dtype=np.uint8)
-    if content.size == 0:
-        raise ValueError(f"{path} is empty")
-    try:
-        image = cv2.imdecode(content, cv2.IMREAD_COLOR)
-    except cv2.error as error:
-        raise ValueError(f"{path} cannot be read as a picture: {error.err}") from error
-    if image is None:
-        raise ValueError(f"{path} is damaged or not a picture")
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
-
-
 def check_device(device: str | torch.device) -> torch.device:
     """`device` as torch's, checked to exist here. Raises ValueError."""
     try:
@@ -290,7 +270,7 @@ def check_device(device: str | torch.device) -> torch.device:
 
 
 def _to_image(source: Source) -> np.ndarray:
-    return source if isinstance(source, np.ndarray) else read_upright(source)
+    return source if isinstance(source, np.ndarray) else read_image(source, upright=True)
 
 
 def _milliseconds_since(start: float) -> float:

@@ -117,10 +117,11 @@ def decoder() -> str:
 
 def shipped_model() -> str:
     from ..checkpoint import DEFAULT_CHECKPOINT
-    from ..predictor import Predictor, read_upright
+    from ..images import read_image
+    from ..predictor import Predictor
     from .demo import PICTURE
 
-    found = len(Predictor()(read_upright(PICTURE)))
+    found = len(Predictor()(read_image(PICTURE, upright=True)))
     if found == 0:
         raise RuntimeError(f"{DEFAULT_CHECKPOINT.name} finds nobody in {PICTURE.name}")
     return f"{DEFAULT_CHECKPOINT.name} finds {found} in {PICTURE.name}"

@@ -28,9 +28,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     import torch
 
-    from ..predictor import read_upright
+    from ..images import read_image
 
-    image = read_upright(args.source)
+    image = read_image(args.source, upright=True)
     predictor = load_predictor(args)
     predictor(image)  # the first pass also allocates and picks algorithms
     poses = predictor(image)

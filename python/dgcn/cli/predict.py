@@ -63,7 +63,7 @@ def predict(predictor: Predictor, paths: Sequence[Path], output: Path, writer: C
     """Draw what is found in each picture into the folder `output` and add it to `writer`; warn of unreadable ones."""
     from tqdm import tqdm
 
-    from ..predictor import read_upright
+    from ..images import read_image
 
     bar = tqdm(total=len(paths), unit="image", leave=False, disable=None)
     waiting: deque[tuple[Path, Path, np.ndarray]] = deque()  # read, on its way through the network
@@ -71,7 +71,7 @@ def predict(predictor: Predictor, paths: Sequence[Path], output: Path, writer: C
     def read() -> Iterator[np.ndarray]:
         for path, name in zip(paths, overlay_names(paths), strict=True):
             try:
-                image = read_upright(path)
+                image = read_image(path, upright=True)
             except (OSError, ValueError) as error:
                 warn(str(error))
                 bar.update()
