@@ -8,6 +8,7 @@
 #   make bench-nonlocal         those of the non-local layer (5 minutes)
 #   make bench-encoder [PEER_PYTHON=python3.10]    those of the encoder (2 minutes), beside OpenPifPaf where that has it
 #   make bench-decoder [PEER_PYTHON=python3.10]    those of the decoder (5 minutes), beside OpenPifPaf where that has it
+#   make bench-smoke            every benchmark and plot once, on its smallest case (2 minutes); results in build/smoke
 #   make gpu [RESULTS=DIR]      on a machine with a GPU, with the packages of $(PYTHON) and no network: builds, runs every
 #                               test, compute-sanitizer and the GPU's benchmarks in 10 minutes; results in build/gpu
 #   make sanitize               the C++ tests under AddressSanitizer and UndefinedBehaviorSanitizer, those of threads under
@@ -24,8 +25,8 @@ CPP := $(wildcard csrc/*.h csrc/*.cpp csrc/*/*.h csrc/*/*.cpp csrc/*/*.cu csrc/*
 export PIP_CONSTRAINT := constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo build test test-cpp test-python check machine-peak bench bench-nonlocal bench-encoder bench-decoder gpu \
-        sanitize fuzz check-no-torch check-torch-2.13 clean
+.PHONY: demo build test test-cpp test-python check machine-peak bench bench-nonlocal bench-encoder bench-decoder \
+        bench-smoke gpu sanitize fuzz check-no-torch check-torch-2.13 clean
 
 demo: build
 	$(BIN)/dgcn demo $(if $(SOURCE),--source "$(SOURCE)") --output demo
@@ -89,6 +90,24 @@ bench-decoder: build
 	PEER_PYTHON="$(PEER_PYTHON)" $(BIN)/python benchmarks/bench_decoder.py
 	$(BIN)/python benchmarks/bench_decoder_batch.py
 	$(BIN)/python benchmarks/decoder_occlusion.py
+
+SMOKED := $(filter-out %/bench_nonlocal_memory.py,$(wildcard benchmarks/bench_*.py))
+
+# The GPU's benchmarks skip themselves where there is none, those on real layouts of people where $DGCN_DATA is absent.
+bench-smoke: build machine-peak
+	mkdir -p build/smoke
+	for file in $(SMOKED); do \
+	    echo "$$file" && $(BIN)/python $$file --smoke \
+	        --benchmark-json=build/smoke/$$(basename $$file .py).json > build/smoke/log || { cat build/smoke/log; exit 1; }; \
+	done
+	$(BIN)/python benchmarks/plot_graph_conv.py build/smoke/bench_graph_conv_sizes.json build/smoke/graph_conv.svg
+	$(BIN)/python benchmarks/plot_relu_affinity.py build/smoke/bench_relu_affinity.json build/smoke/nonlocal.svg
+	$(BIN)/python benchmarks/report.py > build/smoke/log
+	$(BIN)/python benchmarks/bench_nonlocal_memory.py --side 17
+	data="$${DGCN_DATA:-../shared/data}"; if [ -d "$$data" ]; then \
+	    $(BIN)/python benchmarks/decoder_occlusion.py --images 2 && \
+	    $(BIN)/python benchmarks/roundtrip.py "$$data/coco_val2017_layouts.json.gz" --images 20; \
+	fi
 
 gpu:
 	$(PYTHON) .ci/gpu.py $(if $(RESULTS),--results "$(RESULTS)")

@@ -73,6 +73,7 @@ def disagreement(ours: np.ndarray, theirs: np.ndarray) -> float:
     return float(abs(ours - theirs)[found][:, 1:3].max(initial=0))
 
 
+@decoder_scenes.NEEDS_DATA
 @pytest.mark.parametrize("force_complete", [False, True], ids=["default", "force_complete"], scope="module")
 @pytest.mark.parametrize("stride", [8, 4])
 @pytest.mark.parametrize("num_persons", [0, 1, 5, 20, 50])

@@ -20,6 +20,7 @@ from dgcn_ext.decoder import PifPafDecoder
 NUM_IMAGES = 16
 
 
+@decoder_scenes.NEEDS_DATA
 @pytest.mark.parametrize("num_persons", [5, 20])
 def test_decoder_batch(benchmark: BenchmarkFixture, num_persons: int) -> None:
     benchmark.group = f"decoder, {NUM_IMAGES} images, stride 8"

@@ -1,6 +1,7 @@
 """How much memory does the non-local layer take, and does a full-resolution F4 head train in what there is?
 
     python benchmarks/bench_nonlocal_memory.py [--limit-gib 12]     writes results/nonlocal_memory_cpu.json
+    python benchmarks/bench_nonlocal_memory.py --side 17            on features of 17×17 cells; writes nothing
 
 First the operator alone, forward and backward on g [1, 128, 25921]: what the process holds at its peak beyond the
 arguments, results and gradients included, in multiples of g.
@@ -61,7 +62,7 @@ def run_operator(channels: int, positions: int) -> dict[str, object]:
     return {**case, "peak_extra_over_g": ratio, "claims": [claim]}
 
 
-def train_a_step(form: str, batch: int) -> dict[str, object]:
+def train_a_step(form: str, batch: int, side: int) -> dict[str, object]:
     """Seconds of the step, and the most memory that the process ever held."""
     torch.manual_seed(0)
     module = MODULES[form]
@@ -70,7 +71,7 @@ def train_a_step(form: str, batch: int) -> dict[str, object]:
         for fields in (NODES * 5, LIMBS * 7)
     ]
     optimizer = torch.optim.SGD([p for head in heads for p in head.parameters()], lr=1e-3)
-    features = torch.randn(batch, CHANNELS, SIDE, SIDE)
+    features = torch.randn(batch, CHANNELS, side, side)
     start = perf_counter()
     loss = sum(head(features).square().mean() for head in heads)
     loss.backward()
@@ -86,13 +87,13 @@ class _Features(nn.Module):
         return outputs[0]
 
 
-def run(form: str, size: int) -> dict[str, object]:
-    return run_operator(size, SIDE * SIDE) if form == "operator" else train_a_step(form, size)
+def run(form: str, size: int, side: int) -> dict[str, object]:
+    return run_operator(size, side * side) if form == "operator" else train_a_step(form, size, side)
 
 
-def measure(form: str, size: int, limit: int) -> dict[str, object]:
+def measure(form: str, size: int, side: int, limit: int) -> dict[str, object]:
     """``run`` in a process that may allocate ``limit`` bytes."""
-    command = [sys.executable, __file__, "--run", form, str(size)]
+    command = [sys.executable, __file__, "--run", form, str(size), "--side", str(side)]
     result = subprocess.run(
         command,
         capture_output=True,
@@ -110,24 +111,28 @@ def measure(form: str, size: int, limit: int) -> dict[str, object]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--limit-gib", type=float, default=12, help="memory that a step may allocate (default: 12)")
+    parser.add_argument("--side", type=int, default=SIDE, help="of the features, in cells (default: %(default)s)")
     parser.add_argument("--run", nargs=2, metavar=("FORM", "SIZE"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    side = arguments.side
     if arguments.run:
-        print(json.dumps(run(arguments.run[0], int(arguments.run[1]))))
+        print(json.dumps(run(arguments.run[0], int(arguments.run[1]), side)))
         return
 
     origin = machine.origin()
     print(machine.describe(origin))
     limit = int(arguments.limit_gib * GIB)
-    operator = measure("operator", 128, limit)
+    operator = measure("operator", 128, side, limit)
     print(f"relu_affinity, forward and backward: {operator['peak_extra_over_g']} g beyond its arguments")
-    print(f"one training step of an F4 head, features [B, {CHANNELS}, {SIDE}, {SIDE}], limit {arguments.limit_gib} GiB")
+    print(f"one training step of an F4 head, features [B, {CHANNELS}, {side}, {side}], limit {arguments.limit_gib} GiB")
     benchmarks = [{"group": "memory of relu_affinity", **operator}]
     for form, batch in CASES:
-        result = measure(form, batch, limit)
+        result = measure(form, batch, side, limit)
         benchmarks.append({"group": "memory of an F4 head", "form": form, "batch": batch, "claims": [], **result})
         outcome = result.get("error") or f"{result['peak_gib']:6} GiB at the peak, {result['seconds']} s"
         print(f"{form:7} B = {batch}  {outcome}", flush=True)
+    if side != SIDE:
+        return
     path = Path(__file__).with_name("results") / "nonlocal_memory_cpu.json"
     path.parent.mkdir(exist_ok=True)
     about = {

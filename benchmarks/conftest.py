@@ -9,13 +9,35 @@ from typing import Any
 import machine
 import pytest
 import report
+import torch
 
 ORIGIN = pytest.StashKey[dict[str, Any]]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--smoke", action="store_true", help="a round of the first case of each test, uncompiled: does it still run?"
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[ORIGIN] = machine.origin()
     machine.keep_freed_memory()
+    if config.getoption("smoke"):
+        torch.compiler.set_stance("force_eager")  # compiling takes most of the time, and is torch's to test
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """In smoke mode, keep the first case of each test and direction: benchmarks list the smallest case first."""
+    if not config.getoption("smoke"):
+        return
+    first: dict[tuple[str, object], pytest.Item] = {}
+    for item in items:
+        assert isinstance(item, pytest.Function)
+        parameters = item.callspec.params if hasattr(item, "callspec") else {}
+        first.setdefault((item.originalname, parameters.get("direction")), item)
+        item.add_marker(pytest.mark.benchmark(max_time=0, min_rounds=1), append=False)
+    items[:] = first.values()
 
 
 def pytest_benchmark_generate_machine_info(config: pytest.Config) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """What do connections beyond the 19 limbs do for people who are mostly hidden?
 
     python benchmarks/decoder_occlusion.py      two minutes; writes benchmarks/results/decoder_occlusion_cpu.json
+    python benchmarks/decoder_occlusion.py --images 2       only so many; writes nothing
 
 The skeleton of a decoder may be any graph: dense connections are more limbs, with a PAF field each. Here the COCO
 skeleton is joined by the pairs of keypoints that A_s (Eq. 6, the soft adjacency of the paper) binds most, and both are
@@ -16,6 +17,7 @@ decoder_scenes.py. A person falls apart where a joint between two others is miss
 confidence of 0.02 are kept (instance_threshold), since so much of them is hidden.
 """
 
+import argparse
 import json
 import os
 import shlex
@@ -44,11 +46,11 @@ def added_edges() -> list[tuple[int, int]]:
     return sorted(pairs, key=lambda pair: -(bond[pair] + bond[pair[::-1]]))
 
 
-def scenes(hidden: float) -> list[tuple[np.ndarray, Fields]]:
+def scenes(hidden: float, num_images: int) -> list[tuple[np.ndarray, Fields]]:
     """True persons [P, 17, 3] in cells, and fields with 19 + 117 limbs."""
     rng = np.random.default_rng(0)
     result = []
-    for persons, scales, height, width in islice(layouts(data_dir(), 3), NUM_IMAGES):
+    for persons, scales, height, width in islice(layouts(data_dir(), 3), num_images):
         persons[..., 2] *= rng.random(persons.shape[:2]) >= hidden
         fields = paint(persons, scales, COCO_LIMBS + added_edges(), height, width)
         result.append((persons, add_noise(fields, rng)))
@@ -69,11 +71,15 @@ def score(persons: np.ndarray, found: np.ndarray) -> np.ndarray:
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=int, default=NUM_IMAGES, help="(default: %(default)s)")
+    num_images = parser.parse_args().images
+
     origin = machine.origin()
     rows = []
     print(f"{'hidden':>6} {'edges':>6} {'weight':>6} {'recall':>7} {'persons':>8} {'mixed':>6}")
     for hidden in HIDDEN:
-        examples = scenes(hidden)
+        examples = scenes(hidden, num_images)
         for num_edges, weight in DENSE:
             limbs = COCO_LIMBS + added_edges()[:num_edges]
             decoder = PifPafDecoder(17, limbs, DecoderConfig(instance_threshold=0.02))
@@ -98,6 +104,8 @@ def main() -> None:
                 f"{row['mixed']:6.3f}",
                 flush=True,
             )
+    if num_images != NUM_IMAGES:
+        return
     about = {
         "command": shlex.join(["python", os.path.relpath(__file__), *sys.argv[1:]]),
         "datetime": datetime.now(timezone.utc).isoformat(timespec="seconds"),

@@ -16,6 +16,7 @@ import numpy as np
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.append(str(ROOT / "tests"))
 
+import pytest  # noqa: E402
 from painting import COCO_LIMBS, STRIDE, layouts, paint  # noqa: E402
 
 SIDE = 81  # cells at stride 8 of a 641 px input
@@ -26,6 +27,9 @@ Fields = tuple[np.ndarray, np.ndarray]
 def data_dir() -> Path:
     """The folder of real data: $DGCN_DATA, else ../shared/data beside the repository."""
     return Path(os.environ.get("DGCN_DATA", ROOT.parent / "shared" / "data"))
+
+
+NEEDS_DATA = pytest.mark.skipif(not data_dir().is_dir(), reason=f"needs the real data: no folder {data_dir()}")
 
 
 def persons_of_layouts(num_persons: int) -> tuple[np.ndarray, np.ndarray]:

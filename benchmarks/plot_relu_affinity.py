@@ -1,13 +1,20 @@
-"""Draws docs/nonlocal.svg, time against size, from results/relu_affinity_cpu.json."""
+"""Draws the time of the non-local layer against its size.
+
+    python benchmarks/plot_relu_affinity.py [RESULTS.json [PICTURE.svg]]
+
+From the results of bench_relu_affinity.py (benchmarks/results/relu_affinity_cpu.json) to docs/nonlocal.svg.
+"""
 
 import json
+import sys
 from pathlib import Path
 
 import matplotlib as mpl
 from matplotlib import pyplot as plt
 
-HERE = Path(__file__).resolve().parent
-RESULTS, PLOT = HERE / "results" / "relu_affinity_cpu.json", HERE.parent / "docs" / "nonlocal.svg"
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "benchmarks" / "results" / "relu_affinity_cpu.json"
+PICTURE = ROOT / "docs" / "nonlocal.svg"
 LINES = {  # the variant: its label, colour and marker
     "attention": ("scaled_dot_product_attention", "tab:gray", "v"),
     "dense": ("dense, a slab at a time", "tab:red", "s"),
@@ -17,7 +24,9 @@ LINES = {  # the variant: its label, colour and marker
 
 
 def main() -> None:
-    results = json.loads(RESULTS.read_text())
+    given = [Path(argument) for argument in sys.argv[1:]]
+    source, picture = given + [RESULTS, PICTURE][len(given) :]
+    results = json.loads(source.read_text())
     scaling = [one for one in results["benchmarks"] if one["direction"] == "forward+backward"]
     mpl.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "dgcn", "font.size": 10})
     figure, axes = plt.subplots(figsize=(6.4, 4.2), layout="constrained")
@@ -32,7 +41,7 @@ def main() -> None:
     axes.set_title(f"128 channels, float32, one thread of an {results['machine']['cpu']}", fontsize=10)
     axes.grid(alpha=0.3)
     axes.legend(frameon=False)
-    figure.savefig(PLOT, metadata={"Date": None})
+    figure.savefig(picture, metadata={"Date": None})
 
 
 if __name__ == "__main__":
