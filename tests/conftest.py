@@ -14,8 +14,17 @@ except ModuleNotFoundError:  # the decoder's and the encoder's tests need none: 
     HAS_GPU = False
 else:
     HAS_GPU = torch.cuda.is_available()
-    # Two tests never run at once, so one thread a test keeps timings of the suite steady on small machines.
-    torch.set_num_threads(min(2, os.cpu_count() or 1))
+    # The same number on every machine, because rounding depends on it; two, so that loops are split at all.
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 2)))
+
+try:
+    import hypothesis
+except ModuleNotFoundError:  # a machine with a GPU may lack it; the files that use it cannot be collected there
+    pass
+else:
+    # A busy machine makes any example slow.
+    hypothesis.settings.register_profile("dgcn", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+    hypothesis.settings.load_profile("dgcn")
 
 ROOT = Path(__file__).resolve().parent.parent
 

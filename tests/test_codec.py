@@ -336,7 +336,7 @@ def test_non_contiguous_heads_and_empty_batches():
     pif, paf = torch.randn(1, 17, 5, 4, 6), torch.randn(1, 19, 7, 4, 6)
     strided = [x.transpose(3, 4).contiguous().transpose(3, 4) for x in (pif, paf)]
     for a, b in zip(CODEC.decode_fields(pif, paf)[0], CODEC.decode_fields(*strided)[0], strict=True):
-        np.testing.assert_array_equal(a, b)
+        np.testing.assert_allclose(a, b, rtol=1e-6)  # torch's vectorised and scalar functions round differently
     assert CODEC.decode_fields(torch.zeros(0, 17, 5, 4, 6), torch.zeros(0, 19, 7, 4, 6)) == []
 
 

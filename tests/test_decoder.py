@@ -156,7 +156,7 @@ def test_stride_scales_everything():
 # Garbage --------------------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(data=st.data())
 def test_any_content_gives_finite_persons(data):
     num_keypoints = data.draw(st.integers(1, 4))

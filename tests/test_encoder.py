@@ -105,7 +105,7 @@ wild = st.sampled_from([np.nan, np.inf, -np.inf, 1e300, -1e300, 1e9, -1e9, 2e9, 
 numbers = st.one_of(wild, st.floats(-100, 200))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     keypoints=st.integers(0, 4).flatmap(lambda n: hnp.arrays(np.float64, (n, 5, 3), elements=numbers)),
     ignored=st.integers(0, 3).flatmap(lambda n: hnp.arrays(np.float64, (n, 4), elements=numbers)),
