@@ -4,9 +4,9 @@
                     with the CUDA kernels in the same shared object where an nvcc is found.
 `dgcn_ext._pifpaf`  the PIF/PAF decoder behind pybind11 and numpy; knows nothing of torch.
 
-Environment: DGCN_CUDA=0 leaves the CUDA kernels out, DGCN_CUDA=1 insists on them; DGCN_TORCH=0 leaves all of `_C` out,
-for decoder and encoder alone where there is no torch (`pip install --no-build-isolation --no-deps .`); DGCN_WERROR=0
-lets warnings pass (for a compiler newer than this release); MAX_JOBS limits the parallel compilers.
+Environment: DGCN_TORCH=0 installs the decoder and the encoder alone, which need numpy but no torch: no `_C`, no package
+`dgcn`, no command. DGCN_CUDA=0 leaves the CUDA kernels out, DGCN_CUDA=1 insists on them. DGCN_WERROR=0 lets warnings
+pass (for a compiler newer than this release). MAX_JOBS limits the parallel compilers.
 """
 
 from __future__ import annotations
@@ -23,14 +23,34 @@ from pathlib import Path
 import ninja
 import numpy
 import pybind11
+import setuptools
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
+
+if int(setuptools.__version__.split(".")[0]) < 77:  # which cannot read the licence in pyproject.toml
+    sys.exit(
+        f"building dgcn needs setuptools >= 77, and {setuptools.__version__} is installed: "
+        "`pip install --upgrade setuptools`, or build without --no-build-isolation"
+    )
 
 ROOT = Path(__file__).resolve().parent
 CSRC = ROOT / "csrc"
 IS_X86 = platform.machine().lower() in ("x86_64", "amd64")
 IS_MACOS = sys.platform == "darwin"
 WERROR = os.environ.get("DGCN_WERROR", "1") != "0"
+WITH_TORCH = os.environ.get("DGCN_TORCH") != "0"
+
+TORCH = "torch>=2.10"
+# The lowest versions are tested: make check-lowest. Of OpenCV's builds the headless one works on a bare server.
+REQUIREMENTS = [
+    "numpy>=1.24",
+    "opencv-python-headless>=4.8.0.76",
+    "pycocotools>=2.0.7",
+    "safetensors>=0.4",
+    "timm>=1.0.3",
+    "tqdm>=4.64",
+    TORCH,
+]
 
 # Kernels are compiled once per instruction set and chosen at run time; the file name says which set.
 INSTRUCTION_SETS = {
@@ -176,7 +196,7 @@ EXTENSIONS = [
         extra_compile_args=["-ffp-contract=off"],  # a fused multiply-add would round unlike numpy's two operations
     )
 ]
-if os.environ.get("DGCN_TORCH") != "0":
+if WITH_TORCH:
     EXTENSIONS.append(
         Extension(
             "dgcn_ext._C",
@@ -188,4 +208,13 @@ if os.environ.get("DGCN_TORCH") != "0":
         )
     )
 
-setup(ext_modules=EXTENSIONS, cmdclass={"build_ext": NinjaBuild})
+setup(
+    packages=["dgcn_ext", "dgcn_ext.reference", *(["dgcn", "dgcn.cli"] if WITH_TORCH else [])],
+    package_dir={"dgcn": "python/dgcn"},
+    package_data={"dgcn_ext": ["py.typed", "*.pyi"], "dgcn": ["py.typed", "assets/*"]},
+    install_requires=REQUIREMENTS if WITH_TORCH else ["numpy>=1.24"],
+    setup_requires=[TORCH] if WITH_TORCH else [],  # pip fetches it into an isolated build
+    entry_points={"console_scripts": ["dgcn = dgcn.cli:main"] if WITH_TORCH else []},
+    ext_modules=EXTENSIONS,
+    cmdclass={"build_ext": NinjaBuild},
+)
