@@ -12,12 +12,11 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Callable, Sequence
-from importlib.metadata import version
+from importlib.metadata import packages_distributions, version
 
 from .common import make_parser
 
 TOLERANCE = 1e-5  # largest difference of float32 results around 1 between a kernel and its reference
-FAILURES = (ImportError, OSError, RuntimeError, ValueError, AttributeError)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -25,6 +24,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     checks: dict[str, Callable[[], str]] = {
         "python": python,
         "packages": packages,
+        "opencv": opencv,
+        "torch": torch_itself,
         "cpu": cpu,
         "gpu": gpu,
         "operators": operators,
@@ -33,14 +34,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         "decoder": decoder,
         "shipped model": shipped_model,
     }
-    if not _cuda_is_usable():
-        del checks["graph convolution, CUDA"]
     failures = 0
     for name, check in checks.items():
         try:
             verdict, finding = "ok", check()
-        except FAILURES as error:
-            verdict, finding = "failed", f"{type(error).__name__}: {error}"
+        except Exception as error:  # whatever is broken here, the report is to say so and to go on
+            verdict, finding = "failed", f"{type(error).__name__}: {error}".partition("\n")[0]
             failures += 1
         print(f"{verdict:<8}{name:<25}{finding}")
     return 1 if failures else 0
@@ -51,8 +50,28 @@ def python() -> str:
 
 
 def packages() -> str:
-    names = ("dgcn", "torch", "torchvision", "timm", "numpy", "opencv-python-headless", "pycocotools", "safetensors")
+    names = ("dgcn", "torch", "torchvision", "timm", "numpy", "pycocotools", "safetensors")
     return ", ".join(f"{name} {version(name)}" for name in names)
+
+
+def opencv() -> str:
+    """OpenCV comes as several distributions with one module; two of them overwrite parts of each other."""
+    owners = sorted(set(packages_distributions().get("cv2", ())))
+    installed = ", ".join(f"{name} {version(name)}" for name in owners)
+    if len(owners) > 1:
+        raise RuntimeError(
+            f"{installed} all install the module cv2, over each other's files: "
+            f"`pip uninstall -y {' '.join(owners)}`, then `pip install` one of them"
+        )
+    import cv2
+
+    return f"{installed or 'not installed by pip'}, cv2 {cv2.__version__}"
+
+
+def torch_itself() -> str:
+    import torch
+
+    return f"{torch.__version__} in {os.path.dirname(torch.__file__)}"
 
 
 def cpu() -> str:
@@ -81,8 +100,10 @@ def graph_convolution(device: str) -> str:
     """The kernel against the reference, forward, on fixed numbers with a random graph."""
     import torch
 
-    from dgcn_ext import functional, reference
+    from dgcn_ext import functional, ops, reference
 
+    if device == "cuda" and not (ops.HAS_CUDA and torch.cuda.is_available()):
+        return "not tried: no GPU" if ops.HAS_CUDA else "not tried: built without CUDA kernels"
     generator = torch.Generator().manual_seed(0)
     x, edge_weight, adjacency, weight = (
         torch.rand(shape, generator=generator).to(device) for shape in ((2, 5, 7, 9), (5, 5), (5, 5), (5, 5))
@@ -125,14 +146,3 @@ def shipped_model() -> str:
     if found == 0:
         raise RuntimeError(f"{DEFAULT_CHECKPOINT.name} finds nobody in {PICTURE.name}")
     return f"{DEFAULT_CHECKPOINT.name} finds {found} in {PICTURE.name}"
-
-
-def _cuda_is_usable() -> bool:
-    """Whether there is a GPU and a kernel for it; that neither is missing by mistake is for the reader to judge."""
-    import torch
-
-    try:
-        from dgcn_ext.ops import HAS_CUDA
-    except ImportError:
-        return False
-    return HAS_CUDA and torch.cuda.is_available()
