@@ -15,6 +15,7 @@
 #                               ThreadSanitizer
 #   make fuzz                   each fuzz target for 60 s (FUZZ="-max_total_time=60"); needs a clang++ with libFuzzer
 #   make check-no-torch         the decoder and the encoder installed and tested in an environment without torch
+#   make check-lowest           the Python tests with the lowest versions of numpy, OpenCV, ... that dgcn accepts
 #   make check-torch-2.13       the op tests with the same binary under another torch, in an environment of its own
 #   make clean                  removes all that these made
 
@@ -26,7 +27,8 @@ export PIP_CONSTRAINT := constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .PHONY: demo build test test-cpp test-python check machine-peak bench bench-nonlocal bench-encoder bench-decoder \
-        bench-smoke gpu sanitize fuzz check-no-torch check-torch-2.13 clean
+        bench-smoke gpu sanitize fuzz check-no-torch check-lowest check-torch-2.13 \
+        clean
 
 demo: build
 	$(BIN)/dgcn demo $(if $(SOURCE),--source "$(SOURCE)") --output demo
@@ -138,19 +140,30 @@ fuzz: .venv/installed
 
 check-no-torch:
 	test -x .venv-no-torch/bin/python || $(PYTHON) -m venv .venv-no-torch
-	.venv-no-torch/bin/pip install --quiet ninja numpy pybind11 setuptools pytest pytest-benchmark hypothesis
-	DGCN_TORCH=0 .venv-no-torch/bin/pip install --quiet --no-build-isolation --no-deps .
+	.venv-no-torch/bin/pip install --quiet pytest pytest-benchmark hypothesis
+	DGCN_TORCH=0 .venv-no-torch/bin/pip install --quiet .
 	! .venv-no-torch/bin/python -c 'import torch' 2> /dev/null
+	test ! -e .venv-no-torch/bin/dgcn
 	# Of the random fields a tenth: that they all agree does not depend on torch.
 	.venv-no-torch/bin/pytest tests/test_decoder*.py tests/test_encoder*.py -k 'not random_fields or 2250'
 
+# Everything but torch and Python at the lowest versions that setup.py allows, with the headless and then with the full
+# build of OpenCV. Packages in a folder of their own, ahead of those in .venv.
+LOWEST = $(shell sed -n 's/^    "\([a-z-]*\)>=\(.*\)",$$/\1==\2/p' setup.py)
+check-lowest: build
+	PIP_CONSTRAINT= $(BIN)/pip install --quiet --no-deps --upgrade --target build/lowest $(LOWEST)
+	PIP_CONSTRAINT= $(BIN)/pip install --quiet --no-deps --upgrade --target build/lowest-gui \
+	    $(filter opencv-%,$(subst -headless,,$(LOWEST)))
+	PYTHONPATH=build/lowest $(BIN)/pytest -W default -k 'not random_fields' $(filter-out $(OPERATOR_TESTS),$(wildcard tests/test_*.py))
+	PYTHONPATH=build/lowest-gui:build/lowest $(BIN)/pytest -W default tests/test_images.py tests/test_predictor.py \
+	    tests/test_transforms.py tests/test_visualize.py
+
+OPERATOR_TESTS := $(wildcard tests/test_philox.py tests/test_graph_conv*.py tests/test_relu_affinity*.py)
 check-torch-2.13: build
 	test -x .venv-2.13/bin/python || $(PYTHON) -m venv .venv-2.13
 	PIP_CONSTRAINT= .venv-2.13/bin/pip install --quiet torch==2.13.0 numpy pytest pytest-benchmark hypothesis setuptools
 	# torch 2.13 warns of its own deprecations when it compiles; they are not errors of ours.
-	PYTHONPATH=$(CURDIR) .venv-2.13/bin/pytest -W default::DeprecationWarning \
-	    tests/test_philox.py tests/test_graph_conv.py tests/test_graph_conv_torch.py tests/test_relu_affinity.py \
-	    tests/test_relu_affinity_torch.py
+	PYTHONPATH=$(CURDIR) .venv-2.13/bin/pytest -W default::DeprecationWarning $(OPERATOR_TESTS)
 
 clean:
 	rm -rf .venv .venv-no-torch .venv-2.13 build demo dgcn_ext/*.so dgcn.egg-info
