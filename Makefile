@@ -15,6 +15,7 @@
 #                               ThreadSanitizer
 #   make fuzz                   each fuzz target for 60 s (FUZZ="-max_total_time=60"); needs a clang++ with libFuzzer
 #   make check-no-torch         the decoder and the encoder installed and tested in an environment without torch
+#   make check-machines         the Python tests as on machines with fewer instructions, with one thread, and busy ones
 #   make check-lowest           the Python tests with the lowest versions of numpy, OpenCV, ... that dgcn accepts
 #   make check-torch-2.13       the op tests with the same binary under another torch, in an environment of its own
 #   make clean                  removes all that these made
@@ -27,8 +28,8 @@ export PIP_CONSTRAINT := constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .PHONY: demo build test test-cpp test-python check machine-peak bench bench-nonlocal bench-encoder bench-decoder \
-        bench-smoke gpu sanitize fuzz check-no-torch check-lowest check-torch-2.13 \
-        clean
+        bench-smoke gpu sanitize fuzz check-no-torch check-machines check-lowest \
+        check-torch-2.13 clean
 
 demo: build
 	$(BIN)/dgcn demo $(if $(SOURCE),--source "$(SOURCE)") --output demo
@@ -146,6 +147,15 @@ check-no-torch:
 	test ! -e .venv-no-torch/bin/dgcn
 	# Of the random fields a tenth: that they all agree does not depend on torch.
 	.venv-no-torch/bin/pytest tests/test_decoder*.py tests/test_encoder*.py -k 'not random_fields or 2250'
+
+# The Python tests as on other machines: without vector instructions and threads, with AVX2 alone, with every core busy.
+check-machines: build
+	ATEN_CPU_CAPABILITY=default DGCN_CPU_CAPABILITY=portable OMP_NUM_THREADS=1 $(BIN)/pytest
+	$(AVX2) $(BIN)/pytest
+	for core in $$(seq $$(nproc)); do while :; do :; done & busy="$$busy $$!"; done; \
+	    $(BIN)/pytest; status=$$?; kill $$busy; exit $$status
+
+AVX2 := ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 DGCN_CPU_CAPABILITY=avx2
 
 # Everything but torch and Python at the lowest versions that setup.py allows, with the headless and then with the full
 # build of OpenCV. Packages in a folder of their own, ahead of those in .venv.
