@@ -14,6 +14,7 @@
 #   make sanitize               the C++ tests under AddressSanitizer and UndefinedBehaviorSanitizer, those of threads under
 #                               ThreadSanitizer
 #   make fuzz                   each fuzz target for 60 s (FUZZ="-max_total_time=60"); needs a clang++ with libFuzzer
+#   make check-install          `pip install .` in an isolated build, and `dgcn check` of what it installs
 #   make check-no-torch         the decoder and the encoder installed and tested in an environment without torch
 #   make check-machines         the Python tests as on machines with fewer instructions, with one thread, and busy ones
 #   make check-lowest           the Python tests with the lowest versions of numpy, OpenCV, ... that dgcn accepts
@@ -28,7 +29,7 @@ export PIP_CONSTRAINT := constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .PHONY: demo build test test-cpp test-python check machine-peak bench bench-nonlocal bench-encoder bench-decoder \
-        bench-smoke gpu sanitize fuzz check-no-torch check-machines check-lowest \
+        bench-smoke gpu sanitize fuzz check-install check-no-torch check-machines check-lowest \
         check-torch-2.13 clean
 
 demo: build
@@ -147,6 +148,12 @@ check-no-torch:
 	test ! -e .venv-no-torch/bin/dgcn
 	# Of the random fields a tenth: that they all agree does not depend on torch.
 	.venv-no-torch/bin/pytest tests/test_decoder*.py tests/test_encoder*.py -k 'not random_fields or 2250'
+
+# An isolated build, as of `pip install .`, and what it packs. Without CUDA: `build` compiles that.
+check-install: build
+	rm -rf build/install
+	DGCN_CUDA=0 $(BIN)/pip install --quiet --no-deps --target build/install .
+	cd build && PYTHONPATH=install ../$(BIN)/python -m dgcn check
 
 # The Python tests as on other machines: without vector instructions and threads, with AVX2 alone, with every core busy.
 check-machines: build
