@@ -66,7 +66,7 @@ def _run(argv: Sequence[str]) -> int:
         sys.stdout.flush()  # while a full disk can be reported
         return status
     except KeyboardInterrupt as interrupt:
-        print(f"dgcn {args.command}: {interrupt or 'interrupted'}", file=sys.stderr)
+        print(f"dgcn {args.command}: {str(interrupt) or 'interrupted'}", file=sys.stderr)
         return 130
     except BrokenPipeError:
         raise

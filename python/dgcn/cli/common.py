@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import errno
 import inspect
 import io
 import json
 import os
+import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -106,17 +106,19 @@ def load_predictor(args: argparse.Namespace, batch_size: int = 1) -> Predictor:
 
 def check_writable(path: Path) -> None:
     """Create the folder of `path` and try that a file can be written there; raises OSError that names it."""
-    from ..checkpoint import atomic_write
-
-    class Undo(Exception):
-        """Makes `atomic_write` leave nothing behind."""
-
-    if path.exists() and not path.is_file():  # the file is renamed to `path`, which must not replace /dev/null
-        raise FileExistsError(errno.EEXIST, "exists and is not a file", str(path))
-    with contextlib.suppress(Undo), atomic_write(path) as file:
-        file.write(b"\n")
-        file.flush()
-        raise Undo
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_fifo() or path.is_char_device():
+            # Files are written beside `path` and renamed, which would replace /dev/null.
+            raise OSError(errno.EINVAL, "is a pipe or a device, not a file")
+        existed = path.exists()
+        open(path, "ab").close()
+        if not existed:
+            path.unlink()
+        with tempfile.TemporaryFile(dir=path.parent) as file:
+            file.write(b"\n")
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def write_overlay(path: Path, image: np.ndarray, poses: Sequence[Pose], skeleton: Skeleton) -> None:
@@ -177,7 +179,7 @@ class CocoWriter:
         image_id = len(self._pictures) + 1
         height, width = image.shape[:2]
         picture = {
-            "image": {"id": image_id, "file_name": str(source), "width": width, "height": height},
+            "image": {"id": image_id, "file_name": str(source), "width": width, "height": height, "upright": True},
             "annotations": [pose.to_coco(image_id) for pose in poses],
         }
         try:
