@@ -9,10 +9,9 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from oracle import Oracle, coco_set, picture, standing
+from oracle import Oracle, coco_set, picture, standing, with_orientation
 
 from dgcn import predictor as predictor_module
-from dgcn.images import read_image
 from dgcn.metrics import evaluate_keypoints
 from dgcn.model import build_model
 from dgcn.predictor import DEFAULT_LONG_EDGE, Pose, Predictor
@@ -147,57 +146,6 @@ def test_real_network_leaves_the_model_alone() -> None:
 def write(path: Path, image: np.ndarray) -> Path:
     assert cv2.imwrite(str(path), image)
     return path
-
-
-def with_orientation(path: Path, orientation: int) -> None:
-    """Put an EXIF block that says how to turn the picture into the JPEG at `path`."""
-    entry = (0x0112).to_bytes(2, "big") + (3).to_bytes(2, "big") + (1).to_bytes(4, "big")
-    tiff = (
-        b"MM\0*" + (8).to_bytes(4, "big") + (1).to_bytes(2, "big") + entry + orientation.to_bytes(2, "big") + bytes(6)
-    )
-    segment = b"Exif\0\0" + tiff
-    content = path.read_bytes()
-    path.write_bytes(content[:2] + b"\xff\xe1" + (len(segment) + 2).to_bytes(2, "big") + segment + content[2:])
-
-
-def test_read_is_rgb(tmp_path) -> None:
-    image = np.zeros((8, 8, 3), np.uint8)
-    image[:] = (10, 20, 30)  # blue, green, red for OpenCV
-    assert read_image(write(tmp_path / "ä b.png", image), upright=True)[0, 0].tolist() == [30, 20, 10]
-
-
-def test_read_turns_pictures_upright(tmp_path) -> None:
-    path = write(tmp_path / "turned.jpg", picture(50, 64, 32))
-    assert read_image(path, upright=True).shape == (32, 64, 3)
-    with_orientation(path, 6)
-    assert read_image(path, upright=True).shape == (64, 32, 3)
-
-
-@pytest.mark.parametrize("shape", [(6, 9), (6, 9, 4)])
-def test_read_gray_and_alpha(tmp_path, shape) -> None:
-    image = read_image(write(tmp_path / "picture.png", np.full(shape, 77, np.uint8)), upright=True)
-    assert (image.shape, image.dtype) == ((6, 9, 3), np.uint8)
-    assert (image == 77).all()
-
-
-def test_read_sixteen_bits(tmp_path) -> None:
-    image = read_image(write(tmp_path / "deep.png", np.full((6, 9, 3), 77 * 256, np.uint16)), upright=True)
-    assert (image == 77).all()
-
-
-def test_unreadable_files(tmp_path, predictor) -> None:
-    empty, text = tmp_path / "empty.jpg", tmp_path / "text.jpg"
-    empty.touch()
-    text.write_text("not a picture")
-    cut = write(tmp_path / "cut.png", np.random.default_rng(0).integers(0, 256, (50, 50, 3), dtype=np.uint8))
-    cut.write_bytes(cut.read_bytes()[:40])
-    for path, message in ((empty, "is empty"), (text, "not a picture"), (cut, "")):
-        with pytest.raises(ValueError, match=rf"{path.name}.*{message}"):
-            predictor(path)
-    with pytest.raises(FileNotFoundError, match=r"absent\.jpg"):
-        predictor(tmp_path / "absent.jpg")
-    with pytest.raises(IsADirectoryError):
-        predictor(tmp_path)
 
 
 @pytest.mark.parametrize(

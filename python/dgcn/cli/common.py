@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import errno
 import inspect
 import io
+import itertools
 import json
 import os
 import tempfile
@@ -149,11 +151,15 @@ class CocoWriter:
     process or a full disk costs at most the picture in work. `finish` writes the data set and removes the journal.
 
     Attributes:
-        journal: its path, that of the data set with the number of this process and ".partial" at the end.
+        journal: its path, that of the data set with the first free number and ".partial" at the end.
     """
 
     def __init__(self, path: Path, skeleton: Skeleton) -> None:
-        self.journal = path.with_name(f"{path.name}.{os.getpid()}{JOURNAL_SUFFIX}")
+        for number in itertools.count(1):
+            self.journal = path.with_name(f"{path.name}.{number}{JOURNAL_SUFFIX}")
+            with contextlib.suppress(FileExistsError):  # of another run
+                open(self.journal, "x").close()
+                break
         self._path = path
         self._pictures: list[dict[str, Any]] = []  # {"image": ..., "annotations": [...]}, as in the journal
         self._category = {

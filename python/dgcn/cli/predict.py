@@ -77,7 +77,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             done = f"{writer.num_images} of {len(paths)} pictures were finished and written"
             raise KeyboardInterrupt(f"interrupted; {done}") from None
         finally:
-            if problems is not None or writer.num_images:
+            if problems is None and writer.num_images == 0:
+                writer.journal.unlink()  # and an earlier JSON stays
+            else:
                 writer.finish()
                 print(f"{writer.num_persons} persons in {writer.num_images} of {len(paths)} pictures")
                 print(f"overlays {args.output}\nJSON     {json_path}")
