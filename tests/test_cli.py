@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -36,6 +38,44 @@ def test_help_of_everything(capsys) -> None:
         text = capsys.readouterr().out
         assert text.startswith("usage: dgcn")
         assert "examples:" in text if arguments else all(command in text for command in COMMANDS)
+
+
+def test_bare_command_shows_the_help(capsys) -> None:
+    assert main([]) == 2
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert all(command in output.err for command in COMMANDS)
+
+
+def test_a_terminal_of_few_characters(oracle, folder, tmp_path, monkeypatch) -> None:
+    terminal = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", terminal)
+    source = (folder / "140.png").rename(folder / "naïve γ \udcff.png")
+    assert run("demo", "--source", source, "-o", tmp_path) == 0
+    terminal.seek(0)
+    assert "320\\xd7240 px" in terminal.read()
+
+
+def test_nobody_reads_stdout(oracle, folder, tmp_path, monkeypatch, capsys) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w") as stdout:
+        monkeypatch.setattr(sys, "stdout", stdout)
+        assert run("demo", "--source", folder / "140.png", "-o", tmp_path) == 141
+    assert capsys.readouterr().err == ""
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "dgcn", "--help"]
+    result = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, check=False)
+    os.close(writer)
+    assert (result.returncode, result.stderr) == (0, b"")
+
+
+def test_a_full_disk_under_stdout_is_one_line(oracle, folder, tmp_path, monkeypatch, capsys) -> None:
+    with open("/dev/full", "w") as stdout:
+        monkeypatch.setattr(sys, "stdout", stdout)
+        assert run("demo", "--source", folder / "140.png", "-o", tmp_path) == 2
+    assert capsys.readouterr().err == "dgcn demo: error: [Errno 28] No space left on device\n"
 
 
 def test_version_and_help_do_not_wait_for_torch() -> None:
@@ -135,6 +175,8 @@ def test_every_train_flag_reaches_the_configuration(tmp_path) -> None:
         (["demo", "--source", "text.jpg"], "text.jpg is damaged or not a picture"),
         (["demo", "--checkpoint", "text.jpg"], "text.jpg is not a safetensors file or is damaged"),
         (["demo", "--device", "cuda:77"], "device 'cuda:77' is not available"),
+        (["demo", "--device", "mps"], "device must be 'cpu', 'cuda' or 'cuda:N', got 'mps'"),
+        (["demo", "--long-edge", "16001"], "long_edge must be at most 8192"),
     ],
 )
 def test_mistakes_are_one_line(arguments, message, tmp_path, monkeypatch, capsys) -> None:

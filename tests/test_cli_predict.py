@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+import resource
+import signal
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+import torch
 from cli_cases import PICTURES, run
 from oracle import Oracle, picture
 
 from dgcn import predictor
+from dgcn.cli.common import write_overlay
 from dgcn.cli.predict import list_pictures, overlay_names
 from dgcn.skeleton import COCO
 
@@ -103,3 +109,165 @@ def test_demo(monkeypatch, tmp_path, capsys) -> None:
     assert lines[2].startswith("network ")
     assert lines[3].startswith("decoder ")
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"me.dgcn.jpg", "me.dgcn.json"}
+
+
+def test_results_reach_the_disk_as_they_come(oracle, folder, tmp_path, monkeypatch) -> None:
+    """What a kill would leave: a line for each picture that is done, and no JSON yet."""
+    forward, seen = Oracle.forward, []
+
+    def look(self: Oracle, images):
+        (journal,) = tmp_path.glob("out/set.json.*.partial")
+        seen.append([json.loads(line) for line in journal.read_text().splitlines()])
+        return forward(self, images)
+
+    monkeypatch.setattr(Oracle, "forward", look)
+    path = tmp_path / "out" / "set.json"
+    assert run("predict", "--source", folder, "-o", tmp_path / "out", "--json-output", path) == 0
+    assert [len(pictures) for pictures in seen] == [0, 1, 2]
+    found = json.loads(path.read_text())
+    assert [picture["image"] for picture in seen[-1]] == found["images"][:2]
+    assert seen[-1][1]["annotations"][0].items() <= found["annotations"][0].items()
+    assert not list(tmp_path.glob("out/*.partial"))
+
+
+def test_what_a_killed_run_left_is_kept(oracle, folder, tmp_path, capsys) -> None:
+    left = tmp_path / "out" / "predictions.json.1.partial"
+    left.parent.mkdir()
+    left.write_text("results\n")
+    assert run("predict", "--source", folder, "-o", tmp_path / "out") == 0
+    assert f"{left} has the results of another run" in capsys.readouterr().err
+    assert left.read_text() == "results\n"
+    assert len(json.loads((tmp_path / "out" / "predictions.json").read_text())["images"]) == 3
+
+
+def test_sigterm_is_like_ctrl_c(oracle, folder, tmp_path, monkeypatch, capsys) -> None:
+    forward = Oracle.forward
+
+    def terminated(self: Oracle, images):
+        if images[0, 0, 99, 99] == 60:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return forward(self, images)
+
+    monkeypatch.setattr(Oracle, "forward", terminated)
+    before = signal.signal(signal.SIGTERM, lambda number, frame: None)
+    try:
+        assert run("predict", "--source", folder, "-o", tmp_path / "out") == 130
+        assert signal.getsignal(signal.SIGTERM) is not signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert "interrupted; 2 of 3 pictures were finished and written" in capsys.readouterr().err
+    assert len(json.loads((tmp_path / "out" / "predictions.json").read_text())["images"]) == 2
+
+
+def test_interrupted_before_the_first_picture(oracle, folder, tmp_path, monkeypatch) -> None:
+    def interrupted(self: Oracle, images) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Oracle, "forward", interrupted)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "predictions.json").write_text("of an earlier run")
+    assert run("predict", "--source", folder, "-o", tmp_path / "out") == 130
+    assert {path.name: path.read_text() for path in tmp_path.glob("out/*")} == {"predictions.json": "of an earlier run"}
+
+
+def test_a_full_disk_keeps_what_is_done(oracle, folder, tmp_path, capsys) -> None:
+    """A limit on the size of files stands for the full disk: the second picture with a person does not fit."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1500, limits[1]))
+    try:
+        assert run("predict", "--source", folder, "-o", tmp_path) == 2
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    (journal,) = tmp_path.glob("*.partial")
+    first, second, *_ = journal.read_text().splitlines()
+    assert json.loads(first)["image"]["file_name"].endswith("140.png")
+    assert len(json.loads(second)["annotations"]) == 1
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("dgcn predict: error: ")
+    assert error.endswith(f"File too large; the results are in {journal}")
+
+
+def test_an_overlay_that_cannot_be_written_costs_nothing_else(oracle, folder, tmp_path, capsys) -> None:
+    long = (folder / "20.png").rename(folder / f"{'n' * 250}.png")
+    (tmp_path / "out" / "60.dgcn.jpg").mkdir(parents=True)
+    assert run("predict", "--source", folder, "-o", tmp_path / "out") == 1
+    output = capsys.readouterr()
+    warnings = sorted(output.err.splitlines())
+    assert len(warnings) == 2
+    assert re.search(r"60\.dgcn\.jpg.*: Is a directory", warnings[0])
+    assert f"{long.stem}.dgcn.jpg" in warnings[1]
+    assert "File name too long" in warnings[1]
+    assert "3 persons in 3 of 3 pictures" in output.out
+    assert len(json.loads((tmp_path / "out" / "predictions.json").read_text())["annotations"]) == 3
+
+
+def test_an_overlay_too_wide_for_a_jpeg(tmp_path) -> None:
+    path = tmp_path / "wide.jpg"
+    with pytest.raises(ValueError, match=rf"{path}: 65501 x 2 px do not fit a JPEG"):
+        write_overlay(path, np.zeros((2, 65501, 3), np.uint8), [], COCO)
+    write_overlay(path, np.zeros((2, 65500, 3), np.uint8), [], COCO)
+
+
+@pytest.mark.parametrize("command", ["predict", "demo"])
+def test_outputs_are_tried_first(command, oracle, folder, tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.setattr(predictor, "load_model", lambda path: pytest.fail("a model was loaded"))
+    (tmp_path / "file").touch()
+    source = folder / "20.png"
+    cases = [(["-o", tmp_path / "file"], "file/.*: (Not a directory|File exists)")]
+    if command == "predict":
+        cases += [
+            (["-o", tmp_path, "--json-output", folder], f"{folder}: Is a directory"),
+            (["-o", tmp_path, "--json-output", "/dev/null"], "/dev/null: is a pipe or a device, not a file"),
+            (["-o", tmp_path, "--json-output", f"{'n' * 256}.json"], "nnnn.json: File name too long"),
+        ]
+    for arguments, message in cases:
+        assert run(command, "--source", source, *arguments) == 2
+        error = capsys.readouterr().err
+        assert re.fullmatch(rf"dgcn {command}: error: .*{message}\n", error)
+
+
+def test_odd_files_of_a_folder(oracle, folder, tmp_path, capsys) -> None:
+    """What cannot be read is named; hidden files and folders are passed over; nothing waits for a pipe."""
+    content = (folder / "140.png").read_bytes()
+    for name in ("a.jfif", "b.gif", "c.avif", "d.ppm", "-e.png"):
+        (folder / name).write_bytes(content)
+    (folder / "._20.png").write_bytes(b"Mac OS X")
+    (folder / "folder.jpg").mkdir()
+    (folder / "link.png").symlink_to(folder / "20.png")
+    (folder / "broken.png").symlink_to("nowhere")
+    os.mkfifo(folder / "pipe.png")
+    assert run("predict", "--source", folder, "-o", tmp_path / "out", "--long-edge", 97) == 1
+    output = capsys.readouterr()
+    assert "in 9 of 11 pictures" in output.out
+    warnings = output.err.splitlines()
+    assert len(warnings) == 2
+    assert "broken.png: No such file or directory" in warnings[0]
+    assert "pipe.png is a pipe or a device" in warnings[1]
+
+    assert run("predict", "--source", folder / "broken.png", "-o", tmp_path / "out") == 2
+    assert f"a link that leads nowhere: {folder / 'broken.png'}" in capsys.readouterr().err
+
+
+def test_thousands_of_pictures_of_one_name() -> None:
+    names = overlay_names([Path("a.jpg")] * 20_000)
+    assert len(set(names)) == 20_000
+    assert names[-1] == "a-20000.dgcn.jpg"
+
+
+def test_out_of_gpu_memory_is_one_line(oracle, folder, tmp_path, monkeypatch, capsys) -> None:
+    def full(self: Oracle, images) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nMore lines.")
+
+    monkeypatch.setattr(Oracle, "forward", full)
+    assert run("predict", "--source", folder, "-o", tmp_path / "out") == 2
+    error = "dgcn predict: error: cpu has too little free memory for 1 pictures of 513 x 385 px at once;"
+    assert capsys.readouterr().err == f"{error} a smaller batch_size or long_edge needs less\n"
+
+
+def test_demo_interrupted(oracle, folder, tmp_path, monkeypatch, capsys) -> None:
+    def interrupted(self: Oracle, images) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Oracle, "forward", interrupted)
+    assert run("demo", "--source", folder / "20.png", "-o", tmp_path) == 130
+    assert capsys.readouterr().err == "dgcn demo: interrupted\n"
