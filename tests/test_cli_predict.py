@@ -15,10 +15,12 @@ import pytest
 import torch
 from cli_cases import PICTURES, run
 from oracle import Oracle, picture
+from PIL import Image
 
 from dgcn import predictor
 from dgcn.cli.common import write_overlay
 from dgcn.cli.predict import list_pictures, overlay_names
+from dgcn.images import read_image
 from dgcn.skeleton import COCO
 
 
@@ -248,20 +250,36 @@ def test_odd_files_of_a_folder(oracle, folder, tmp_path, capsys) -> None:
     assert f"a link that leads nowhere: {folder / 'broken.png'}" in capsys.readouterr().err
 
 
+def test_a_damaged_exif_block_is_no_news(oracle, folder, tmp_path, capsys) -> None:
+    exif = b"Exif\0\0II*\0\x08\0\0\0\x05\0"  # five entries, of which none follows
+    Image.open(folder / "20.png").save(folder / "20.jpg", exif=exif)
+    with pytest.warns(UserWarning, match="Corrupt EXIF data"):
+        read_image(folder / "20.jpg", upright=True)
+    assert run("predict", "--source", folder / "20.jpg", "-o", tmp_path / "out") == 0
+    assert capsys.readouterr().err == ""
+
+
 def test_thousands_of_pictures_of_one_name() -> None:
     names = overlay_names([Path("a.jpg")] * 20_000)
     assert len(set(names)) == 20_000
     assert names[-1] == "a-20000.dgcn.jpg"
 
 
-def test_out_of_gpu_memory_is_one_line(oracle, folder, tmp_path, monkeypatch, capsys) -> None:
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nMore lines."),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory"),
+    ],
+)
+def test_out_of_memory_is_one_line(error, oracle, folder, tmp_path, monkeypatch, capsys) -> None:
     def full(self: Oracle, images) -> None:
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nMore lines.")
+        raise error
 
     monkeypatch.setattr(Oracle, "forward", full)
     assert run("predict", "--source", folder, "-o", tmp_path / "out") == 2
-    error = "dgcn predict: error: cpu has too little free memory for 1 pictures of 513 x 385 px at once;"
-    assert capsys.readouterr().err == f"{error} a smaller batch_size or long_edge needs less\n"
+    expected = "dgcn predict: error: cpu has too little memory for a batch of 1 at 513 x 385 px:"
+    assert capsys.readouterr().err == f"{expected} make batch_size or long_edge smaller\n"
 
 
 def test_demo_interrupted(oracle, folder, tmp_path, monkeypatch, capsys) -> None:

@@ -195,7 +195,7 @@ class Predictor:
         Raises:
             OSError, ValueError: a file that is missing or not a picture, or an array of another type or shape.
             TypeError: not a picture in any of the forms that are accepted.
-            MemoryError: the GPU's memory does not suffice.
+            MemoryError: too little memory for `batch_size` pictures of this size.
         """
         self.timings = Timings()
         return self._predict([source], self._decoder)[0]
@@ -273,11 +273,13 @@ class Predictor:
                 images = torch.from_numpy(canvases).permute(0, 3, 1, 2).to(self.device)
                 output = self._model(images)
                 pif, paf = output.pif.cpu(), output.paf.cpu()  # waits for the device
-        except torch.OutOfMemoryError as error:
+        except RuntimeError as error:  # torch's, on a GPU an OutOfMemoryError, which a CPU does not have
+            if not isinstance(error, torch.OutOfMemoryError) and "DefaultCPUAllocator" not in str(error):
+                raise
             count, height, width = canvases.shape[:3]
             raise MemoryError(
-                f"{self.device} has too little free memory for {count} pictures of {width} x {height} px at once;"
-                " a smaller batch_size or long_edge needs less"
+                f"{self.device} has too little memory for a batch of {count} at {width} x {height} px:"
+                " make batch_size or long_edge smaller"
             ) from error
         self.timings.network_ms += _milliseconds_since(start)
 
