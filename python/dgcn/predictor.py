@@ -104,7 +104,7 @@ class Predictor:
     A picture is a path (str or os.PathLike), the content of such a file (bytes), a picture of Pillow's, or a uint8
     array [H, W, 3] whose channels are RGB. All but the array are turned upright as their EXIF orientation says.
 
-    A predictor also works in a process forked from the one that built it, on one CPU thread; not on a GPU.
+    On a CPU a predictor also works in a process that is forked from the one that built it. Torch has one thread there.
 
     Attributes: `skeleton` of the keypoints, `metadata` of the checkpoint, `long_edge` in pixels, and the `timings` of
     the last call.
@@ -132,6 +132,7 @@ class Predictor:
             FileNotFoundError, ValueError: no such checkpoint or a damaged one, no such device, or a bad number.
             TypeError: an argument of another type.
         """
+        _use_one_thread_if_forked()
         device = check_device(device)
         path = DEFAULT_CHECKPOINT if checkpoint is None else checkpoint
         model, metadata = load_model(path)
@@ -157,6 +158,7 @@ class Predictor:
         """The predictor of a model in memory, of which it takes a folded copy."""
         if not isinstance(model, nn.Module):
             raise TypeError(f"model must be a DGCN, got {type(model).__name__}")
+        _use_one_thread_if_forked()
         predictor = cls.__new__(cls)
         predictor._prepare(model, {}, check_device(device), long_edge, batch_size, config)
         return predictor
@@ -264,16 +266,14 @@ class Predictor:
 
     def _find(self, canvases: np.ndarray, decoder: PifPafDecoder) -> list[np.ndarray]:
         """uint8 [B, H, W, 3] to the persons of each, float32 [P, K, 4] (confidence, x px, y px, scale px)."""
-        if os.getpid() != _IMPORTED_BY:
-            # The threads that torch computes with do not survive a fork; it would wait for them forever.
-            torch.set_num_threads(1)
+        _use_one_thread_if_forked()
         start = time.perf_counter()
         try:
             with torch.inference_mode():
                 images = torch.from_numpy(canvases).permute(0, 3, 1, 2).to(self.device)
                 output = self._model(images)
                 pif, paf = output.pif.cpu(), output.paf.cpu()  # waits for the device
-        except RuntimeError as error:  # torch's, on a GPU an OutOfMemoryError, which a CPU does not have
+        except RuntimeError as error:  # of a CPU's memory torch knows no OutOfMemoryError
             if not isinstance(error, torch.OutOfMemoryError) and "DefaultCPUAllocator" not in str(error):
                 raise
             count, height, width = canvases.shape[:3]
@@ -300,10 +300,10 @@ class Predictor:
 def check_device(device: str | torch.device) -> torch.device:
     """`device` as torch's, checked to exist here and to work. Raises ValueError."""
     try:
-        checked = torch.device(device)
+        checked: torch.device | None = torch.device(device)
     except (RuntimeError, TypeError):
-        checked = torch.device("meta")  # refused, like all that the network does not run on
-    if checked.type not in ("cpu", "cuda"):
+        checked = None
+    if checked is None or checked.type not in ("cpu", "cuda"):
         raise ValueError(f"device must be 'cpu', 'cuda' or 'cuda:N', got '{device}'")
     if checked.type == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"device '{device}' is not available: this torch finds no CUDA GPU; 'cpu' works")
@@ -314,6 +314,14 @@ def check_device(device: str | torch.device) -> torch.device:
     except RuntimeError as error:  # no kernels for this GPU, no memory left on it, or a fork of a process that used it
         raise ValueError(f"device '{device}' cannot be used: {str(error).splitlines()[0]}") from error
     return checked
+
+
+def _use_one_thread_if_forked() -> None:
+    """In a process that was forked since this module was imported, keep torch from using more than one thread.
+
+    The threads that torch has started before a fork are missing after it, and torch would wait for them forever."""
+    if os.getpid() != _IMPORTED_BY:
+        torch.set_num_threads(1)
 
 
 def _check_long_edge(long_edge: int) -> int:
