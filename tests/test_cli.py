@@ -2,48 +2,24 @@
 
 from __future__ import annotations
 
+import io
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 
-import cv2
-import numpy as np
 import pytest
-from oracle import Oracle, coco_set, picture, standing
+from cli_cases import PICTURES, run
+from oracle import coco_set
 
-from dgcn import predictor as predictor_module
 from dgcn.checkpoint import save_model
 from dgcn.cli import COMMANDS, main
-from dgcn.cli.predict import list_pictures, overlay_names
 from dgcn.cli.train import build_config, build_parser
 from dgcn.metrics import METRICS
 from dgcn.model import build_model
-from dgcn.skeleton import COCO
-
-PICTURES = {
-    20: ((640, 480), [standing(200, 80, 300)]),
-    60: ((640, 480), [standing(150, 60, 350), standing(450, 100, 280)]),
-    140: ((320, 240), []),
-}
-
-
-@pytest.fixture
-def oracle(monkeypatch) -> None:
-    """Every checkpoint holds a network that sees the persons of PICTURES."""
-    monkeypatch.setattr(predictor_module, "load_model", lambda path: (Oracle(PICTURES), {"long_edge": 513}))
-
-
-@pytest.fixture
-def folder(tmp_path) -> Path:
-    """A folder of PICTURES as PNG files, named by their tones."""
-    folder = tmp_path / "pictures"
-    folder.mkdir()
-    for tone, (size, _) in PICTURES.items():
-        assert cv2.imwrite(str(folder / f"{tone}.png"), picture(tone, *size))
-    return folder
 
 
 @pytest.fixture
@@ -54,10 +30,6 @@ def annotations(tmp_path) -> Path:
     return path
 
 
-def run(*arguments: object) -> int:
-    return main([str(argument) for argument in arguments])
-
-
 def test_help_of_everything(capsys) -> None:
     for arguments in ([], *([command] for command in COMMANDS)):
         with pytest.raises(SystemExit) as stop:
@@ -66,6 +38,44 @@ def test_help_of_everything(capsys) -> None:
         text = capsys.readouterr().out
         assert text.startswith("usage: dgcn")
         assert "examples:" in text if arguments else all(command in text for command in COMMANDS)
+
+
+def test_bare_command_shows_the_help(capsys) -> None:
+    assert main([]) == 2
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert all(command in output.err for command in COMMANDS)
+
+
+def test_a_terminal_of_few_characters(oracle, folder, tmp_path, monkeypatch) -> None:
+    terminal = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", terminal)
+    source = (folder / "140.png").rename(folder / "naïve γ \udcff.png")
+    assert run("demo", "--source", source, "-o", tmp_path) == 0
+    terminal.seek(0)
+    assert "320\\xd7240 px" in terminal.read()
+
+
+def test_nobody_reads_stdout(oracle, folder, tmp_path, monkeypatch, capsys) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w") as stdout:
+        monkeypatch.setattr(sys, "stdout", stdout)
+        assert run("demo", "--source", folder / "140.png", "-o", tmp_path) == 141
+    assert capsys.readouterr().err == ""
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "dgcn", "--help"]
+    result = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, check=False)
+    os.close(writer)
+    assert (result.returncode, result.stderr) == (0, b"")
+
+
+def test_a_full_disk_under_stdout_is_one_line(oracle, folder, tmp_path, monkeypatch, capsys) -> None:
+    with open("/dev/full", "w") as stdout:
+        monkeypatch.setattr(sys, "stdout", stdout)
+        assert run("demo", "--source", folder / "140.png", "-o", tmp_path) == 2
+    assert capsys.readouterr().err == "dgcn demo: error: [Errno 28] No space left on device\n"
 
 
 def test_version_and_help_do_not_wait_for_torch() -> None:
@@ -102,95 +112,6 @@ def test_eval_where_nobody_is_found(folder, annotations, tmp_path) -> None:
     checkpoint = tmp_path / "model.safetensors"
     save_model(checkpoint, build_model("mobilenetv1_075", lift_channels=8), {"long_edge": 97})
     assert run("eval", "--checkpoint", checkpoint, "--images", folder, "--annotations", annotations) == 0
-
-
-def test_predict(oracle, folder, tmp_path, capsys) -> None:
-    (folder / "notes.txt").write_text("not a picture")
-    output = tmp_path / "out"
-    assert run("predict", "--source", folder, "-o", output) == 0
-    assert {path.name for path in output.iterdir()} == {
-        "20.dgcn.jpg",
-        "60.dgcn.jpg",
-        "140.dgcn.jpg",
-        "predictions.json",
-    }
-    assert "skipped 1 files" in capsys.readouterr().err
-    found = json.loads((output / "predictions.json").read_text())
-    assert [Path(image["file_name"]).name for image in found["images"]] == ["140.png", "20.png", "60.png"]
-    assert [annotation["image_id"] for annotation in found["annotations"]] == [2, 3, 3]
-    assert [annotation["id"] for annotation in found["annotations"]] == [1, 2, 3]
-    assert found["categories"][0]["keypoints"] == list(COCO.keypoints)
-    overlay = cv2.imread(str(output / "20.dgcn.jpg"))
-    assert overlay.shape == (480, 640, 3)
-    assert np.ptp(overlay) > 100
-    assert np.ptp(cv2.imread(str(output / "140.dgcn.jpg"))) < 10
-
-
-def test_predictions_are_a_coco_set(oracle, folder, tmp_path) -> None:
-    """What predict writes is ground truth on which the same predictions score 1."""
-    assert run("predict", "--source", folder, "-o", tmp_path, "--json-output", tmp_path / "set.json") == 0
-    document = json.loads((tmp_path / "set.json").read_text())
-    for image in document["images"]:
-        image["file_name"] = Path(image["file_name"]).name
-    (tmp_path / "set.json").write_text(json.dumps(document))
-    metrics = tmp_path / "metrics.json"
-    assert run("eval", "--images", folder, "--annotations", tmp_path / "set.json", "--json-output", metrics) == 0
-    assert json.loads(metrics.read_text())["AP"] == pytest.approx(1.0)
-
-
-def test_one_bad_picture_does_not_stop_the_rest(oracle, folder, tmp_path, capsys) -> None:
-    (folder / "30.jpg").write_bytes(b"\xff\xd8 broken")
-    (folder / "40.png").touch()
-    assert run("predict", "--source", folder, "-o", tmp_path / "out", "--batch-size", 2) == 1
-    output = capsys.readouterr()
-    assert "30.jpg is damaged or not a picture" in output.err
-    assert "40.png is empty" in output.err
-    assert "3 persons in 3 of 5 pictures" in output.out
-    found = json.loads((tmp_path / "out" / "predictions.json").read_text())
-    assert [annotation["image_id"] for annotation in found["annotations"]] == [2, 3, 3]
-
-
-def test_predict_interrupted_keeps_what_is_done(oracle, folder, tmp_path, monkeypatch, capsys) -> None:
-    forward = Oracle.forward
-
-    def interrupted(self: Oracle, images):
-        if images[0, 0, 99, 99] == 60:
-            raise KeyboardInterrupt
-        return forward(self, images)
-
-    monkeypatch.setattr(Oracle, "forward", interrupted)
-    assert run("predict", "--source", folder, "-o", tmp_path / "out") == 130
-    assert "interrupted; 2 of 3 pictures were finished and written" in capsys.readouterr().err
-    assert len(json.loads((tmp_path / "out" / "predictions.json").read_text())["images"]) == 2
-
-
-def test_pictures_of_sources(tmp_path) -> None:
-    for name in ("b.JPG", "a.png", "a.dgcn.jpg", ".hidden", "deep/c.png"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).touch()
-    odd = tmp_path / "odd.name"
-    odd.touch()
-    assert [path.name for path in list_pictures([odd, tmp_path])] == ["odd.name", "a.png", "b.JPG"]
-
-
-def test_overlay_names_never_collide() -> None:
-    paths = [Path(p) for p in ("x/a.png", "y/a.jpg", "A.png", "a-2.png", "b.c.png")]
-    names = overlay_names(paths)
-    assert names == ["a.dgcn.jpg", "a-2.dgcn.jpg", "A-3.dgcn.jpg", "a-2-2.dgcn.jpg", "b.c.dgcn.jpg"]
-
-
-def test_demo(monkeypatch, tmp_path, capsys) -> None:
-    tone = PICTURES[20]
-    monkeypatch.setattr(predictor_module, "load_model", lambda path: (Oracle({20: tone}), {}))
-    source = tmp_path / "me.png"
-    cv2.imwrite(str(source), picture(20, *tone[0]))
-    assert run("demo", "--source", source, "-o", tmp_path / "out") == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "me.png, 640×480 px: 1 person found"
-    assert "17 of 17 keypoints" in lines[1]
-    assert lines[2].startswith("network ")
-    assert lines[3].startswith("decoder ")
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {"me.dgcn.jpg", "me.dgcn.json"}
 
 
 def test_check(oracle, monkeypatch, capsys) -> None:
@@ -254,6 +175,8 @@ def test_every_train_flag_reaches_the_configuration(tmp_path) -> None:
         (["demo", "--source", "text.jpg"], "text.jpg is damaged or not a picture"),
         (["demo", "--checkpoint", "text.jpg"], "text.jpg is not a safetensors file or is damaged"),
         (["demo", "--device", "cuda:77"], "device 'cuda:77' is not available"),
+        (["demo", "--device", "mps"], "device must be 'cpu', 'cuda' or 'cuda:N', got 'mps'"),
+        (["demo", "--long-edge", "16001"], "long_edge must be at most 8192"),
     ],
 )
 def test_mistakes_are_one_line(arguments, message, tmp_path, monkeypatch, capsys) -> None:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 import torch
-from oracle import Oracle, coco_set, picture, standing
+from oracle import Oracle, coco_set, picture, standing, with_orientation
+from PIL import Image
 
 from dgcn import predictor as predictor_module
-from dgcn.images import read_image
 from dgcn.metrics import evaluate_keypoints
 from dgcn.model import build_model
 from dgcn.predictor import DEFAULT_LONG_EDGE, Pose, Predictor
@@ -87,6 +88,12 @@ def test_pose(predictor) -> None:
     assert pose.score == pytest.approx(float(weights @ np.sort(pose.scores)[::-1]), abs=1e-6)
 
 
+def test_a_pose_without_keypoints_has_an_empty_box() -> None:
+    pose = Pose(np.zeros((17, 2), np.float32), np.zeros(17, np.float32), 0.0)
+    assert pose.box == (0, 0, 0, 0)
+    assert pose.to_coco()["num_keypoints"] == 0
+
+
 def test_to_coco_with_missing_keypoints() -> None:
     keypoints, scores = np.zeros((17, 2), np.float32), np.zeros(17, np.float32)
     keypoints[[3, 8]] = [[10.123, 20.0], [4.0, 50.456]]
@@ -98,6 +105,57 @@ def test_to_coco_with_missing_keypoints() -> None:
     assert annotation["bbox"] == [4.0, 20.0, 6.12, 30.46]
     assert (annotation["image_id"], annotation["category_id"], annotation["num_keypoints"]) == (7, 1, 2)
     assert annotation["score"] == pytest.approx(0.123457)
+
+
+def test_the_highest_score_comes_first(predictor, monkeypatch) -> None:
+    """The decoder orders persons by the mean of all confidences, the score counts the best three more."""
+    steady, peaked = np.ones((2, 17, 4), np.float32)
+    steady[:, 0], peaked[:, 0] = 0.5, [0.9] * 8 + [0.0] * 9
+    monkeypatch.setattr(predictor, "_find", lambda canvases, decoder: [np.stack([steady, peaked, steady])])
+    poses = predictor(pictures()[0])
+    assert [pose.scores[0] for pose in poses] == pytest.approx([0.9, 0.5, 0.5])
+    assert [pose.score for pose in poses] == pytest.approx([12.6 / 23, 0.5, 0.5])
+
+
+def test_forms_of_a_picture(predictor, tmp_path) -> None:
+    """A path, the content of the file, a picture of Pillow's and an array give the same; an EXIF turn is followed."""
+    image = pictures()[0]
+    expected = [pose.to_coco() for pose in predictor(image)]
+    path = tmp_path / "picture.png"
+    Image.fromarray(image).save(path)
+    content = path.read_bytes()
+    pillow = Image.open(path)
+    sources = [path, str(path), content, bytearray(content), memoryview(content), pillow, pillow.convert("P")]
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(image).transpose(Image.Transpose.ROTATE_90).save(tmp_path / "turned.png", exif=exif)
+    sources += [tmp_path / "turned.png", Image.open(tmp_path / "turned.png")]
+    for poses in predictor.batch(sources):
+        assert [pose.to_coco() for pose in poses] == expected
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded, use of fork")
+@pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="needs os.fork")
+def test_a_forked_process_predicts(monkeypatch) -> None:
+    """Two threads of torch have worked in the parent: they are not there any more in the child."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        predictor = Predictor.from_model(build_model("mobilenetv1_075", lift_channels=8), long_edge=97)
+        image = pictures()[0]
+        expected = len(predictor(image))
+        context = multiprocessing.get_context("fork")
+        receiver, sender = context.Pipe(duplex=False)
+        child = context.Process(target=lambda: sender.send(len(predictor(image))))
+        child.start()
+        try:
+            assert receiver.poll(120)  # a child that hangs does so forever
+            assert receiver.recv() == expected
+        finally:
+            child.kill()
+            child.join()
+    finally:
+        torch.set_num_threads(threads)
 
 
 def test_timings(predictor) -> None:
@@ -149,62 +207,14 @@ def write(path: Path, image: np.ndarray) -> Path:
     return path
 
 
-def with_orientation(path: Path, orientation: int) -> None:
-    """Put an EXIF block that says how to turn the picture into the JPEG at `path`."""
-    entry = (0x0112).to_bytes(2, "big") + (3).to_bytes(2, "big") + (1).to_bytes(4, "big")
-    tiff = (
-        b"MM\0*" + (8).to_bytes(4, "big") + (1).to_bytes(2, "big") + entry + orientation.to_bytes(2, "big") + bytes(6)
-    )
-    segment = b"Exif\0\0" + tiff
-    content = path.read_bytes()
-    path.write_bytes(content[:2] + b"\xff\xe1" + (len(segment) + 2).to_bytes(2, "big") + segment + content[2:])
-
-
-def test_read_is_rgb(tmp_path) -> None:
-    image = np.zeros((8, 8, 3), np.uint8)
-    image[:] = (10, 20, 30)  # blue, green, red for OpenCV
-    assert read_image(write(tmp_path / "ä b.png", image), upright=True)[0, 0].tolist() == [30, 20, 10]
-
-
-def test_read_turns_pictures_upright(tmp_path) -> None:
-    path = write(tmp_path / "turned.jpg", picture(50, 64, 32))
-    assert read_image(path, upright=True).shape == (32, 64, 3)
-    with_orientation(path, 6)
-    assert read_image(path, upright=True).shape == (64, 32, 3)
-
-
-@pytest.mark.parametrize("shape", [(6, 9), (6, 9, 4)])
-def test_read_gray_and_alpha(tmp_path, shape) -> None:
-    image = read_image(write(tmp_path / "picture.png", np.full(shape, 77, np.uint8)), upright=True)
-    assert (image.shape, image.dtype) == ((6, 9, 3), np.uint8)
-    assert (image == 77).all()
-
-
-def test_read_sixteen_bits(tmp_path) -> None:
-    image = read_image(write(tmp_path / "deep.png", np.full((6, 9, 3), 77 * 256, np.uint16)), upright=True)
-    assert (image == 77).all()
-
-
-def test_unreadable_files(tmp_path, predictor) -> None:
-    empty, text = tmp_path / "empty.jpg", tmp_path / "text.jpg"
-    empty.touch()
-    text.write_text("not a picture")
-    cut = write(tmp_path / "cut.png", np.random.default_rng(0).integers(0, 256, (50, 50, 3), dtype=np.uint8))
-    cut.write_bytes(cut.read_bytes()[:40])
-    for path, message in ((empty, "is empty"), (text, "not a picture"), (cut, "")):
-        with pytest.raises(ValueError, match=rf"{path.name}.*{message}"):
-            predictor(path)
-    with pytest.raises(FileNotFoundError, match=r"absent\.jpg"):
-        predictor(tmp_path / "absent.jpg")
-    with pytest.raises(IsADirectoryError):
-        predictor(tmp_path)
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ({"batch_size": 0}, r"batch_size must be at least 1, got 0"),
         ({"long_edge": 640}, r"multiple of 16 plus 1 .*, got 640"),
+        ({"long_edge": 8193}, r"long_edge must be at most 8192.*, got 8193"),
+        ({"device": "meta"}, r"device must be 'cpu', 'cuda' or 'cuda:N', got 'meta'"),
+        ({"device": None}, r"device must be 'cpu', 'cuda' or 'cuda:N', got 'None'"),
         ({"device": "tpu9"}, r"device must be 'cpu', 'cuda' or 'cuda:N', got 'tpu9'"),
         ({"device": "cuda:99"}, r"device 'cuda:99' is not available"),
     ],
@@ -212,6 +222,45 @@ def test_unreadable_files(tmp_path, predictor) -> None:
 def test_bad_arguments(arguments, message) -> None:
     with pytest.raises(ValueError, match=message):
         Predictor.from_model(Oracle(PICTURES), **arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"batch_size": "2"}, r"batch_size must be an integer, got '2'"),
+        ({"long_edge": 513.0}, r"long_edge must be an integer, got 513\.0"),
+        ({"config": {"seed_threshold": 1.0}}, r"config must be a DecoderConfig, got dict"),
+    ],
+)
+def test_arguments_of_other_types(arguments, message) -> None:
+    with pytest.raises(TypeError, match=message):
+        Predictor.from_model(Oracle(PICTURES), **arguments)
+
+
+def test_a_model_of_another_type() -> None:
+    with pytest.raises(TypeError, match="model must be a DGCN, got str"):
+        Predictor.from_model("model.safetensors")
+
+
+@pytest.mark.parametrize(
+    "metadata", [{"long_edge": "513"}, {"long_edge": 512}, {"decoder": {"unknown": 1}}, {"decoder": {"max_seeds": "1"}}]
+)
+def test_metadata_that_cannot_be_used(monkeypatch, metadata) -> None:
+    monkeypatch.setattr(predictor_module, "load_model", lambda path: (Oracle(PICTURES), metadata))
+    with pytest.raises(ValueError, match=r"model\.safetensors has metadata that this version of dgcn cannot use: .+"):
+        Predictor("model.safetensors")
+
+
+@pytest.mark.parametrize("source", [None, 7, ["a.jpg"], torch.zeros(5, 5, 3, dtype=torch.uint8)])
+def test_what_is_no_picture(predictor, source) -> None:
+    with pytest.raises(TypeError, match=rf"a picture must be a path, .*, got {type(source).__name__}"):
+        predictor(source)
+
+
+@pytest.mark.parametrize("sources", ["a.jpg", Path("a.jpg"), b"a", Image.new("RGB", (9, 9)), None])
+def test_a_batch_of_one_that_is_no_list(predictor, sources) -> None:
+    with pytest.raises(TypeError, match=rf"sources must be several pictures, .*, got {type(sources).__name__}"):
+        predictor.batch(sources)
 
 
 @pytest.mark.parametrize("image", [np.zeros((5, 5), np.uint8), np.zeros((5, 5, 3)), np.zeros((0, 5, 3), np.uint8)])

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from dgcn.skeleton import COCO
 from dgcn.visualize import draw_poses
@@ -96,6 +97,8 @@ def test_any_layout_of_the_picture(gray, standing) -> None:
 
 
 def test_bad_input(gray, standing) -> None:
+    with pytest.raises(TypeError, match=r"image must be a uint8 array \[H, W, 3\], got Image"):
+        draw_poses(Image.fromarray(gray), [standing], COCO)
     with pytest.raises(ValueError, match=r"image must be uint8 \[H, W, 3\], got float32 \[200, 200, 3\]"):
         draw_poses(gray.astype(np.float32), [standing], COCO)
     with pytest.raises(ValueError, match=r"image must be uint8 \[H, W, 3\], got uint8 \[200, 200\]"):

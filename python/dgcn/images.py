@@ -1,33 +1,83 @@
-"""How a picture is read, in one place: as stored for data sets, upright for prediction."""
+"""How a picture is read, in one place: as stored for data sets, upright for prediction.
+
+Pillow decodes. It refuses a truncated file, where OpenCV fills what is missing with grey, and it reads the same formats
+wherever it is installed, where OpenCV's depend on the build.
+"""
 
 from __future__ import annotations
 
+import io
 import os
+import stat
 
-import cv2
 import numpy as np
+from PIL import ExifTags, Image, UnidentifiedImageError
+
+FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
+"""What is read, by Pillow's names. It knows others, and hands some to other programs: PostScript to Ghostscript."""
+
+EncodedImage = str | os.PathLike | bytes | bytearray | memoryview | Image.Image
+"""Path of a picture, the content of such a file, or a picture of Pillow's."""
+
+# ImageOps.exif_transpose also writes the EXIF block anew, and fails where some other part of that is damaged.
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
-def read_image(path: str | os.PathLike[str], *, upright: bool = False) -> np.ndarray:
-    """The picture in a file as uint8 [H, W, 3] RGB; grey becomes RGB and an alpha channel is dropped.
+def read_image(source: EncodedImage, *, upright: bool = False) -> np.ndarray:
+    """A picture as uint8 [H, W, 3] RGB.
+
+    Grey becomes RGB, an alpha channel is dropped, of 16 bits the upper 8 are kept, and of an animation or of several
+    pages the first is taken.
 
     Args:
-        path: of the file.
+        source: a path, the content of a file, or a picture of Pillow's; files are of one of `FORMATS`.
         upright: turn the picture as its EXIF orientation says. Data sets are read as stored, because the coordinates
-            of COCO's annotations ignore that orientation.
+            of COCO's annotations ignore that orientation. TIFF is upright always: there the orientation belongs to
+            the format, and every reader applies it.
 
     Raises:
         OSError: no such file, or not readable.
-        ValueError: empty, damaged, or not a picture; the message names the file.
+        ValueError: empty, damaged, truncated, or not a picture; the message names the file.
     """
-    content = np.fromfile(path, dtype=np.uint8)
-    if content.size == 0:
-        raise ValueError(f"{path} is empty")
-    flags = cv2.IMREAD_COLOR if upright else cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+    name = "the picture"
+    if isinstance(source, str | os.PathLike):
+        name, source = os.fspath(source), _read_file(source)
+    if not source:
+        raise ValueError(f"{name} is empty")
     try:
-        image = cv2.imdecode(content, flags)
-    except cv2.error as error:
-        raise ValueError(f"{path} cannot be read as a picture: {error.err}") from error
-    if image is None:
-        raise ValueError(f"{path} is damaged or not a picture")
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+        image = source if isinstance(source, Image.Image) else Image.open(io.BytesIO(source), formats=FORMATS)
+        return _to_rgb(image, upright)
+    except UnidentifiedImageError as error:
+        raise ValueError(f"{name} is damaged or not a picture of a known format ({', '.join(FORMATS)})") from error
+    except Exception as error:  # damaged files make Pillow raise almost anything: SyntaxError, RuntimeError, ...
+        raise ValueError(f"{name} cannot be read as a picture: {error}") from error
+
+
+def _read_file(path: str | os.PathLike[str]) -> bytes:
+    mode = os.stat(path).st_mode
+    if stat.S_ISFIFO(mode) or stat.S_ISCHR(mode):
+        raise ValueError(f"{os.fspath(path)} is a pipe or a device, not a file")  # reading it might never end
+    with open(path, "rb") as file:
+        return file.read()
+
+
+def _to_rgb(image: Image.Image, upright: bool) -> np.ndarray:
+    image.load()
+    # Only now: PNG may hold its orientation after the pixels, and TIFF drops it once it is applied.
+    turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1)) if upright else None
+    if image.mode == "F" or (image.mode == "I" and image.format != "PPM"):
+        raise ValueError("its pixels have 32 bits, and no known range")
+    if image.mode.startswith("I"):  # 16 bits, also what PPM files hold as mode I
+        image = Image.fromarray(np.clip(np.asarray(image) >> 8, 0, 255).astype(np.uint8))
+    elif image.has_transparency_data:
+        image = image.convert("RGBA")  # a palette with transparency cannot become RGB at once
+    image = image.convert("RGB")
+    return np.array(image if turn is None else image.transpose(turn))

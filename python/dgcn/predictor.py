@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import os
 import time
 from collections import defaultdict
@@ -13,14 +14,16 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 from tqdm import tqdm
 
+from dgcn_ext.arguments import INT_MAX, check_integer
 from dgcn_ext.decoder import DecoderConfig, PifPafDecoder
 
 from .checkpoint import DEFAULT_CHECKPOINT, load_model
 from .codec import PifPafCodec
 from .data import read_coco
-from .images import read_image
+from .images import EncodedImage, read_image
 from .metrics import evaluate_keypoints
 from .model import DGCN
 from .transforms import Preprocess, normalize_size, resize_pad
@@ -28,8 +31,10 @@ from .transforms import Preprocess, normalize_size, resize_pad
 DEFAULT_LONG_EDGE = 513
 """Network input in pixels where the checkpoint does not say which one it was evaluated at."""
 
-Source = str | os.PathLike[str] | np.ndarray
-"""Path of a picture, or uint8 [H, W, 3] RGB."""
+Source = EncodedImage | np.ndarray
+"""Path of a picture, the content of such a file, a picture of Pillow's, or uint8 [H, W, 3] RGB."""
+
+_IMPORTED_BY = os.getpid()
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,8 +52,10 @@ class Pose:
 
     @property
     def box(self) -> tuple[float, float, float, float]:
-        """(x, y, width, height) in pixels, around the keypoints that were found."""
+        """(x, y, width, height) in pixels, around the keypoints that were found; zeros where none was."""
         found = self.keypoints[self.scores > 0]
+        if not len(found):
+            return 0.0, 0.0, 0.0, 0.0
         (x, y), (right, bottom) = found.min(axis=0).tolist(), found.max(axis=0).tolist()
         return x, y, right - x, bottom - y
 
@@ -91,8 +98,13 @@ class Timings:
 class Predictor:
     """Finds people with the model of a checkpoint.
 
-    `predictor(picture)` returns the persons of one picture, the most certain first; `predictor.batch(pictures)`
-    iterates over those of many. A picture gives the same result alone and in any batch.
+    `predictor(picture)` returns the persons of one picture, the one of the highest score first;
+    `predictor.batch(pictures)` iterates over those of many. A picture gives the same result alone and in any batch.
+
+    A picture is a path (str or os.PathLike), the content of such a file (bytes), a picture of Pillow's, or a uint8
+    array [H, W, 3] whose channels are RGB. All but the array are turned upright as their EXIF orientation says.
+
+    On a CPU a predictor also works in a process that is forked from the one that built it. Torch has one thread there.
 
     Attributes: `skeleton` of the keypoints, `metadata` of the checkpoint, `long_edge` in pixels, and the `timings` of
     the last call.
@@ -118,14 +130,20 @@ class Predictor:
 
         Raises:
             FileNotFoundError, ValueError: no such checkpoint or a damaged one, no such device, or a bad number.
+            TypeError: an argument of another type.
         """
+        _use_one_thread_if_forked()
         device = check_device(device)
-        model, metadata = load_model(DEFAULT_CHECKPOINT if checkpoint is None else checkpoint)
+        path = DEFAULT_CHECKPOINT if checkpoint is None else checkpoint
+        model, metadata = load_model(path)
+        try:
+            default_long_edge = _check_long_edge(metadata.get("long_edge", DEFAULT_LONG_EDGE))
+            default_config = DecoderConfig(**metadata.get("decoder", {}))
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{path} has metadata that this version of dgcn cannot use: {error}") from error
         if long_edge is None:
-            long_edge = metadata.get("long_edge", DEFAULT_LONG_EDGE)
-        if config is None:
-            config = DecoderConfig(**metadata.get("decoder", {}))
-        self._prepare(model, metadata, device, long_edge, batch_size, config)
+            long_edge = default_long_edge
+        self._prepare(model, metadata, device, long_edge, batch_size, default_config if config is None else config)
 
     @classmethod
     def from_model(
@@ -138,6 +156,9 @@ class Predictor:
         config: DecoderConfig | None = None,
     ) -> Predictor:
         """The predictor of a model in memory, of which it takes a folded copy."""
+        if not isinstance(model, nn.Module):
+            raise TypeError(f"model must be a DGCN, got {type(model).__name__}")
+        _use_one_thread_if_forked()
         predictor = cls.__new__(cls)
         predictor._prepare(model, {}, check_device(device), long_edge, batch_size, config)
         return predictor
@@ -151,27 +172,32 @@ class Predictor:
         batch_size: int,
         config: DecoderConfig | None,
     ) -> None:
+        self.batch_size = check_integer("batch_size", batch_size, -INT_MAX, INT_MAX)
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-        self.device = device
-        self.long_edge = normalize_size(long_edge)
-        self.batch_size = batch_size
-        self.metadata = metadata
         self.skeleton = model.config.skeleton
+        self._decoder = self._make_decoder(DecoderConfig() if config is None else config)
+        self._completing_decoder = self._make_decoder(replace(self._decoder.config, force_complete=True))
+        self.long_edge = _check_long_edge(long_edge)
+        largest = math.isqrt(self._decoder.config.max_map_pixels)
+        if self.long_edge > largest:
+            raise ValueError(f"long_edge must be at most {largest}, the decoder's largest square, got {long_edge}")
+        self.device = device
+        self.metadata = metadata
         self.timings = Timings()
         self._model = model.fold().to(self.device).to(memory_format=torch.channels_last)
         self._codec = PifPafCodec(self.skeleton, model.stride)
-        self._decoder = self._make_decoder(config or DecoderConfig())
-        self._completing_decoder = self._make_decoder(replace(config or DecoderConfig(), force_complete=True))
 
     def _make_decoder(self, config: DecoderConfig) -> PifPafDecoder:
         return PifPafDecoder(self.skeleton.num_keypoints, self.skeleton.limbs, config)
 
     def __call__(self, source: Source) -> list[Pose]:
-        """The persons in one picture, given as a path or as uint8 [H, W, 3] RGB; empty if there is nobody.
+        """The persons in one picture; empty if there is nobody.
 
         Raises:
             OSError, ValueError: a file that is missing or not a picture, or an array of another type or shape.
+            TypeError: not a picture in any of the forms that are accepted.
+            MemoryError: too little memory for `batch_size` pictures of this size.
         """
         self.timings = Timings()
         return self._predict([source], self._decoder)[0]
@@ -180,8 +206,11 @@ class Predictor:
         """The persons of every picture, in order; `sources` is read `batch_size` pictures at a time.
 
         Raises:
-            OSError, ValueError: as for one picture, when its turn comes.
+            TypeError: `sources` is one picture, or nothing to iterate over.
+            OSError, ValueError, TypeError, MemoryError: as for one picture, when its turn comes.
         """
+        if isinstance(sources, EncodedImage) or not isinstance(sources, Iterable):
+            raise TypeError(f"sources must be several pictures, as a list or an iterator, got {type(sources).__name__}")
         return self._batch(sources, self._decoder)
 
     def predict_dataset(
@@ -237,11 +266,21 @@ class Predictor:
 
     def _find(self, canvases: np.ndarray, decoder: PifPafDecoder) -> list[np.ndarray]:
         """uint8 [B, H, W, 3] to the persons of each, float32 [P, K, 4] (confidence, x px, y px, scale px)."""
+        _use_one_thread_if_forked()
         start = time.perf_counter()
-        with torch.inference_mode():
-            images = torch.from_numpy(canvases).permute(0, 3, 1, 2).to(self.device)
-            output = self._model(images)
-            pif, paf = output.pif.cpu(), output.paf.cpu()  # waits for the device
+        try:
+            with torch.inference_mode():
+                images = torch.from_numpy(canvases).permute(0, 3, 1, 2).to(self.device)
+                output = self._model(images)
+                pif, paf = output.pif.cpu(), output.paf.cpu()  # waits for the device
+        except RuntimeError as error:  # of a CPU's memory torch knows no OutOfMemoryError
+            if not isinstance(error, torch.OutOfMemoryError) and "DefaultCPUAllocator" not in str(error):
+                raise
+            count, height, width = canvases.shape[:3]
+            raise MemoryError(
+                f"{self.device} has too little memory for a batch of {count} at {width} x {height} px:"
+                " make batch_size or long_edge smaller"
+            ) from error
         self.timings.network_ms += _milliseconds_since(start)
 
         start = time.perf_counter()
@@ -250,27 +289,54 @@ class Predictor:
         return persons
 
     def _to_poses(self, persons: np.ndarray, preprocess: Preprocess) -> list[Pose]:
-        """[P, K, 4] (confidence, x px, y px, scale px) of the network's input to poses in the original picture."""
+        """[P, K, 4] (confidence, x px, y px, scale px) of the network's input to poses in the original picture, those
+        of the highest scores first."""
         keypoints = preprocess.to_original(persons[:, :, 1:3]).astype(np.float32)
         person_scores = self._decoder.person_scores(persons).tolist()
-        return [Pose(*each) for each in zip(keypoints, persons[:, :, 0], person_scores, strict=True)]
+        poses = [Pose(*each) for each in zip(keypoints, persons[:, :, 0], person_scores, strict=True)]
+        return sorted(poses, key=lambda pose: pose.score, reverse=True)
 
 
 def check_device(device: str | torch.device) -> torch.device:
-    """`device` as torch's, checked to exist here. Raises ValueError."""
+    """`device` as torch's, checked to exist here and to work. Raises ValueError."""
     try:
-        checked = torch.device(device)
-    except RuntimeError as error:
-        raise ValueError(f"device must be 'cpu', 'cuda' or 'cuda:N', got '{device}'") from error
+        checked: torch.device | None = torch.device(device)
+    except (RuntimeError, TypeError):
+        checked = None
+    if checked is None or checked.type not in ("cpu", "cuda"):
+        raise ValueError(f"device must be 'cpu', 'cuda' or 'cuda:N', got '{device}'")
     if checked.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"device '{device}' is not available: this torch finds no CUDA GPU")
+        raise ValueError(f"device '{device}' is not available: this torch finds no CUDA GPU; 'cpu' works")
     if checked.type == "cuda" and (checked.index or 0) >= torch.cuda.device_count():
         raise ValueError(f"device '{device}' is not available: there are {torch.cuda.device_count()} GPUs, from cuda:0")
+    try:
+        torch.zeros(1, device=checked).add_(1)
+    except RuntimeError as error:  # no kernels for this GPU, no memory left on it, or a fork of a process that used it
+        raise ValueError(f"device '{device}' cannot be used: {str(error).splitlines()[0]}") from error
     return checked
 
 
+def _use_one_thread_if_forked() -> None:
+    """In a process that was forked since this module was imported, keep torch from using more than one thread.
+
+    The threads that torch has started before a fork are missing after it, and torch would wait for them forever."""
+    if os.getpid() != _IMPORTED_BY:
+        torch.set_num_threads(1)
+
+
+def _check_long_edge(long_edge: int) -> int:
+    return normalize_size(check_integer("long_edge", long_edge, -INT_MAX, INT_MAX))
+
+
 def _to_image(source: Source) -> np.ndarray:
-    return source if isinstance(source, np.ndarray) else read_image(source, upright=True)
+    if isinstance(source, np.ndarray):
+        return source
+    if not isinstance(source, EncodedImage):
+        raise TypeError(
+            "a picture must be a path, the bytes of a file, a picture of Pillow's or a uint8 array [H, W, 3] (RGB),"
+            f" got {type(source).__name__}"
+        )
+    return read_image(source, upright=True)
 
 
 def _milliseconds_since(start: float) -> float:

@@ -47,8 +47,11 @@ def draw_poses(
             nothing that the decoder found by its usual thresholds, but what `force_complete` made up.
 
     Raises:
+        TypeError: an image that is not an array.
         ValueError: an image that is not uint8 [H, W, 3], or a pose with another number of keypoints.
     """
+    if not isinstance(image, np.ndarray):
+        raise TypeError(f"image must be a uint8 array [H, W, 3], got {type(image).__name__}")
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
         raise ValueError(f"image must be uint8 [H, W, 3], got {image.dtype} {list(image.shape)}")
     sides = [_side(name) for name in skeleton.keypoints]

@@ -1,6 +1,7 @@
 """The command `dgcn`: one file per sub-command, each a `main(argv)` that returns an exit status.
 
-0: done; 1: done, but not all of it; 2: a mistake in the request, named in one line; 130: interrupted.
+0: done; 1: done, but not all of it; 2: a mistake in the request, named in one line; 130: interrupted; 141: nobody reads
+what is printed.
 Python's development mode (`python -X dev -m dgcn ...`) shows the traceback of a mistake as well.
 """
 
@@ -8,9 +9,14 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import io
+import os
 import sys
+import warnings
 from collections.abc import Sequence
 from importlib.metadata import version
+
+from .common import describe
 
 COMMANDS = {
     "demo": "find the people in a photograph: the quickest way to see dgcn work",
@@ -23,6 +29,22 @@ COMMANDS = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the sub-command that `argv` (default: the process's arguments) names; returns the exit status."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal of few characters shows the others as \xd7, say
+            stream.reconfigure(errors="backslashreplace")
+    warnings.filterwarnings("ignore", module=r"PIL\.")  # on EXIF blocks and large pictures, without the file's name
+    try:
+        return _run(sys.argv[1:] if argv is None else argv)
+    except BrokenPipeError:  # the reader of stdout, say `head`, has gone
+        return 141
+    finally:
+        try:
+            sys.stdout.flush()
+        except OSError:  # reported by now; to nowhere with the rest, or the interpreter complains as it exits
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _run(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="dgcn",
         description="Dynamic graph convolutional network for bottom-up multi-person pose estimation.",
@@ -34,21 +56,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--version", action="version", version=f"dgcn {version('dgcn')}")
     parser.add_argument("command", metavar="COMMAND", choices=COMMANDS, help="one of the commands below")
     parser.add_argument("arguments", nargs=argparse.REMAINDER, help="flags of that command")
+    if not argv:
+        parser.print_help(sys.stderr)
+        return 2
     args = parser.parse_args(argv)
-    command = importlib.import_module(f"{__name__}.{args.command}")  # here, so that --help need not wait for torch
     try:
-        return command.main(args.arguments)
+        command = importlib.import_module(f"{__name__}.{args.command}")  # here, so that --help need not wait for torch
+        status = command.main(args.arguments)
+        sys.stdout.flush()  # while a full disk can be reported
+        return status
     except KeyboardInterrupt as interrupt:
-        print(f"dgcn {args.command}: {interrupt or 'interrupted; nothing was written'}", file=sys.stderr)
+        print(f"dgcn {args.command}: {str(interrupt) or 'interrupted'}", file=sys.stderr)
         return 130
-    except (OSError, ValueError) as error:
+    except BrokenPipeError:
+        raise
+    except (ImportError, MemoryError, OSError, ValueError) as error:
         if sys.flags.dev_mode:
             raise
-        print(f"dgcn {args.command}: error: {_describe(error)}", file=sys.stderr)
+        print(f"dgcn {args.command}: error: {describe(error)}", file=sys.stderr)
         return 2
-
-
-def _describe(error: OSError | ValueError) -> str:
-    if isinstance(error, OSError) and error.filename is not None:
-        return f"{error.filename}: {error.strerror}"
-    return str(error)

@@ -3,7 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import errno
 import inspect
+import io
+import itertools
+import json
+import os
+import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +20,9 @@ if TYPE_CHECKING:
 
     from ..predictor import Pose, Predictor
     from ..skeleton import Skeleton
+
+JOURNAL_SUFFIX = ".partial"
+JPEG_MAX_EDGE = 65500  # px; libjpeg's limit
 
 
 def make_parser(command: str, documentation: str) -> argparse.ArgumentParser:
@@ -24,6 +34,13 @@ def make_parser(command: str, documentation: str) -> argparse.ArgumentParser:
         epilog=examples,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+
+
+def describe(error: BaseException) -> str:
+    """What an error says, in one line; an OSError names its file first."""
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{os.fsdecode(error.filename)}: {error.strerror}"
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def positive(text: str) -> int:
@@ -89,25 +106,62 @@ def load_predictor(args: argparse.Namespace, batch_size: int = 1) -> Predictor:
     return Predictor(args.checkpoint, device=device, long_edge=args.long_edge, batch_size=batch_size)
 
 
+def check_writable(path: Path) -> None:
+    """Create the folder of `path` and try that a file can be written there; raises OSError that names it."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_fifo() or path.is_char_device():
+            # Files are written beside `path` and renamed, which would replace /dev/null.
+            raise OSError(errno.EINVAL, "is a pipe or a device, not a file")
+        existed = path.exists()
+        open(path, "ab").close()
+        if not existed:
+            path.unlink()
+        with tempfile.TemporaryFile(dir=path.parent) as file:
+            file.write(b"\n")
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
+
+
 def write_overlay(path: Path, image: np.ndarray, poses: Sequence[Pose], skeleton: Skeleton) -> None:
-    """Write `image` (uint8 [H, W, 3] RGB) with the poses drawn on it as a JPEG, atomically."""
-    import cv2
+    """Write `image` (uint8 [H, W, 3] RGB) with the poses drawn on it as a JPEG, atomically.
+
+    Raises:
+        OSError: no room, a name too long, ...; it names `path`.
+        ValueError: the picture is too large for a JPEG.
+    """
+    from PIL import Image
 
     from ..checkpoint import atomic_write
     from ..visualize import draw_poses
 
-    overlay = cv2.cvtColor(draw_poses(image, poses, skeleton), cv2.COLOR_RGB2BGR)
-    _, content = cv2.imencode(".jpg", overlay, [cv2.IMWRITE_JPEG_QUALITY, 92])
+    height, width = image.shape[:2]
+    if max(height, width) > JPEG_MAX_EDGE:
+        raise ValueError(f"{path}: {width} x {height} px do not fit a JPEG, whose edges have at most {JPEG_MAX_EDGE}")
+    content = io.BytesIO()
+    Image.fromarray(draw_poses(image, poses, skeleton)).save(content, "JPEG", quality=92)
     with atomic_write(path) as file:
-        file.write(content.tobytes())
+        file.write(content.getbuffer())
 
 
 class CocoWriter:
-    """Collects the poses of pictures as a COCO keypoint data set: images, annotations, categories."""
+    """Writes the poses of pictures as a COCO keypoint data set: images, annotations, categories.
 
-    def __init__(self, skeleton: Skeleton) -> None:
-        self._images: list[dict[str, Any]] = []
-        self._annotations: list[dict[str, Any]] = []
+    Every picture goes to a journal beside the data set as soon as it is added, as a line of JSON, so that a killed
+    process or a full disk costs at most the picture in work. `finish` writes the data set and removes the journal.
+
+    Attributes:
+        journal: its path, that of the data set with the first free number and ".partial" at the end.
+    """
+
+    def __init__(self, path: Path, skeleton: Skeleton) -> None:
+        for number in itertools.count(1):
+            self.journal = path.with_name(f"{path.name}.{number}{JOURNAL_SUFFIX}")
+            with contextlib.suppress(FileExistsError):  # of another run
+                open(self.journal, "x").close()
+                break
+        self._path = path
+        self._pictures: list[dict[str, Any]] = []  # {"image": ..., "annotations": [...]}, as in the journal
         self._category = {
             "id": 1,
             "name": "person",
@@ -118,21 +172,42 @@ class CocoWriter:
 
     @property
     def num_images(self) -> int:
-        return len(self._images)
+        return len(self._pictures)
 
     @property
     def num_persons(self) -> int:
-        return len(self._annotations)
+        return sum(len(picture["annotations"]) for picture in self._pictures)
 
     def add(self, source: Path, image: np.ndarray, poses: Iterable[Pose]) -> None:
-        """Add the picture `image` [H, W, 3] of the file `source`; ids count from 1 in the order of the calls."""
-        image_id = len(self._images) + 1
-        height, width = image.shape[:2]
-        self._images.append({"id": image_id, "file_name": str(source), "width": width, "height": height})
-        for pose in poses:
-            self._annotations.append({"id": len(self._annotations) + 1, **pose.to_coco(image_id)})
+        """Add the picture `image` [H, W, 3] of the file `source`; ids count from 1 in the order of the calls.
 
-    def write(self, path: Path) -> None:
+        Raises OSError that names the journal if that cannot be written."""
+        image_id = len(self._pictures) + 1
+        height, width = image.shape[:2]
+        picture = {
+            "image": {"id": image_id, "file_name": str(source), "width": width, "height": height, "upright": True},
+            "annotations": [pose.to_coco(image_id) for pose in poses],
+        }
+        try:
+            with open(self.journal, "a", encoding="utf-8") as file:
+                file.write(json.dumps(picture) + "\n")
+        except OSError as error:  # that of a full disk names no file
+            raise OSError(error.errno, error.strerror, str(self.journal)) from error
+        self._pictures.append(picture)
+
+    def finish(self) -> None:
+        """Write the data set and remove the journal; raises OSError, and keeps the journal, if there is no room."""
         from ..checkpoint import write_json
 
-        write_json(path, {"images": self._images, "annotations": self._annotations, "categories": [self._category]})
+        annotations = [annotation for picture in self._pictures for annotation in picture["annotations"]]
+        document = {
+            "images": [picture["image"] for picture in self._pictures],
+            "annotations": [{"id": number, **each} for number, each in enumerate(annotations, start=1)],
+            "categories": [self._category],
+        }
+        try:
+            write_json(self._path, document)
+        except OSError as error:
+            kept = f"; the results are in {self.journal}" if self._pictures else ""
+            raise OSError(f"{describe(error)}{kept}") from error
+        self.journal.unlink(missing_ok=True)

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from .common import CocoWriter, add_model_arguments, load_predictor, make_parser, write_overlay
+from .common import CocoWriter, add_model_arguments, check_writable, load_predictor, make_parser, write_overlay
 
 PICTURE = Path(__file__).parent.parent / "assets" / "astronaut.jpg"
 
@@ -30,16 +30,18 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     from ..images import read_image
 
+    overlay, json_path = (args.output / f"{args.source.stem}.dgcn{suffix}" for suffix in (".jpg", ".json"))
     image = read_image(args.source, upright=True)
+    for path in (overlay, json_path):
+        check_writable(path)
     predictor = load_predictor(args)
     predictor(image)  # the first pass also allocates and picks algorithms
     poses = predictor(image)
 
-    writer = CocoWriter(predictor.skeleton)
+    writer = CocoWriter(json_path, predictor.skeleton)
     writer.add(args.source, image, poses)
-    overlay, json_path = (args.output / f"{args.source.stem}.dgcn{suffix}" for suffix in (".jpg", ".json"))
+    writer.finish()
     write_overlay(overlay, image, poses, predictor.skeleton)
-    writer.write(json_path)
 
     height, width = image.shape[:2]
     num_keypoints = predictor.skeleton.num_keypoints

@@ -5,29 +5,48 @@ examples:
   dgcn predict --source holiday/ more/a.png --checkpoint runs/a/best.safetensors -o out --json-output out/poses.json
 
 Every picture gives DIR/NAME.dgcn.jpg; where two pictures have the same NAME, the later one becomes NAME-2, and so on.
-Of a folder, the pictures directly inside are taken, by name. A picture that cannot be read is reported and left out:
-the rest is done, and the exit status is 1.
+Of a folder, the pictures directly inside are taken, by name. A picture that cannot be read or an overlay that cannot be
+written is reported: the rest is done, and the exit status is 1. Ctrl-C and SIGTERM stop and write what is done.
 
 The JSON is a COCO keypoint data set, {"images", "annotations", "categories"}: keypoints (x, y, v) in pixels of the
-upright picture, v = 2 where found, else 0, 0, 0; with score and keypoint_scores beside COCO's own fields.
+upright picture, v = 2 where found, else 0, 0, 0; with score and keypoint_scores beside COCO's own fields. It is written
+at the end. Until then FILE.NUMBER.partial has the results, a line of JSON for each picture: {"image", "annotations"}.
+After a kill or on a full disk it stays.
 """
 
 from __future__ import annotations
 
+import contextlib
+import glob
+import signal
 import sys
 from collections import deque
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .common import CocoWriter, add_batch_argument, add_model_arguments, load_predictor, make_parser, write_overlay
+from .common import (
+    JOURNAL_SUFFIX,
+    CocoWriter,
+    add_batch_argument,
+    add_model_arguments,
+    check_writable,
+    describe,
+    load_predictor,
+    make_parser,
+    write_overlay,
+)
 
 if TYPE_CHECKING:
     import numpy as np
 
     from ..predictor import Predictor
 
-SUFFIXES = {".bmp", ".jpeg", ".jpg", ".jp2", ".png", ".tif", ".tiff", ".webp"}
+# HEIC cannot be read: it is listed so that such a picture in a folder is reported.
+SUFFIXES = {
+    *(".avif", ".bmp", ".gif", ".heic", ".heif", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png"),
+    *(".pnm", ".ppm", ".tif", ".tiff", ".webp"),
+}
 OVERLAY_SUFFIX = ".dgcn.jpg"
 
 
@@ -44,36 +63,49 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     paths = list_pictures(args.source)
     json_path = args.json_output or args.output / "predictions.json"
+    for path in (json_path, args.output / f"any{OVERLAY_SUFFIX}"):
+        check_writable(path)
+    for journal in sorted(json_path.parent.glob(f"{glob.escape(json_path.name)}.*{JOURNAL_SUFFIX}")):
+        warn(f"{journal} has the results of another run, which was killed or is not done; it is left as it is")
     predictor = load_predictor(args, args.batch_size)
-    writer = CocoWriter(predictor.skeleton)
-    interrupted = False
-    try:
-        predict(predictor, paths, args.output, writer)
-    except KeyboardInterrupt:
-        interrupted = True
-    writer.write(json_path)
-    done = f"{writer.num_images} of {len(paths)} pictures"
-    print(f"{writer.num_persons} persons in {done}\noverlays {args.output}\nJSON     {json_path}")
-    if interrupted:
-        raise KeyboardInterrupt(f"interrupted; {done} were finished and written")
-    return 0 if writer.num_images == len(paths) else 1
+    writer = CocoWriter(json_path, predictor.skeleton)
+    problems = None
+    with sigterm_interrupts():
+        try:
+            problems = predict(predictor, paths, args.output, writer)
+        except KeyboardInterrupt:
+            done = f"{writer.num_images} of {len(paths)} pictures were finished and written"
+            raise KeyboardInterrupt(f"interrupted; {done}") from None
+        finally:
+            if problems is None and writer.num_images == 0:
+                writer.journal.unlink()  # and an earlier JSON stays
+            else:
+                writer.finish()
+                print(f"{writer.num_persons} persons in {writer.num_images} of {len(paths)} pictures")
+                print(f"overlays {args.output}\nJSON     {json_path}")
+    return 1 if problems else 0
 
 
-def predict(predictor: Predictor, paths: Sequence[Path], output: Path, writer: CocoWriter) -> None:
-    """Draw what is found in each picture into the folder `output` and add it to `writer`; warn of unreadable ones."""
+def predict(predictor: Predictor, paths: Sequence[Path], output: Path, writer: CocoWriter) -> int:
+    """Add what is found in each picture to `writer` and draw it into the folder `output`.
+
+    Returns how many pictures could not be read or drawn; a warning names each."""
     from tqdm import tqdm
 
     from ..images import read_image
 
+    problems = 0
     bar = tqdm(total=len(paths), unit="image", leave=False, disable=None)
     waiting: deque[tuple[Path, Path, np.ndarray]] = deque()  # read, on its way through the network
 
     def read() -> Iterator[np.ndarray]:
+        nonlocal problems
         for path, name in zip(paths, overlay_names(paths), strict=True):
             try:
                 image = read_image(path, upright=True)
             except (OSError, ValueError) as error:
-                warn(str(error))
+                warn(describe(error))
+                problems += 1
                 bar.update()
                 continue
             waiting.append((path, output / name, image))
@@ -82,28 +114,37 @@ def predict(predictor: Predictor, paths: Sequence[Path], output: Path, writer: C
     with bar:
         for poses in predictor.batch(read()):
             path, overlay, image = waiting.popleft()
-            write_overlay(overlay, image, poses, predictor.skeleton)
             writer.add(path, image, poses)
+            try:
+                write_overlay(overlay, image, poses, predictor.skeleton)
+            except (OSError, ValueError) as error:
+                warn(describe(error))
+                problems += 1
             bar.update()
+    return problems
 
 
 def list_pictures(sources: Sequence[Path]) -> list[Path]:
     """The files among `sources`, and the pictures directly in the folders among them, sorted by name.
+
+    Hidden files of a folder are left out, such as the `._NAME` that macOS puts beside NAME.
 
     Raises FileNotFoundError for a source that does not exist, ValueError for a folder without pictures."""
     paths: list[Path] = []
     for source in sources:
         if not source.is_dir():
             if not source.exists():
-                raise FileNotFoundError(f"no such picture or folder: {source}")
+                what = "a link that leads nowhere" if source.is_symlink() else "no such picture or folder"
+                raise FileNotFoundError(f"{what}: {source}")
             paths.append(source)
             continue
         # Overlays of an earlier run into the same folder are not pictures to predict on.
-        files = sorted(p for p in source.iterdir() if p.is_file() and not p.name.endswith(OVERLAY_SUFFIX))
+        files = sorted(p for p in source.iterdir() if not p.name.startswith(".") and not p.is_dir())
+        files = [p for p in files if not p.name.endswith(OVERLAY_SUFFIX)]
         pictures = [p for p in files if p.suffix.lower() in SUFFIXES]
         if not pictures:
             raise ValueError(f"no pictures in the folder {source} (looking for {' '.join(sorted(SUFFIXES))})")
-        if others := [p.name for p in files if p.suffix.lower() not in SUFFIXES and not p.name.startswith(".")]:
+        if others := [p.name for p in files if p.suffix.lower() not in SUFFIXES]:
             shown = ", ".join(others[:3]) + (", ..." if len(others) > 3 else "")
             warn(f"skipped {len(others)} files in {source} that are not pictures: {shown}")
         paths += pictures
@@ -113,15 +154,27 @@ def list_pictures(sources: Sequence[Path]) -> list[Path]:
 def overlay_names(paths: Sequence[Path]) -> list[str]:
     """A file name for the overlay of each path, all different even where upper and lower case are the same."""
     taken: set[str] = set()
+    last: dict[str, int] = {}  # number given to a stem
     names = []
     for path in paths:
-        stem, number = path.stem, 1
+        stem, number = path.stem, last.get(path.stem, 1)
         while stem.lower() in taken:
             number += 1
             stem = f"{path.stem}-{number}"
+        last[path.stem] = number
         taken.add(stem.lower())
         names.append(stem + OVERLAY_SUFFIX)
     return names
+
+
+@contextlib.contextmanager
+def sigterm_interrupts() -> Iterator[None]:
+    """Within the block SIGTERM raises KeyboardInterrupt, as Ctrl-C does."""
+    previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
 
 
 def warn(message: str) -> None:

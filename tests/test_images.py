@@ -1,0 +1,182 @@
+"""How pictures are read: formats, orientations, and files that are none."""
+
+from __future__ import annotations
+
+import io
+import os
+import zlib
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image, ImageOps
+from PIL.Image import Transpose
+
+from dgcn.images import read_image
+
+ORIENTATION = 0x0112
+LOSSLESS = ("BMP", "JPEG2000", "PNG", "PPM", "TIFF")
+STORED_AS = {  # what a camera that was held like this stores of an upright picture
+    1: None,
+    2: Transpose.FLIP_LEFT_RIGHT,
+    3: Transpose.ROTATE_180,
+    4: Transpose.FLIP_TOP_BOTTOM,
+    5: Transpose.TRANSPOSE,
+    6: Transpose.ROTATE_90,
+    7: Transpose.TRANSVERSE,
+    8: Transpose.ROTATE_270,
+}
+
+
+@pytest.fixture(scope="module")
+def picture() -> Image.Image:
+    """90 × 60 px, smooth, without symmetry."""
+    noise = np.random.default_rng(0).integers(0, 256, (3, 4, 3), dtype=np.uint8)
+    return Image.fromarray(cv2.resize(noise, (90, 60), interpolation=cv2.INTER_CUBIC))
+
+
+def encode(picture: Image.Image, format: str, **options: object) -> bytes:
+    file = io.BytesIO()
+    picture.save(file, format, **options)
+    return file.getvalue()
+
+
+def turned(picture: Image.Image, format: str, orientation: int) -> bytes:
+    """`picture` as a camera stores it that was held in this way and says so."""
+    how = STORED_AS[orientation]
+    exif = Image.Exif()
+    exif[ORIENTATION] = orientation
+    return encode(picture if how is None else picture.transpose(how), format, exif=exif)
+
+
+def assert_close(read: np.ndarray, expected: Image.Image, tolerance: float) -> None:
+    assert read.dtype == np.uint8
+    assert read.flags.writeable
+    assert read.shape == (expected.height, expected.width, 3)
+    assert np.abs(read.astype(int) - np.asarray(expected.convert("RGB"))).mean() <= tolerance
+
+
+@pytest.mark.parametrize("format", ["AVIF", "GIF", "JPEG", "WEBP", *LOSSLESS])
+def test_formats(picture, format) -> None:
+    tolerance = 0 if format in LOSSLESS else 12
+    assert_close(read_image(encode(picture, format)), picture, tolerance)
+
+
+def test_a_jpeg_is_decoded_as_by_opencv(picture) -> None:
+    content = encode(picture, "JPEG")
+    expected = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)
+    np.testing.assert_array_equal(read_image(content), expected[:, :, ::-1])
+
+
+@pytest.mark.parametrize("orientation", STORED_AS)
+def test_orientation(picture, orientation) -> None:
+    content = turned(picture, "JPEG", orientation)
+    assert_close(read_image(content, upright=True), picture, 6)
+    stored = Image.open(io.BytesIO(content))
+    assert_close(read_image(content), Image.fromarray(np.asarray(stored)), 0)
+    assert_close(read_image(stored, upright=True), picture, 6)
+    assert_close(read_image(ImageOps.exif_transpose(stored), upright=True), picture, 6)  # not turned twice
+
+
+@pytest.mark.parametrize("format", ["AVIF", "PNG", "TIFF", "WEBP"])
+def test_orientation_in_other_formats(picture, format) -> None:
+    content = turned(picture, format, 6)
+    assert_close(read_image(content, upright=True), picture, 12)
+    assert read_image(content).shape == ((60, 90, 3) if format == "TIFF" else (90, 60, 3))
+
+
+def test_a_damaged_exif_block_does_no_harm(picture) -> None:
+    exif = Image.Exif()
+    exif[ORIENTATION], exif[282] = 6, 72.0  # XResolution, a fraction
+    content = bytearray(encode(picture.transpose(Transpose.ROTATE_90), "JPEG", exif=exif))
+    entry = content.index((282).to_bytes(2, "big"))
+    content[entry + 2 : entry + 4] = (2).to_bytes(2, "big")  # ... which now says that it is text
+    assert_close(read_image(bytes(content), upright=True), picture, 6)
+    start = content.index(b"Exif") + 6
+    content[start : start + 4] = b"none"
+    assert read_image(bytes(content), upright=True).shape == (90, 60, 3)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "CMYK", "YCbCr"])
+def test_modes(picture, mode) -> None:
+    converted = picture.convert(mode)
+    assert_close(read_image(converted), converted, 0)
+    format = "JPEG" if mode in ("CMYK", "YCbCr") else "PNG"
+    assert_close(read_image(encode(converted, format)), converted, 4)
+
+
+def test_alpha_is_dropped(picture) -> None:
+    transparent = picture.convert("RGBA")
+    transparent.putalpha(0)
+    assert_close(read_image(encode(transparent, "PNG")), picture, 0)
+    few = picture.quantize(8)
+    content = encode(few, "PNG", transparency=bytes(range(8)))  # one alpha for each colour of the palette
+    assert_close(read_image(content), few, 0)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tiff", ".pgm"])
+def test_sixteen_bits(picture, suffix) -> None:
+    deep = np.asarray(picture.convert("L")).astype(np.uint16) * 256 + 255
+    content = cv2.imencode(suffix, deep)[1].tobytes()
+    assert_close(read_image(content), picture.convert("L"), 0)
+
+
+def test_the_first_of_several(picture) -> None:
+    other = picture.transpose(Transpose.ROTATE_180)
+    for format in ("GIF", "PNG", "TIFF", "WEBP"):
+        content = encode(picture, format, save_all=True, append_images=[other])
+        assert_close(read_image(content), picture, 12)
+
+
+def test_names_of_all_kinds(picture, tmp_path) -> None:
+    content = encode(picture, "PNG")
+    for name in (b"a b.png", b"[1]*?.jpg", b"-o", b"\xff\xfe.png", "ä.png".encode()):
+        path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/" + name))
+        path.write_bytes(content)
+        for source in (path, str(path)):
+            assert_close(read_image(source), picture, 0)
+
+
+@pytest.mark.parametrize("format", ["AVIF", "BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP"])
+def test_a_truncated_file_is_refused_and_named(picture, format, tmp_path) -> None:
+    content = encode(picture, format)
+    for share in (0.3, 0.7, 0.97):
+        (tmp_path / "cut").write_bytes(content[: int(share * len(content))])
+        with pytest.raises(ValueError, match=r"cut (cannot be read|is damaged)"):
+            read_image(tmp_path / "cut")
+    assert_close(read_image(content + bytes(100) + b"appended"), picture, 12)
+
+
+def test_files_that_are_no_pictures(tmp_path, picture) -> None:
+    size = (60_000).to_bytes(4, "big") * 2
+    header = b"IHDR" + size + b"\x08\x02\0\0\0"
+    bomb = b"\x89PNG\r\n\x1a\n\0\0\0\r" + header + zlib.crc32(header).to_bytes(4, "big") + b"\0\0\0\0IDAT" + bytes(99)
+    heic = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(100)
+    postscript = encode(picture, "EPS")
+    floats = encode(Image.fromarray(np.zeros((9, 9), np.float32)), "TIFF")
+    for name, content, message in (
+        ("empty.jpg", b"", "is empty"),
+        ("text.jpg", b"not a picture", "is damaged or not a picture"),
+        ("bomb.png", bomb, "3600000000 pixels"),
+        ("photo.heic", heic, "not a picture of a known format"),
+        ("drawing.jpg", postscript, "not a picture of a known format"),
+        ("floats.tif", floats, "32 bits"),
+    ):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(ValueError, match=rf"{name} .*{message}") as error:
+            read_image(tmp_path / name)
+        assert "\n" not in str(error.value)
+        with pytest.raises(ValueError, match=f"the picture .*{message}"):
+            read_image(content)
+
+
+def test_paths_that_are_no_files(tmp_path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"absent\.jpg"):
+        read_image(tmp_path / "absent.jpg")
+    with pytest.raises(IsADirectoryError):
+        read_image(tmp_path)
+    os.mkfifo(tmp_path / "pipe.jpg")
+    for path in (tmp_path / "pipe.jpg", "/dev/zero"):
+        with pytest.raises(ValueError, match=f"{path} is a pipe or a device, not a file"):
+            read_image(path)
