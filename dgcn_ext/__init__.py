@@ -6,11 +6,14 @@
     decoder      PifPafDecoder; works without torch
     encoder      PifPafEncoder; works without torch
 
-Submodules load on first use, so that ``dgcn_ext.decoder`` and ``dgcn_ext.encoder`` never import torch.
+Submodules load on first use, so that ``dgcn_ext.decoder`` and ``dgcn_ext.encoder`` never import torch. Where torch is
+imported, ``import dgcn_ext`` registers the compiled operators, so that saved programs find them.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+from dgcn_ext.loading import register_with_torch
 
 if TYPE_CHECKING:
     from dgcn_ext import decoder, encoder, functional, modules, reference
@@ -58,3 +61,6 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
+
+
+register_with_torch()

@@ -12,14 +12,9 @@ from torch.autograd import forward_ad
 from torch.autograd.function import once_differentiable
 
 from dgcn_ext.checks import check_graph_conv, has_cuda_kernels
+from dgcn_ext.loading import load_operators
 
-try:
-    import dgcn_ext._C  # noqa: F401  (registers torch.ops.dgcn)
-except ImportError as error:
-    raise ImportError(
-        f"the compiled operators of dgcn_ext do not load ({error}). Build them with `pip install .`, or in place with "
-        "`pip install --no-build-isolation -e .`, from the root of the dgcn repository"
-    ) from error
+load_operators()
 
 graph_conv_forward = torch.ops.dgcn.graph_conv_forward.default
 graph_conv_backward = torch.ops.dgcn.graph_conv_backward.default
