@@ -3,6 +3,7 @@
     functional   graph_conv, relu_affinity, sample_adjacency: the compiled operators
     modules      DGCM, and DGCMFused on the compiled operators
     reference    what they compute, written to be read: their specification
+    onnx         their translation for torch.onnx.export; needs onnx and onnxscript
     decoder      PifPafDecoder; works without torch
     encoder      PifPafEncoder; works without torch
 
@@ -47,7 +48,7 @@ _HOME = {
 
 
 def __getattr__(name: str) -> Any:
-    if name not in __all__:
+    if name not in __all__ and name != "onnx":  # not in __all__, as `import *` has to work without onnxscript
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     if name == "__version__":
         value: Any = import_module("importlib.metadata").version("dgcn")

@@ -9,6 +9,7 @@ import ctypes
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
@@ -63,8 +64,8 @@ def _check_names_are_free(path: str) -> None:
         taken = ", ".join(f"dgcn::{name}" for name in OPERATORS if hasattr(torch.ops.dgcn, name))
     if taken:
         raise ImportError(
-            f"{path} cannot register its operators as torch.ops.dgcn: another library, or another copy of this one, has "
-            f"registered {taken}. Load only one of them in a process"
+            f"{path} cannot register its operators as torch.ops.dgcn: another library, or another copy of this one, "
+            f"has registered {taken}. Load only one of them in a process"
         )
 
 
@@ -77,19 +78,15 @@ def register_with_torch() -> None:
 
 
 def _register() -> None:
-    try:
-        # Not import_module(): where two threads import torch and dgcn_ext, only the statement never raises a deadlock.
+    with suppress(ImportError):  # whoever calls an operator imports dgcn_ext.ops again, and gets the error
+        # Not import_module(): it raises where this thread and another wait for each other's imports.
         import dgcn_ext.ops  # noqa: F401
-    except ImportError:
-        pass  # whoever calls an operator imports dgcn_ext.ops, and gets the error
 
 
 class _TorchFinder(MetaPathFinder):
     """Has the import of torch end with the registration of the operators."""
 
-    def find_spec(
-        self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
-    ) -> ModuleSpec | None:
+    def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
         if name != "torch":
             return None
         for finder in sys.meta_path[sys.meta_path.index(self) + 1 :]:
