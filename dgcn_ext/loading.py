@@ -1,72 +1,16 @@
-"""Registers the compiled operators with torch: once in a process, and only where torch is imported.
+"""Registers the compiled operators with torch where torch is imported, and only there.
 
 A saved program (``torch.export.load``, ``torch._inductor.aoti_load_package``) names its operators, and torch looks them
 up without importing anything. So ``import dgcn_ext`` registers them as soon as torch is there: at once where torch is
 imported already, else at the end of ``import torch``. Who never imports torch never loads them.
 """
 
-import ctypes
-import os
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
-from importlib.util import find_spec
 from types import ModuleType
-
-OPERATORS = (
-    "graph_conv_forward",
-    "graph_conv_backward",
-    "sample_adjacency",
-    "relu_affinity_forward",
-    "relu_affinity_backward",
-)
-
-
-def load_operators() -> None:
-    """Loads ``dgcn_ext._C``, which registers ``torch.ops.dgcn``.
-
-    Raises:
-        ImportError: the library is missing, was built for another torch, or torch has other operators of these names.
-    """
-    spec = find_spec("dgcn_ext._C")
-    if spec is not None and spec.origin is not None and not _is_loaded(spec.origin):
-        _check_names_are_free(spec.origin)
-    try:
-        import dgcn_ext._C  # noqa: F401
-    except ImportError as error:
-        raise ImportError(
-            f"the compiled operators of dgcn_ext do not load ({error}). Build them with `pip install .`, or in place "
-            "with `pip install --no-build-isolation -e .`, from the root of the dgcn repository"
-        ) from error
-
-
-def _is_loaded(path: str) -> bool:
-    """Whether the process has this very library already. Loading it again then registers nothing."""
-    try:
-        ctypes.CDLL(path, mode=os.RTLD_NOLOAD | os.RTLD_LAZY)
-    except OSError:
-        return False
-    return True
-
-
-def _check_names_are_free(path: str) -> None:
-    """Registers the namespace as the library will: what raises an exception here would end the process there."""
-    import torch
-
-    try:
-        torch.library.Library("dgcn", "DEF")  # given up again at once
-    except RuntimeError as error:
-        origin = str(error).partition("Previous registration of TORCH_LIBRARY was ")[2].partition(";")[0]
-        taken = f"the namespace ({origin})" if origin else "the namespace"
-    else:
-        taken = ", ".join(f"dgcn::{name}" for name in OPERATORS if hasattr(torch.ops.dgcn, name))
-    if taken:
-        raise ImportError(
-            f"{path} cannot register its operators as torch.ops.dgcn: another library, or another copy of this one, "
-            f"has registered {taken}. Load only one of them in a process"
-        )
 
 
 def register_with_torch() -> None:

@@ -12,9 +12,15 @@ from torch.autograd import forward_ad
 from torch.autograd.function import once_differentiable
 
 from dgcn_ext.checks import check_graph_conv, has_cuda_kernels
-from dgcn_ext.loading import load_operators
 
-load_operators()
+try:
+    import dgcn_ext._C  # noqa: F401  (registers torch.ops.dgcn)
+except ImportError as error:
+    raise ImportError(
+        f"the compiled operators of dgcn_ext do not load ({error}). Where they are missing, or were built for another "
+        "torch, build them from the root of the dgcn repository: `pip install .`, or in place `pip install "
+        "--no-build-isolation -e .`"
+    ) from error
 
 graph_conv_forward = torch.ops.dgcn.graph_conv_forward.default
 graph_conv_backward = torch.ops.dgcn.graph_conv_backward.default
