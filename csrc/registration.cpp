@@ -1,26 +1,57 @@
 // Every operator schema of dgcn_ext, and the module that carries them. Each implementation is registered at the foot of
 // its kernel's file; fake functions and gradients are in dgcn_ext/ops.py, argument legends in the kernels' headers.
+#include "registration.h"
+
 #include <Python.h>
 #include <torch/csrc/stable/library.h>
 
-STABLE_TORCH_LIBRARY(dgcn, m) {
-  m.def(
-      "graph_conv_forward(Tensor x, Tensor edge_weight, Tensor adjacency, Tensor? weight, Tensor? bias, Tensor? "
-      "residual, "
-      "Tensor? seed, bool per_sample, bool mask, bool target, bool relu) -> Tensor");
-  m.def(
-      "graph_conv_backward(Tensor grad_y, Tensor x, Tensor? y, Tensor edge_weight, Tensor adjacency, Tensor? weight, "
-      "Tensor? bias, Tensor? seed, bool per_sample, bool mask, bool target, bool relu, bool need_x, bool need_params) "
-      "-> (Tensor grad_x, Tensor grad_edge_weight, Tensor grad_weight, Tensor grad_bias)");
-  m.def("sample_adjacency(Tensor adjacency, Tensor seed, int? batch) -> Tensor");
-  m.def("relu_affinity_forward(Tensor a, Tensor b, Tensor g) -> Tensor");
-  m.def(
-      "relu_affinity_backward(Tensor grad_y, Tensor a, Tensor b, Tensor g, bool need_keys, bool need_g) "
-      "-> (Tensor grad_a, Tensor grad_b, Tensor grad_g)");
+// A variable, so that it would have to be there even in programs without Python, which only load the operators.
+#pragma weak PyExc_ImportError
+
+namespace dgcn {
+namespace {
+
+constexpr const char* SCHEMAS[] = {
+    "graph_conv_forward(Tensor x, Tensor edge_weight, Tensor adjacency, Tensor? weight, Tensor? bias, "
+    "Tensor? residual, Tensor? seed, bool per_sample, bool mask, bool target, bool relu) -> Tensor",
+    "graph_conv_backward(Tensor grad_y, Tensor x, Tensor? y, Tensor edge_weight, Tensor adjacency, Tensor? weight, "
+    "Tensor? bias, Tensor? seed, bool per_sample, bool mask, bool target, bool relu, bool need_x, bool need_params) "
+    "-> (Tensor grad_x, Tensor grad_edge_weight, Tensor grad_weight, Tensor grad_bias)",
+    "sample_adjacency(Tensor adjacency, Tensor seed, int? batch) -> Tensor",
+    "relu_affinity_forward(Tensor a, Tensor b, Tensor g) -> Tensor",
+    "relu_affinity_backward(Tensor grad_y, Tensor a, Tensor b, Tensor g, bool need_keys, bool need_g) "
+    "-> (Tensor grad_a, Tensor grad_b, Tensor grad_g)",
+};
+
+// What STABLE_TORCH_LIBRARY does, with its failures looked at: where the names are taken, the macro ends the process.
+bool define_operators() {
+  TorchLibraryHandle library = nullptr;
+  if (aoti_torch_library_init_def("dgcn", __FILE__, __LINE__, &library) != AOTI_TORCH_SUCCESS) return false;
+  for (const char* schema : SCHEMAS) {
+    if (aoti_torch_library_def(library, schema) == AOTI_TORCH_SUCCESS) continue;
+    aoti_torch_delete_library_object(library);  // takes back those that it has defined
+    return false;
+  }
+  return true;  // the operators stay for as long as the process
 }
+
+}  // namespace
+
+bool owns_operators() {
+  static const bool owns = define_operators();
+  return owns;
+}
+
+}  // namespace dgcn
 
 // The operators register themselves when the shared object is loaded; the Python module itself is empty.
 PyMODINIT_FUNC PyInit__C() {
   static PyModuleDef module = {PyModuleDef_HEAD_INIT, "_C", nullptr, -1, nullptr, nullptr, nullptr, nullptr, nullptr};
+  if (!dgcn::owns_operators()) {
+    PyErr_SetString(PyExc_ImportError,
+                    "torch.ops.dgcn is taken: this process has loaded another library of that name, or another copy of "
+                    "this one, and can have only one of them");
+    return nullptr;
+  }
   return PyModule_Create(&module);
 }

@@ -3,14 +3,18 @@
     functional   graph_conv, relu_affinity, sample_adjacency: the compiled operators
     modules      DGCM, and DGCMFused on the compiled operators
     reference    what they compute, written to be read: their specification
+    onnx         their translation for torch.onnx.export; needs onnx and onnxscript
     decoder      PifPafDecoder; works without torch
     encoder      PifPafEncoder; works without torch
 
-Submodules load on first use, so that ``dgcn_ext.decoder`` and ``dgcn_ext.encoder`` never import torch.
+Submodules load on first use, so that ``dgcn_ext.decoder`` and ``dgcn_ext.encoder`` never import torch. Where torch is
+imported, ``import dgcn_ext`` registers the compiled operators, so that saved programs find them.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+from dgcn_ext.loading import register_with_torch
 
 if TYPE_CHECKING:
     from dgcn_ext import decoder, encoder, functional, modules, reference
@@ -44,7 +48,7 @@ _HOME = {
 
 
 def __getattr__(name: str) -> Any:
-    if name not in __all__:
+    if name not in __all__ and name != "onnx":  # not in __all__, as `import *` has to work without onnxscript
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     if name == "__version__":
         value: Any = import_module("importlib.metadata").version("dgcn")
@@ -58,3 +62,6 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
+
+
+register_with_torch()

@@ -17,8 +17,9 @@ try:
     import dgcn_ext._C  # noqa: F401  (registers torch.ops.dgcn)
 except ImportError as error:
     raise ImportError(
-        f"the compiled operators of dgcn_ext do not load ({error}). Build them with `pip install .`, or in place with "
-        "`pip install --no-build-isolation -e .`, from the root of the dgcn repository"
+        f"the compiled operators of dgcn_ext do not load ({error}). Where they are missing, or were built for another "
+        "torch, build them from the root of the dgcn repository: `pip install .`, or in place `pip install "
+        "--no-build-isolation -e .`"
     ) from error
 
 graph_conv_forward = torch.ops.dgcn.graph_conv_forward.default

@@ -8,6 +8,7 @@
 #include <memory>
 
 #include "../cpu_kernels.h"
+#include "../registration.h"
 #include "graph_conv_op.h"
 
 namespace dgcn {
@@ -177,6 +178,7 @@ Tensor sample_adjacency(const Tensor& adjacency, const Tensor& seed, std::option
 }
 
 STABLE_TORCH_LIBRARY_IMPL(dgcn, CPU, m) {
+  if (!owns_operators()) return;
   m.impl("graph_conv_forward", TORCH_BOX(&graph_conv_forward));
   m.impl("graph_conv_backward", TORCH_BOX(&graph_conv_backward));
   m.impl("sample_adjacency", TORCH_BOX(&sample_adjacency));

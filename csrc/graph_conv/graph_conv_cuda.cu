@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "../cuda_utils.h"
+#include "../registration.h"
 #include "graph_conv_cuda.cuh"
 #include "graph_conv_cuda_plan.h"
 #include "graph_conv_op.h"
@@ -214,6 +215,7 @@ Tensor sample_adjacency(const Tensor& adjacency, const Tensor& seed, std::option
 }
 
 STABLE_TORCH_LIBRARY_IMPL(dgcn, CUDA, m) {
+  if (!owns_operators()) return;
   m.impl("graph_conv_forward", TORCH_BOX(&graph_conv_forward));
   m.impl("graph_conv_backward", TORCH_BOX(&graph_conv_backward));
   m.impl("sample_adjacency", TORCH_BOX(&sample_adjacency));

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "../cpu_kernels.h"
+#include "../registration.h"
 #include "nonlocal_op.h"
 
 namespace dgcn::nonlocal {
@@ -137,6 +138,7 @@ std::tuple<Tensor, Tensor, Tensor> relu_affinity_backward(const Tensor& grad_y, 
 }
 
 STABLE_TORCH_LIBRARY_IMPL(dgcn, CPU, m) {
+  if (!owns_operators()) return;
   m.impl("relu_affinity_forward", TORCH_BOX(&relu_affinity_forward));
   m.impl("relu_affinity_backward", TORCH_BOX(&relu_affinity_backward));
 }

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "../cuda_utils.h"
+#include "../registration.h"
 #include "nonlocal_cuda.cuh"
 #include "nonlocal_cuda_rows.cuh"
 #include "nonlocal_op.h"
@@ -201,6 +202,7 @@ std::tuple<Tensor, Tensor, Tensor> relu_affinity_backward(const Tensor& grad_y, 
 }
 
 STABLE_TORCH_LIBRARY_IMPL(dgcn, CUDA, m) {
+  if (!owns_operators()) return;
   m.impl("relu_affinity_forward", TORCH_BOX(&relu_affinity_forward));
   m.impl("relu_affinity_backward", TORCH_BOX(&relu_affinity_backward));
 }
