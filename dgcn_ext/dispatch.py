@@ -23,16 +23,11 @@ from torch.autograd.function import _SingleLevelFunction
 _library = torch.library.Library("dgcn", "FRAGMENT")
 
 
-class Function(_SingleLevelFunction):
+class Function(torch.autograd.Function):
     """The gradient of an operator.
-
-    ``torch.autograd.Function`` itself would hand the call to torch.func's transforms. The dispatcher has done so before
-    it calls a kernel, once for each transform, and the kernel serves that one.
 
     Subclasses have ``forward(ctx, ...)`` rather than ``setup_context``, which costs 16 µs more a call.
     """
-
-    apply: Any  # of a base class without annotations
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> Any:
@@ -44,6 +39,10 @@ class Function(_SingleLevelFunction):
 
 def register_gradient(op: OpOverload, function: type[Function]) -> None:
     """Has autograd record ``function`` wherever ``op`` is called with something that requires a gradient."""
+    # torch.autograd.Function hands a call to the transforms of torch.func. Here the dispatcher has done so already: it
+    # calls the kernel once for each transform, and the kernel serves that one only.
+    methods = {name: staticmethod(getattr(function, name)) for name in ("forward", "backward", "jvp")}
+    single_level: Any = type(function.__name__, (_SingleLevelFunction,), methods)
 
     def kernel(*args: Any) -> Any:
         if not needs_gradient(*args):
@@ -51,7 +50,7 @@ def register_gradient(op: OpOverload, function: type[Function]) -> None:
         if not torch._C._are_functorch_transforms_active():
             return function.apply(*args)
         with enable_single_level_autograd_function():
-            return function.apply(*args)
+            return single_level.apply(*args)
 
     _library.impl(op.name(), kernel, "Autograd")
 
@@ -99,7 +98,7 @@ def call_in_forward(op: OpOverload, *args: Any) -> Any:
 
 def call_in_backward(op: OpOverload, *args: Any) -> Any:
     """Calls ``op`` in ``Function.backward``, where gradients are enabled only if they will be differentiated again."""
-    return op(*args) if torch.is_grad_enabled() else below_autograd(op, *args)
+    return op(*args) if torch.is_grad_enabled() or is_transformed() else below_autograd(op, *args)
 
 
 # ---- vmap rules: `dims` has a dimension for each argument that is mapped over, and None for the others --------------
@@ -119,6 +118,7 @@ def map_as_one_batch(
     def unfold(value: Tensor) -> Tensor:
         return value.unflatten(0, (size, value.shape[0] // size))
 
+    _check_size(op, size)
     folded = list(args)
     for index in images:
         if args[index] is not None:
@@ -131,6 +131,7 @@ def map_as_one_batch(
 
 def map_one_by_one(op: OpOverload, size: int, dims: Sequence[int | None], args: Sequence[Any]) -> Any:
     """Calls ``op`` for each of the ``size`` elements and stacks the results."""
+    _check_size(op, size)
     elements = [
         [arg] * size if dim is None else arg.movedim(dim, 0).contiguous().unbind()
         for arg, dim in zip(args, dims, strict=True)
@@ -139,3 +140,8 @@ def map_one_by_one(op: OpOverload, size: int, dims: Sequence[int | None], args: 
     if isinstance(results[0], Tensor):
         return torch.stack(results), 0
     return tuple(map(torch.stack, zip(*results, strict=True))), (0,) * len(results[0])
+
+
+def _check_size(op: OpOverload, size: int) -> None:
+    if size == 0:
+        raise ValueError(f"vmap over {op.name()} needs a dimension of at least one element, got 0")
