@@ -52,7 +52,7 @@ def register_gradient(op: OpOverload, function: type[Function]) -> None:
         with enable_single_level_autograd_function():
             return single_level.apply(*args)
 
-    _library.impl(op.name(), kernel, "Autograd")
+    _library.impl(op, kernel, "Autograd")
 
 
 def refuse_gradient(op: OpOverload, message: str) -> None:
