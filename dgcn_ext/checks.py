@@ -5,6 +5,7 @@ Legend: functional.py.
 
 from collections.abc import Iterable, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -51,13 +52,32 @@ def check_adjacency(adjacency: Tensor) -> None:
 
 
 def check_option(name: str, value: str, allowed: Iterable[str]) -> None:
-    if value not in allowed:
+    if not isinstance(value, str) or value not in allowed:
         raise ValueError(f"{name} must be {' or '.join(map(repr, allowed))}, got {value!r}")
+
+
+def check_flag(name: str, value: bool) -> None:
+    if value is not True and value is not False:
+        raise TypeError(f"{name} must be True or False, got {_describe(value)}")
+
+
+def check_batch(batch: int) -> None:
+    """A whole number of images; NumPy's integers are as good as Python's."""
+    if isinstance(batch, bool) or not isinstance(batch, (int, torch.SymInt, np.integer)):
+        raise TypeError(f"batch must be an integer or None, got {_describe(batch)}")
+    if not 0 <= batch < 2**32:  # images are numbered with a 32-bit word of the counter
+        raise ValueError(f"batch must be None or in [0, 2**32), got {batch}")
+
+
+def _describe(value: object) -> str:
+    return repr(value) if isinstance(value, (str, int, float, np.generic)) else type(value).__name__
 
 
 def check_is_tensor(name: str, value: object) -> None:
     if not isinstance(value, Tensor):
         raise TypeError(f"{name} must be a tensor, got {type(value).__name__}")
+    if value.layout is not torch.strided:
+        raise TypeError(f"{name} must be a dense tensor, got one with the layout {value.layout}")
 
 
 def check_is_floating(name: str, value: Tensor) -> None:

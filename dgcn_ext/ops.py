@@ -1,4 +1,4 @@
-"""Loads the compiled operators and puts each one's fake (shape) function beside its gradient.
+"""Loads the compiled operators and puts each one's fake (shape) function, gradient and vmap rule side by side.
 
 The schemas are in ``csrc/registration.cpp``. The compiled operators check their arguments, graph_conv_forward's fake
 function too; the others rely on :mod:`dgcn_ext.functional`.
@@ -8,10 +8,22 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._ops import OpOverload
 from torch.autograd import forward_ad
-from torch.autograd.function import once_differentiable
 
-from dgcn_ext.checks import check_graph_conv, has_cuda_kernels
+from dgcn_ext.checks import check_graph_conv, check_has_no_gradient, has_cuda_kernels
+from dgcn_ext.dispatch import (
+    Function,
+    below_autograd,
+    call_in_backward,
+    call_in_forward,
+    is_transformed,
+    map_as_one_batch,
+    map_one_by_one,
+    needs_gradient,
+    refuse_gradient,
+    register_gradient,
+)
 
 try:
     import dgcn_ext._C  # noqa: F401  (registers torch.ops.dgcn)
@@ -34,6 +46,21 @@ HAS_CUDA: bool = has_cuda_kernels()
 @torch.library.register_fake("dgcn::sample_adjacency")
 def _(adjacency: Tensor, seed: Tensor, batch: int | None = None) -> Tensor:
     return adjacency.new_empty(adjacency.shape if batch is None else (batch, *adjacency.shape))
+
+
+class _SampleAdjacency(Function):
+    @staticmethod
+    def forward(ctx: Any, adjacency: Tensor, *rest: Any) -> Tensor:
+        check_has_no_gradient("adjacency", adjacency)
+        return call_in_forward(sample_adjacency, adjacency, *rest)
+
+
+register_gradient(sample_adjacency, _SampleAdjacency)
+
+
+@torch.library.register_vmap("dgcn::sample_adjacency")
+def _(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> Any:
+    return map_one_by_one(sample_adjacency, info.batch_size, in_dims, args)
 
 
 @torch.library.register_fake("dgcn::graph_conv_forward")
@@ -75,8 +102,7 @@ def _(
     return grad_x, gradient(edge_weight), gradient(weight), gradient(bias)
 
 
-class _GraphConv(torch.autograd.Function):
-    # forward(ctx, ...) rather than setup_context, which costs 16 µs more a call.
+class _GraphConv(Function):
     @staticmethod
     def forward(
         ctx: Any,
@@ -89,25 +115,33 @@ class _GraphConv(torch.autograd.Function):
         seed: Tensor | None,
         *options: bool,
     ) -> Tensor:
-        y = graph_conv_forward(x, edge_weight, adjacency, weight, bias, residual, seed, *options)
+        check_has_no_gradient("adjacency", adjacency)
+        y = call_in_forward(graph_conv_forward, x, edge_weight, adjacency, weight, bias, residual, seed, *options)
         # y > 0 tells where ReLU let through, unless a residual was added: then backward computes X·W'·S again.
-        ctx.save_for_backward(x, y if residual is None else None, edge_weight, adjacency, weight, bias, seed)
+        *_, relu = options
+        gate = y if relu and residual is None else None
+        ctx.save_for_backward(x, gate, edge_weight, adjacency, weight, bias, seed)
         ctx.options = options
         return y
 
     @staticmethod
     def backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
-        # once_differentiable costs 6 µs, and has nothing to do unless the gradients are to be differentiated in turn.
-        differentiate = _GraphConv._differentiate_once if torch.is_grad_enabled() else _GraphConv._differentiate
-        return differentiate(ctx, grad_y)
-
-    @staticmethod
-    def _differentiate(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
         x, y, edge_weight, adjacency, weight, bias, seed = ctx.saved_tensors
         need_x, need_edge_weight, _, need_weight, need_bias, need_residual, *_ = ctx.needs_input_grad
         need_params = need_edge_weight or need_weight or need_bias
-        grad_x, grad_edge_weight, grad_weight, grad_bias = graph_conv_backward(
-            grad_y, x, y, edge_weight, adjacency, weight, bias, seed, *ctx.options, need_x, need_params
+        grad_x, grad_edge_weight, grad_weight, grad_bias = call_in_backward(
+            graph_conv_backward,
+            grad_y,
+            x,
+            y,
+            edge_weight,
+            adjacency,
+            weight,
+            bias,
+            seed,
+            *ctx.options,
+            need_x,
+            need_params,
         )
         return (
             grad_x if need_x else None,
@@ -119,15 +153,51 @@ class _GraphConv(torch.autograd.Function):
             *(None,) * (1 + len(ctx.options)),
         )
 
-    _differentiate_once = staticmethod(once_differentiable(_differentiate))
+
+register_gradient(graph_conv_forward, _GraphConv)
+refuse_gradient(
+    graph_conv_backward,
+    "cannot differentiate twice through graph_conv: its gradient has no derivative (that of "
+    "dgcn_ext.reference.graph_conv has)",
+)
+
+
+@torch.library.register_vmap("dgcn::graph_conv_forward")
+def _(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> Any:
+    images = (0, 5)  # x and residual
+    *_, seed, per_sample, _, _, _ = args
+    return _map_graph_conv(graph_conv_forward, images, seed is not None and per_sample, info, in_dims, args)
+
+
+@torch.library.register_vmap("dgcn::graph_conv_backward")
+def _(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> Any:
+    images = (0, 1, 2)  # grad_y, x and y
+    *_, seed, per_sample, _, _, _, _, need_params = args
+    one_by_one = need_params or (seed is not None and per_sample)  # gradients of parameters are sums over the images
+    return _map_graph_conv(graph_conv_backward, images, one_by_one, info, in_dims, args)
+
+
+def _map_graph_conv(
+    op: OpOverload,
+    images: tuple[int, ...],
+    one_by_one: bool,
+    info: Any,
+    in_dims: tuple[int | None, ...],
+    args: tuple[Any, ...],
+) -> Any:
+    if one_by_one or any(dim is not None for index, dim in enumerate(in_dims) if index not in images):
+        return map_one_by_one(op, info.batch_size, in_dims, args)
+    return map_as_one_batch(op, images, info.batch_size, in_dims, args)
 
 
 def graph_conv(x: Tensor, edge_weight: Tensor, adjacency: Tensor, *rest: Any) -> Tensor:
     """``graph_conv_forward``, recorded by autograd where something requires a gradient."""
+    if is_transformed():
+        return graph_conv_forward(x, edge_weight, adjacency, *rest)
     weight, bias, residual, *_ = rest
-    if forward_ad._current_level >= 0 or (  # forward mode must reach the Function too: it raises there
+    if forward_ad._current_level >= 0 or (  # as needs_gradient() has it, without any(...), which costs 1 µs
         torch.is_grad_enabled()
-        and (  # not any(...), which costs 1 µs
+        and (
             x.requires_grad
             or edge_weight.requires_grad
             or (weight is not None and weight.requires_grad)
@@ -136,7 +206,7 @@ def graph_conv(x: Tensor, edge_weight: Tensor, adjacency: Tensor, *rest: Any) ->
         )
     ):
         return _GraphConv.apply(x, edge_weight, adjacency, *rest)
-    return graph_conv_forward(x, edge_weight, adjacency, *rest)
+    return below_autograd(graph_conv_forward, x, edge_weight, adjacency, *rest)
 
 
 @torch.library.register_fake("dgcn::relu_affinity_forward")
@@ -152,24 +222,43 @@ def _(grad_y: Tensor, a: Tensor, b: Tensor, g: Tensor, need_keys: bool, need_g: 
     return gradient(a, need_keys), gradient(b, need_keys), gradient(g, need_g)
 
 
-class _ReluAffinity(torch.autograd.Function):
+class _ReluAffinity(Function):
     @staticmethod
     def forward(ctx: Any, a: Tensor, b: Tensor, g: Tensor) -> Tensor:
         ctx.save_for_backward(a, b, g)
-        return relu_affinity_forward(a, b, g)
+        return call_in_forward(relu_affinity_forward, a, b, g)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
         need_a, need_b, need_g = ctx.needs_input_grad
-        grad_a, grad_b, grad_g = relu_affinity_backward(grad_y, *ctx.saved_tensors, need_a or need_b, need_g)
+        grad_a, grad_b, grad_g = call_in_backward(
+            relu_affinity_backward, grad_y, *ctx.saved_tensors, need_a or need_b, need_g
+        )
         return grad_a if need_a else None, grad_b if need_b else None, grad_g if need_g else None
+
+
+register_gradient(relu_affinity_forward, _ReluAffinity)
+refuse_gradient(
+    relu_affinity_backward,
+    "cannot differentiate twice through relu_affinity: its gradient has no derivative (that of "
+    "dgcn_ext.reference.relu_affinity has)",
+)
+
+
+@torch.library.register_vmap("dgcn::relu_affinity_forward")
+def _(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> Any:
+    return map_as_one_batch(relu_affinity_forward, (0, 1, 2), info.batch_size, in_dims, args)
+
+
+@torch.library.register_vmap("dgcn::relu_affinity_backward")
+def _(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> Any:
+    return map_as_one_batch(relu_affinity_backward, (0, 1, 2, 3), info.batch_size, in_dims, args)
 
 
 def relu_affinity(a: Tensor, b: Tensor, g: Tensor) -> Tensor:
     """``relu_affinity_forward``, recorded by autograd where something requires a gradient."""
-    if forward_ad._current_level >= 0 or (
-        torch.is_grad_enabled() and (a.requires_grad or b.requires_grad or g.requires_grad)
-    ):
+    if is_transformed():
+        return relu_affinity_forward(a, b, g)
+    if needs_gradient(a, b, g):
         return _ReluAffinity.apply(a, b, g)
-    return relu_affinity_forward(a, b, g)
+    return below_autograd(relu_affinity_forward, a, b, g)

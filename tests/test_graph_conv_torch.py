@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+import torch._dynamo
 from graph_conv_cases import (
     DRAWS,
     FORMATS,
@@ -66,6 +69,31 @@ def test_no_graph_is_recorded_without_need(device: torch.device) -> None:
         assert functional.graph_conv(**inputs).grad_fn is None
 
 
+@pytest.mark.parametrize(
+    ("options", "optional", "kept"),
+    [
+        ({}, (), True),
+        ({"activation": "none"}, (), False),
+        ({}, ("residual",), False),  # backward computes it again
+    ],
+)
+def test_y_is_kept_only_where_it_tells_what_relu_let_through(
+    options: dict[str, str], optional: tuple[str, ...], kept: bool
+) -> None:
+    inputs = make_inputs((2, 17, 5, 7), optional=optional)
+    inputs["x"].requires_grad_()
+    packed = []
+
+    def pack(tensor: Tensor) -> Tensor:
+        packed.append(tensor.data_ptr())
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        y = functional.graph_conv(**inputs, **options)
+    assert inputs["x"].data_ptr() in packed
+    assert (y.data_ptr() in packed) == kept
+
+
 @pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:FutureWarning")  # raised inside forward_ad
 def test_unsupported_derivatives_raise(device: torch.device) -> None:
     inputs = make_inputs((2, 3, 2, 2), torch.float64, device)
@@ -76,10 +104,9 @@ def test_unsupported_derivatives_raise(device: torch.device) -> None:
         gradient.sum().backward()
     with forward_ad.dual_level(), pytest.raises(NotImplementedError, match="forward mode AD"):
         functional.graph_conv(forward_ad.make_dual(x, x), **inputs)
-    with pytest.raises(RuntimeError, match="functorch"):
-        torch.func.grad(lambda x: functional.graph_conv(x, **inputs).sum())(x)
 
 
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")  # raised inside opcheck
 @pytest.mark.parametrize("memory_format", FORMATS)
 @pytest.mark.parametrize("optional", [(), OPTIONAL], ids=["bare", "full"])
 def test_opcheck(device: torch.device, optional: tuple[str, ...], memory_format: torch.memory_format) -> None:
@@ -93,8 +120,11 @@ def test_opcheck(device: torch.device, optional: tuple[str, ...], memory_format:
     y = None if residual is not None else ops.graph_conv_forward(*arguments)
     for need_x, need_parameters in [(True, True), (False, True), (True, False)]:
         needs = (need_x, need_parameters)
-        arguments = (x, x, y, edge_weight, adjacency, weight, bias, seed, *flags, *needs)
-        torch.library.opcheck(ops.graph_conv_backward, arguments)
+        of_backward = (x, x, y, edge_weight, adjacency, weight, bias, seed, *flags, *needs)
+        torch.library.opcheck(ops.graph_conv_backward, of_backward)
+    for name in inputs.keys() - {"adjacency"}:
+        inputs[name].requires_grad_()
+    torch.library.opcheck(ops.graph_conv_forward, arguments)
 
 
 @pytest.mark.parametrize("batch", [None, 3])
@@ -209,6 +239,17 @@ def test_parameters_of_another_dtype(device: torch.device, parameter_dtype: torc
         ({"seed": torch.tensor(3, dtype=torch.int32)}, TypeError, "seed must be int64, got torch.int32"),
         ({"seed": torch.tensor([3])}, ValueError, r"seed must be 0-dim, got shape \[1\]"),
         ({"seed": torch.tensor(3, device="meta")}, ValueError, "seed must be on cpu"),
+        ({"seed": True}, TypeError, "seed must be a 0-dim int64 tensor.*got bool"),
+        ({"seed": torch.tensor(3.0)}, TypeError, "seed must be int64, got torch.float32"),
+        ({"per_sample": "no"}, TypeError, "per_sample must be True or False, got 'no'"),
+        ({"per_sample": 1}, TypeError, "per_sample must be True or False, got 1"),
+        ({"per_sample": None}, TypeError, "per_sample must be True or False, got NoneType"),
+        ({"semantics": ["literal"]}, ValueError, r"semantics must be 'literal' or 'mask', got \['literal'\]"),
+        ({"activation": None}, ValueError, "activation must be 'relu' or 'none', got None"),
+        ({"x": np.ones((2, 17, 5, 7))}, TypeError, "x must be a tensor, got ndarray"),
+        ({"adjacency": [[1.0]]}, TypeError, "adjacency must be a tensor, got list"),
+        ({"x": torch.ones(2, 17, 5, 7).to_sparse()}, TypeError, "x must be a dense tensor, got .* torch.sparse_coo"),
+        ({"bias": torch.ones(17).to_sparse()}, TypeError, "bias must be a dense tensor, got .* torch.sparse_coo"),
         ({"semantics": "soft"}, ValueError, "semantics must be 'literal' or 'mask', got 'soft'"),
         ({"aggregate": "sum"}, ValueError, "aggregate must be 'source' or 'target', got 'sum'"),
         ({"activation": "gelu"}, ValueError, "activation must be 'relu' or 'none', got 'gelu'"),
@@ -216,8 +257,28 @@ def test_parameters_of_another_dtype(device: torch.device, parameter_dtype: torc
 )
 def test_bad_input(change: dict[str, Any], error: type[Exception], message: str) -> None:
     for autocast in (False, True):
-        with torch.autocast("cpu", enabled=autocast), pytest.raises(error, match=message):
+        with torch.autocast("cpu", enabled=autocast), pytest.raises(error, match=message) as caught:
             functional.graph_conv(**(make_inputs((2, 17, 5, 7)) | change))
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"x": np.ones((2, 17, 5, 7))}, "x must be a tensor, got ndarray"),
+        ({"adjacency": [[1.0]]}, "adjacency must be a tensor, got list"),
+        ({"bias": 0.0}, "bias must be a tensor, got float"),
+        ({"seed": 3.0}, "seed must be a 0-dim int64 tensor, as torch.tensor(0) is, got float"),
+        ({"weight": torch.ones(17, 16)}, "weight must have shape [17, 17], got [17, 16]"),
+        ({"per_sample": "no"}, "per_sample must be True or False, got 'no'"),
+        ({"semantics": ["literal"]}, "semantics must be 'literal' or 'mask', got ['literal']"),
+    ],
+)
+def test_bad_input_under_compile(change: dict[str, Any], message: str) -> None:
+    torch.compiler.reset()
+    compiled = torch.compile(functional.graph_conv, fullgraph=True, backend="eager")
+    with pytest.raises(torch._dynamo.exc.Unsupported, match=re.escape(message)):
+        compiled(**(make_inputs((2, 17, 5, 7)) | change))
 
 
 @pytest.mark.skipif(ops.HAS_CUDA, reason="built with CUDA kernels")

@@ -1,7 +1,9 @@
 """The random numbers: the reference against Random123's vectors, the compiled operator against the reference."""
 
+import numpy as np
 import pytest
 import torch
+import torch._dynamo
 
 from dgcn_ext import functional, reference
 
@@ -116,11 +118,30 @@ def test_strided_adjacency_and_empty_batch(device: torch.device) -> None:
         (torch.ones(3, 3), torch.tensor(0.0), None, TypeError, "seed must be int64, got torch.float32"),
         (torch.ones(3, 3), torch.tensor([0]), None, ValueError, r"seed must be 0-dim, got shape \[1\]"),
         (torch.ones(3, 3), torch.tensor(0, device="meta"), None, ValueError, "seed must be on cpu.*meta"),
-        (torch.ones(3, 3), torch.tensor(0), -1, ValueError, "batch must be None or at least 0, got -1"),
+        (torch.ones(3, 3), torch.tensor(0), -1, ValueError, r"batch must be None or in \[0, 2\*\*32\), got -1"),
+        (torch.ones(3, 3), torch.tensor(0), 2**70, ValueError, r"batch must be None or in \[0, 2\*\*32\), got 1180"),
+        (torch.ones(3, 3), torch.tensor(0), 2.0, TypeError, "batch must be an integer or None, got 2.0"),
+        (torch.ones(3, 3), torch.tensor(0), True, TypeError, "batch must be an integer or None, got True"),
+        (torch.ones(3, 3), torch.tensor(0), "2", TypeError, "batch must be an integer or None, got '2'"),
+        (torch.ones(3, 3), True, None, TypeError, "seed must be a 0-dim int64 tensor.*got bool"),
+        (torch.ones(3, 3).to_sparse(), torch.tensor(0), None, TypeError, "adjacency must be a dense tensor"),
         (torch.full((3, 3), 1.5), torch.tensor(0), None, RuntimeError, "adjacency"),
         (torch.full((3, 3), torch.nan), torch.tensor(0), None, RuntimeError, "adjacency"),
     ],
 )
 def test_bad_input(adjacency: object, seed: object, batch: object, error: type[Exception], message: str) -> None:
-    with pytest.raises(error, match=message):
+    with pytest.raises(error, match=message) as caught:
         functional.sample_adjacency(adjacency, seed, batch)  # type: ignore[arg-type]
+    assert "\n" not in str(caught.value)
+
+
+def test_bad_batch_under_compile() -> None:
+    torch.compiler.reset()
+    compiled = torch.compile(functional.sample_adjacency, fullgraph=True, backend="eager")
+    with pytest.raises(torch._dynamo.exc.Unsupported, match=r"batch must be an integer or None, got 2\.0"):
+        compiled(torch.ones(3, 3), torch.tensor(0), 2.0)
+
+
+def test_batch_may_be_an_integer_of_numpy() -> None:
+    drawn = functional.sample_adjacency(torch.full((3, 3), 0.5), torch.tensor(0), np.int64(2))
+    assert torch.equal(drawn, functional.sample_adjacency(torch.full((3, 3), 0.5), torch.tensor(0), 2))

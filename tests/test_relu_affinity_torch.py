@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+import torch._dynamo
 from relu_affinity_cases import LAYOUTS, Inputs, differentiate, make_inputs
 from torch import Tensor
 from torch.autograd import forward_ad
@@ -76,15 +78,15 @@ def test_unsupported_derivatives_raise(device: torch.device) -> None:
         gradient.sum().backward()
     with forward_ad.dual_level(), pytest.raises(NotImplementedError, match="forward mode AD"):
         functional.relu_affinity(a, b, forward_ad.make_dual(g, g))
-    with pytest.raises(RuntimeError, match="functorch"):
-        torch.func.grad(lambda g: functional.relu_affinity(a, b, g).sum())(g)
 
 
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")  # raised inside opcheck
 @pytest.mark.parametrize("layout", ["unaligned", "neighbouring channels", "sliced"])
 def test_opcheck(device: torch.device, layout: str) -> None:
     a, b, g, grad_y = make_inputs((2, 5, 12), device=device)
     g = LAYOUTS[layout](g)
     torch.library.opcheck(ops.relu_affinity_forward, (a, b, g))
+    torch.library.opcheck(ops.relu_affinity_forward, [value.clone().requires_grad_() for value in (a, b, g)])
     for need_keys, need_g in [(True, True), (False, True), (True, False)]:
         torch.library.opcheck(ops.relu_affinity_backward, (grad_y, a, b, g, need_keys, need_g))
 
@@ -147,6 +149,9 @@ def test_keys_of_another_dtype(device: torch.device, key_dtype: torch.dtype, dty
         ({"g": torch.ones(2, 3, 4, 5)}, ValueError, r"g must have shape \[B, C, N\], got \[2, 3, 4, 5\]"),
         ({"g": torch.ones(2, 3, 4).int()}, TypeError, "g must be float64, float32, bfloat16 or float16.*int32"),
         ({"g": torch.ones(2, 3, 4, dtype=torch.complex64)}, TypeError, "g must be float64.*complex64"),
+        ({"g": torch.ones(2, 3, 4).to_sparse()}, TypeError, "g must be a dense tensor, got .* torch.sparse_coo"),
+        ({"a": torch.ones(2, 4).to_sparse()}, TypeError, "a must be a dense tensor, got .* torch.sparse_coo"),
+        ({"a": np.ones((2, 4))}, TypeError, "a must be a tensor, got ndarray"),
         ({"a": None}, TypeError, "a must be a tensor, got NoneType"),
         ({"a": torch.ones(2, 4).long()}, TypeError, "a must have a floating dtype.*int64"),
         ({"a": torch.ones(2, 3)}, ValueError, r"a must have shape \[2, 4\], got \[2, 3\]"),
@@ -159,8 +164,16 @@ def test_keys_of_another_dtype(device: torch.device, key_dtype: torch.dtype, dty
 def test_bad_input(change: dict[str, Any], error: type[Exception], message: str) -> None:
     arguments = {"a": torch.ones(2, 4), "b": torch.ones(2, 4), "g": torch.ones(2, 3, 4)}
     for autocast in (False, True):
-        with torch.autocast("cpu", enabled=autocast), pytest.raises(error, match=message):
+        with torch.autocast("cpu", enabled=autocast), pytest.raises(error, match=message) as caught:
             functional.relu_affinity(**(arguments | change))
+        assert "\n" not in str(caught.value)
+
+
+def test_bad_input_under_compile() -> None:
+    torch.compiler.reset()
+    compiled = torch.compile(functional.relu_affinity, fullgraph=True, backend="eager")
+    with pytest.raises(torch._dynamo.exc.Unsupported, match="a must be a tensor, got ndarray"):
+        compiled(np.ones((2, 4)), torch.ones(2, 4), torch.ones(2, 3, 4))
 
 
 @pytest.mark.parametrize(

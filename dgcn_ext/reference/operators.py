@@ -10,6 +10,8 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch import Tensor
 
+from dgcn_ext.overrides import overridable
+
 _WORD = 0xFFFFFFFF
 _PHILOX_MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 _PHILOX_KEY_INCREMENTS = (0x9E3779B9, 0xBB67AE85)  # the golden ratio and √3 − 1, as fractions of 2³²
@@ -64,6 +66,7 @@ def edge_bits(seed: Tensor, num_nodes: int, batch: int = 1) -> Tensor:
     return bits.flatten(1)[:, :num_edges].unflatten(1, (num_nodes, num_nodes))
 
 
+@overridable
 def sample_adjacency(adjacency: Tensor, seed: Tensor, batch: int | None = None) -> Tensor:
     """Draw A_d ~ Bernoulli(A) (Eq. 7); see :func:`dgcn_ext.functional.sample_adjacency`."""
     uniform = (edge_bits(seed, adjacency.shape[0], 1 if batch is None else batch) >> 8).double() * 2.0**-24
@@ -71,6 +74,7 @@ def sample_adjacency(adjacency: Tensor, seed: Tensor, batch: int | None = None) 
     return present[0] if batch is None else present
 
 
+@overridable
 def graph_conv(
     x: Tensor,
     edge_weight: Tensor,
@@ -128,6 +132,7 @@ def edge_softmax(edge_weight: Tensor, adjacency: Tensor, semantics: str = "liter
     return logits.masked_fill(~(present | isolated), -torch.inf).softmax(-1) * present
 
 
+@overridable
 def relu_affinity(a: Tensor, b: Tensor, g: Tensor) -> Tensor:
     """The non-local layer's aggregation y_i = Σ_j ReLU(a_i + b_j) g_j / N (Zhao et al. 2019), with its N×N matrix.
 
