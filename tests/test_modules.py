@@ -239,14 +239,15 @@ def test_compile(device: torch.device, training: bool, module_type: type[DGCM]) 
 
 @pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
 def test_autocast(device: torch.device, training: bool) -> None:
+    """Fused is as close to float64 as plain is, whatever the instruction set makes of bfloat16's rounding."""
     modules = [module.train(training) for module in make_pair(device)]
     x = features(device)
+    exact = forward_backward(copy.deepcopy(modules[0]).double(), x.double())
     with torch.autocast(device.type, torch.bfloat16):
         plain, fused = (forward_backward(module, x) for module in modules)
-    for ours, theirs in zip(fused, plain, strict=True):
+    for ours, theirs, true in zip(fused, plain, exact, strict=True):
         assert ours.dtype == theirs.dtype
-        scale = theirs.abs().max().item()
-        torch.testing.assert_close(ours, theirs, rtol=0.05, atol=0.02 * max(1.0, scale))
+        assert (ours - true).norm() <= 2 * (theirs - true).norm() + 1e-3 * true.norm() + 1e-4
     assert fused[1].dtype == torch.bfloat16
     assert all(gradient.dtype == torch.float32 for gradient in fused[2:])
 
