@@ -7,46 +7,80 @@ from them.
 Legend: B images, K nodes (keypoints), H×W positions in cells, N = H·W, C channels of the backbone feature F_s.
 """
 
-import copy
 import math
+import operator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import conv2d
-from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torch.nn.functional import conv2d, pad
+from torch.nn.utils import skip_init
 
 from dgcn_ext import functional, reference
-from dgcn_ext.checks import check_adjacency, check_option
+from dgcn_ext.arguments import check_integer
+from dgcn_ext.checks import check_adjacency, check_has_no_gradient, check_is_tensor, check_option, check_seed
+from dgcn_ext.folding import computes_the_same, inference_copy, merge_norms, read_convolution
+from dgcn_ext.overrides import overridable
 
 _LARGEST_SEED = 2**63 - 1
 
 
 class GraphConv(nn.Module):
-    """Graph convolution over keypoint channels, ReLU(X W' S + b), with its parameters and its graph (Eq. 7, 8)."""
+    """Graph convolution over keypoint channels, ReLU(X W' S + b), with its parameters and its graph (Eq. 7, 8).
 
-    graph_conv = staticmethod(reference.graph_conv)
+    Args:
+        adjacency: A [K, K] in [0, 1]; kept as a buffer, in the ``state_dict``.
+        dynamic: draw a new graph A_d ~ Bernoulli(A) in each training forward (Eq. 7); False uses A as it is, always.
+        semantics, aggregate: as in :func:`dgcn_ext.functional.graph_conv`.
+        eval_graph: what a dynamic graph is frozen to in ``eval()``: "ones" (the paper) or "soft", A itself.
+        per_sample: draw one graph per image rather than one for the batch.
+        device, dtype: of the parameters and the buffer, as in ``torch.nn``.
+
+    On the meta device the module keeps the values of ``adjacency`` for ``to_empty``. If ``adjacency`` is itself on the
+    meta device, they must come from a ``state_dict`` before the first forward.
+
+    Raises:
+        TypeError, ValueError: an argument out of the above.
+    """
+
+    graph_conv = staticmethod(overridable(reference.graph_conv))
 
     adjacency: Tensor
 
     def __init__(
-        self, adjacency: Tensor, *, dynamic: bool, semantics: str, aggregate: str, eval_graph: str, per_sample: bool
+        self,
+        adjacency: Tensor,
+        *,
+        dynamic: bool = True,
+        semantics: str = "literal",
+        aggregate: str = "source",
+        eval_graph: str = "ones",
+        per_sample: bool = False,
+        device: torch.device | str | int | None = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
         check_adjacency(adjacency)
+        check_has_no_gradient("adjacency", adjacency)
         _check_probabilities(adjacency)
+        _check_flag("dynamic", dynamic)
         check_option("semantics", semantics, ("literal", "mask"))
         check_option("aggregate", aggregate, ("source", "target"))
         check_option("eval_graph", eval_graph, ("ones", "soft"))
+        _check_flag("per_sample", per_sample)
         self.dynamic = dynamic
         self.semantics = semantics
         self.aggregate = aggregate
         self.eval_graph = eval_graph
         self.per_sample = per_sample
         num_nodes = len(adjacency)
-        self.weight = nn.Parameter(torch.empty(num_nodes, num_nodes))
-        self.bias = nn.Parameter(torch.empty(num_nodes))
-        self.edge_weight = nn.Parameter(torch.empty(num_nodes, num_nodes))
-        self.register_buffer("adjacency", adjacency.detach().to(self.edge_weight, copy=True))
+        self.weight = nn.Parameter(torch.empty(num_nodes, num_nodes, device=device, dtype=dtype))
+        self.bias = nn.Parameter(torch.empty(num_nodes, device=device, dtype=dtype))
+        self.edge_weight = nn.Parameter(torch.empty(num_nodes, num_nodes, device=device, dtype=dtype))
+        self.register_buffer("adjacency", adjacency.to(self.edge_weight, copy=True))
+        # For the meta device, on which the buffer has no values.
+        self._adjacency_values = None if adjacency.is_meta else adjacency.cpu().clone()
+        self._adjacency_is_missing = False
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -56,15 +90,25 @@ class GraphConv(nn.Module):
         drawn, so training starts without a gap to the all-ones graph of inference. A constant W_d would make all K
         outputs of inference the same.
         """
-        num_nodes = len(self.bias)
+        num_nodes = len(self.adjacency)
         bound = 1 / math.sqrt(num_nodes)
         nn.init.uniform_(self.weight, -bound, bound)
         nn.init.uniform_(self.bias, -bound, bound)
-        with torch.no_grad():
-            self.edge_weight.zero_().fill_diagonal_(math.log(num_nodes - 1) if num_nodes > 1 else 0.0)
+        with torch.no_grad():  # by functions that DTensor has
+            diagonal = torch.full_like(self.bias, math.log(num_nodes - 1) if num_nodes > 1 else 0.0)
+            self.edge_weight.copy_(torch.diag_embed(diagonal))
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Features of the nodes [B, K, H, W] -> the same after the graph convolution."""
+    def forward(self, x: Tensor, seed: Tensor | int | None = None) -> Tensor:
+        """Features of the nodes [B, K, H, W] -> the same after the graph convolution.
+
+        Args:
+            x: the features.
+            seed: of the graph that is drawn, 0-dim int64 on the device of x, or a number; None takes it from torch's
+                default generator for the device of x. Where no graph is drawn it changes nothing.
+        """
+        _check_features(x, "K", len(self.adjacency))
+        if self._adjacency_is_missing:
+            self._check_adjacency_has_come()
         drawn = self.dynamic and self.training
         return self.graph_conv(
             x,
@@ -72,7 +116,7 @@ class GraphConv(nn.Module):
             self.adjacency if drawn else self.frozen_adjacency(),
             self.weight,
             self.bias,
-            seed=torch.randint(_LARGEST_SEED, (), device=x.device) if drawn else None,
+            seed=_as_seed(seed, x) if drawn else None,
             per_sample=self.per_sample,
             semantics=self.semantics,
             aggregate=self.aggregate,
@@ -84,23 +128,76 @@ class GraphConv(nn.Module):
 
     @torch.no_grad()
     def fold(self) -> nn.Sequential:
-        """The 1×1 convolution and ReLU that this layer is while its graph is frozen: W and S in one matrix."""
-        mixing = reference.edge_softmax(self.edge_weight.double(), self.frozen_adjacency().double(), self.semantics)
-        folded = (mixing.T if self.aggregate == "source" else mixing) @ self.weight.double()
-        conv = nn.Conv2d(len(self.bias), len(self.bias), 1)
-        conv.weight = nn.Parameter(folded[:, :, None, None].to(self.weight))
-        conv.bias = nn.Parameter(self.bias.clone())
-        return nn.Sequential(conv, nn.ReLU())
+        """The 1×1 convolution and ReLU that this layer is while its graph is frozen: W and S in one matrix.
+
+        It takes a ``seed`` as this layer does. Its parameters require no gradient.
+
+        Raises:
+            ValueError: a hook of this layer changes what it computes.
+        """
+        exact = inference_copy(self).double()
+        exact.graph_conv = reference.graph_conv
+        num_nodes = len(self.adjacency)
+        x = torch.arange(num_nodes * 4, dtype=torch.float64, device=self.adjacency.device).sin().view(1, -1, 2, 2)
+        expected = exact(x)  # the call comes first: in it, pruning and weight norm renew the parameters
+        mixing = reference.edge_softmax(exact.edge_weight, exact.frozen_adjacency(), self.semantics)
+        weight = (mixing.T if self.aggregate == "source" else mixing) @ exact.weight
+        if not computes_the_same(expected, conv2d(x, weight[:, :, None, None], exact.bias).relu()):
+            raise ValueError("a hook of the graph convolution changes its output: remove it before fold()")
+        conv = skip_init(nn.Conv2d, num_nodes, num_nodes, 1, device=self.bias.device, dtype=self.bias.dtype)
+        conv.weight.copy_(weight[:, :, None, None])
+        conv.bias.copy_(exact.bias)
+        return _FoldedGraphConv(conv.requires_grad_(False), nn.ReLU()).eval()
 
     def extra_repr(self) -> str:
         graph = f"eval_graph={self.eval_graph!r}, per_sample={self.per_sample}" if self.dynamic else "dynamic=False"
-        return f"{len(self.bias)}, semantics={self.semantics!r}, aggregate={self.aggregate!r}, {graph}"
+        return f"{len(self.adjacency)}, semantics={self.semantics!r}, aggregate={self.aggregate!r}, {graph}"
+
+    def _apply(self, fn: Any, recurse: bool = True) -> "GraphConv":
+        """What ``to_empty`` calls: a graph that leaves the meta device gets its values again."""
+        was_on_meta = self.adjacency.is_meta
+        super()._apply(fn, recurse)
+        if was_on_meta and not self.adjacency.is_meta:
+            values = self._adjacency_values
+            self._adjacency_is_missing = values is None
+            self.adjacency.copy_(torch.tensor(torch.nan) if values is None else values)
+        return self
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        super()._load_from_state_dict(state_dict, prefix, *args)
+        self._adjacency_is_missing &= f"{prefix}adjacency" not in state_dict
+
+    def _check_adjacency_has_come(self) -> None:
+        if self.adjacency.isnan().any():
+            raise ValueError(
+                "adjacency has no values, as it was given on the meta device: load a state_dict, or give a tensor that "
+                "was made outside of torch.device('meta')"
+            )
+        self._adjacency_is_missing = False
 
 
 class GraphConvFused(GraphConv):
     """:class:`GraphConv` on the compiled operator."""
 
     graph_conv = staticmethod(functional.graph_conv)
+
+
+class _FoldedGraphConv(nn.Sequential):
+    """Takes the seed of a :class:`GraphConv`, and has no graph to draw from it."""
+
+    def forward(self, input: Tensor, seed: Tensor | int | None = None) -> Tensor:
+        return super().forward(input)
+
+
+class ZeroGammaBatchNorm2d(nn.BatchNorm2d):
+    """Batch norm that starts at γ = 0, also where ``reset_parameters`` starts it after the meta device."""
+
+    def reset_parameters(self) -> None:
+        super().reset_parameters()
+        nn.init.zeros_(self.weight)
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        """Nothing: the layer around it has looked, and torch.fx, which traces into this class, could not."""
 
 
 class NonLocal(nn.Module):
@@ -110,28 +207,59 @@ class NonLocal(nn.Module):
 
     Args:
         channels: of x, at least 2.
+        device, dtype: of the parameters, as in ``torch.nn``.
     """
 
-    relu_affinity = staticmethod(reference.relu_affinity)
+    relu_affinity = staticmethod(overridable(reference.relu_affinity))
 
-    def __init__(self, channels: int) -> None:
+    def __init__(
+        self, channels: int, *, device: torch.device | str | int | None = None, dtype: torch.dtype | None = None
+    ) -> None:
         super().__init__()
+        channels = _check_channels("channels", channels, 2)
         hidden = channels // 2
-        self.theta = nn.Conv2d(channels, hidden, 1)
-        self.phi = nn.Conv2d(channels, hidden, 1)
-        self.g = nn.Conv2d(channels, hidden, 1)
-        self.affinity = nn.Conv2d(2 * hidden, 1, 1, bias=False)  # (w_θ, w_φ), over θ and φ concatenated
-        norm = nn.BatchNorm2d(channels)
-        nn.init.zeros_(norm.weight)
-        self.out = nn.Sequential(nn.Conv2d(hidden, channels, 1), norm)
+        like: dict[str, Any] = {"device": device, "dtype": dtype}
+        self.channels = channels
+        self.theta = nn.Conv2d(channels, hidden, 1, **like)
+        self.phi = nn.Conv2d(channels, hidden, 1, **like)
+        self.g = nn.Conv2d(channels, hidden, 1, **like)
+        self.affinity = nn.Conv2d(2 * hidden, 1, 1, bias=False, **like)  # (w_θ, w_φ), over θ and φ concatenated
+        self.out = nn.Sequential(nn.Conv2d(hidden, channels, 1, **like), ZeroGammaBatchNorm2d(channels, **like))
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, C, H, W] -> the same shape. Here the affinity matrix takes N² floats an image."""
-        w_theta, w_phi = self.affinity.weight.flatten(1).chunk(2, dim=1)
-        a = _project(x, self.theta, w_theta)
-        b = _project(x, self.phi, w_phi)
+        _check_features(x, "C = channels", self.channels)
+        a, b = self.keys(x)
         y = self.relu_affinity(a.flatten(1), b.flatten(1), self.g(x).flatten(2))
         return x + self.out(y.unflatten(2, x.shape[2:]))
+
+    def keys(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """a_i = w_θ·θ_i and b_j = w_φ·φ_j, each [B, 1, H, W].
+
+        The affinity layer is never called with θ and φ, which would take all their pairs. Its answers to the unit
+        vectors are its weights, and they show what pruning, parametrizations, wrappers and hooks make of them.
+        """
+        theta, phi = self.theta(x), self.phi(x)
+        units = theta.new_ones(2 * theta.shape[1]).diag()
+        answers = self.affinity(pad(units, (0, 0, 0, 1))[:, :, None, None]).flatten(1)  # [2C' + 1, 1]
+        bias = answers[-1]  # the answer to zero: none, unless somebody put in a layer that has one
+        w_theta, w_phi = (answers[:-1] - bias).T[:, :, None, None].chunk(2, dim=1)
+        return conv2d(theta, w_theta, bias), conv2d(phi, w_phi)
+
+    def fold(self) -> "NonLocal":
+        """A copy for inference, without batch norm, in which one convolution each takes x to w_θ·θ and to w_φ·φ."""
+        folded = inference_copy(self)
+        merge_norms(folded)
+        exact = inference_copy(self).double()
+        like = next(self.parameters())
+        theta = read_convolution(lambda x: exact.keys(x)[0], like, self.channels, 1, 1)
+        phi = read_convolution(lambda x: exact.keys(x)[1], like, self.channels, 1, 1)
+        if theta is not None and phi is not None:
+            folded.theta, folded.phi = theta, phi
+            sum_of_both = skip_init(nn.Conv2d, 2, 1, 1, bias=False, device=like.device, dtype=like.dtype)
+            nn.init.ones_(sum_of_both.weight)
+            folded.affinity = sum_of_both.requires_grad_(False)
+        return folded
 
 
 class NonLocalFused(NonLocal):
@@ -149,16 +277,14 @@ class DGCM(nn.Module):
 
     Args:
         in_channels: C.
-        adjacency: A [K, K] in [0, 1]; kept as a buffer, in the ``state_dict``.
+        adjacency: A [K, K] in [0, 1], as in :class:`GraphConv`.
         lift_channels: width of the lifted features; at least 2 with ``non_local``.
         non_local: whether the non-local layer is there.
-        dynamic: draw a new graph A_d ~ Bernoulli(A) in each training forward (Eq. 7); False uses A as it is, always.
-        semantics, aggregate: as in :func:`dgcn_ext.functional.graph_conv`.
-        eval_graph: what a dynamic graph is frozen to in ``eval()``: "ones" (the paper) or "soft", A itself.
-        per_sample: draw one graph per image rather than one for the batch.
+        dynamic, semantics, aggregate, eval_graph, per_sample: as in :class:`GraphConv`.
+        device, dtype: of the parameters and buffers, as in ``torch.nn``.
 
     In training the seed of each graph comes from torch's default generator for the device of x, so
-    ``torch.manual_seed`` makes runs repeat.
+    ``torch.manual_seed`` makes runs repeat, unless it is given: ``module(x, seed=seed)``.
 
     Raises:
         TypeError, ValueError: an argument out of the above.
@@ -179,10 +305,14 @@ class DGCM(nn.Module):
         aggregate: str = "source",
         eval_graph: str = "ones",
         per_sample: bool = False,
+        device: torch.device | str | int | None = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        _check_at_least("in_channels", in_channels, 1)
-        _check_at_least("lift_channels", lift_channels, 2 if non_local else 1)
+        _check_flag("non_local", non_local)
+        in_channels = _check_channels("in_channels", in_channels, 1)
+        lift_channels = _check_channels("lift_channels", lift_channels, 2 if non_local else 1)
+        like: dict[str, Any] = {"device": device, "dtype": dtype}
         graph_conv = self.graph_layer(
             adjacency,
             dynamic=dynamic,
@@ -190,28 +320,44 @@ class DGCM(nn.Module):
             aggregate=aggregate,
             eval_graph=eval_graph,
             per_sample=per_sample,
+            **like,
         )
         num_nodes = len(adjacency)
+        self.in_channels = in_channels
         self.lift = nn.Sequential(
-            nn.Conv2d(in_channels, lift_channels, 1, bias=False), nn.BatchNorm2d(lift_channels), nn.ReLU(inplace=True)
+            nn.Conv2d(in_channels, lift_channels, 1, bias=False, **like),
+            nn.BatchNorm2d(lift_channels, **like),
+            nn.ReLU(inplace=True),
         )
-        self.non_local = self.non_local_layer(lift_channels) if non_local else nn.Identity()
-        self.kmap = nn.Conv2d(lift_channels, num_nodes, 1)
+        self.non_local = self.non_local_layer(lift_channels, **like) if non_local else nn.Identity()
+        self.kmap = nn.Conv2d(lift_channels, num_nodes, 1, **like)
         self.graph_conv = graph_conv
-        self.expand = nn.Sequential(nn.Conv2d(num_nodes, in_channels, 1, bias=False), nn.BatchNorm2d(in_channels))
+        self.expand = nn.Sequential(
+            nn.Conv2d(num_nodes, in_channels, 1, bias=False, **like), nn.BatchNorm2d(in_channels, **like)
+        )
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """x [B, C, H, W] -> (features [B, C, H, W], node_logits [B, K, H, W])."""
+    def forward(self, x: Tensor, seed: Tensor | int | None = None) -> tuple[Tensor, Tensor]:
+        """x [B, C, H, W] -> (features [B, C, H, W], node_logits [B, K, H, W]); ``seed`` as in :class:`GraphConv`."""
+        _check_features(x, "C = in_channels", self.in_channels)
         node_logits = self.kmap(self.non_local(self.lift(x)))
-        return x + self.expand(self.graph_conv(node_logits)), node_logits
+        nodes = self.graph_conv(node_logits) if seed is None else self.graph_conv(node_logits, seed=seed)
+        return x + self.expand(nodes), node_logits
 
     def fold(self) -> "DGCM":
         """A copy for inference that computes what this module does in ``eval()``, without graph or batch norm.
 
         The frozen graph's S is folded with W into one 1×1 convolution, each batch norm into the convolution before it.
+        Pruning, parametrizations and hooks of these layers are folded with them; what is no convolution followed by a
+        batch norm with running statistics stays as it is. No parameter of the copy requires a gradient.
+
+        Raises:
+            ValueError: a hook of the graph convolution changes what it computes.
         """
-        folded = copy.deepcopy(self).eval()
-        _fold_children(folded)
+        folded = inference_copy(self)
+        merge_norms(folded)
+        for name, layer in self.named_children():
+            if isinstance(layer, (GraphConv, NonLocal)):
+                folded.add_module(name, layer.fold())
         return folded
 
 
@@ -222,21 +368,22 @@ class DGCMFused(DGCM):
     non_local_layer = NonLocalFused
 
 
-def _project(x: Tensor, conv: nn.Conv2d, direction: Tensor) -> Tensor:
-    """direction · conv(x) as one convolution to one channel; direction [1, C'], conv C -> C', result [B, 1, H, W]."""
-    weight, bias = conv.parameters()
-    return conv2d(x, (direction @ weight.flatten(1))[:, :, None, None], direction @ bias)
+@overridable
+def _as_seed(seed: Tensor | int | None, x: Tensor) -> Tensor:
+    """``seed`` as the operators take it, 0-dim int64 on the device of x; drawn where it is None."""
+    if seed is None:
+        return torch.randint(_LARGEST_SEED, (), device=x.device)
+    if isinstance(seed, Tensor):
+        check_seed(seed, x)
+        return seed
+    return torch.full((), check_integer("seed", seed, -(2**63), _LARGEST_SEED), dtype=torch.int64, device=x.device)
 
 
-def _fold_children(module: nn.Module) -> None:
-    for name, child in module.named_children():
-        match [child, *child.children()]:
-            case [GraphConv() as graph]:
-                setattr(module, name, graph.fold())
-            case [nn.Sequential(), nn.Conv2d() as conv, nn.BatchNorm2d() as norm, *rest]:
-                setattr(module, name, nn.Sequential(fuse_conv_bn_eval(conv, norm), *rest))
-            case _:
-                _fold_children(child)
+@overridable
+def _check_features(x: Tensor, name: str, channels: int) -> None:
+    check_is_tensor("x", x)
+    if x.dim() != 4 or x.shape[1] != channels:
+        raise ValueError(f"x must have shape [B, {name[0]}, H, W] with {name} = {channels}, got {list(x.shape)}")
 
 
 def _check_probabilities(adjacency: Tensor) -> None:
@@ -245,8 +392,16 @@ def _check_probabilities(adjacency: Tensor) -> None:
         raise ValueError(f"adjacency must be in [0, 1], got values from {low:g} to {high:g}")
 
 
-def _check_at_least(name: str, value: int, minimum: int) -> None:
-    if not isinstance(value, int):
+def _check_flag(name: str, value: bool) -> None:
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} must be True or False, got {value!r}")
+
+
+def _check_channels(name: str, value: int, minimum: int) -> int:
+    """``value`` as an int: numpy's integers are fine, and flags are not."""
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
         raise TypeError(f"{name} must be an int, got {type(value).__name__}")
-    if value < minimum:
-        raise ValueError(f"{name} must be at least {minimum}, got {value}")
+    channels = operator.index(value)
+    if channels < minimum:
+        raise ValueError(f"{name} must be at least {minimum}, got {channels}")
+    return channels

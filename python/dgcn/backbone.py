@@ -14,6 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from dgcn_ext.folding import merge_norm
+
 STRIDES = (4, 8, 16)
 MOBILENET = "mobilenetv1_075"
 
@@ -73,13 +75,14 @@ class MobileNetV1(Backbone):
         return features
 
     def fold_batch_norms(self) -> None:
-        """Merge every batch norm into its convolution; for inference, in place."""
+        """Merge every batch norm with running statistics into its convolution; for inference, in place."""
         for module in (self, *self.blocks):
-            for name, conv in list(module.named_children()):
-                if isinstance(conv, nn.Conv2d):
-                    norm = getattr(module, f"{name}_bn")
-                    setattr(module, name, nn.utils.fuse_conv_bn_eval(conv, norm))
-                    setattr(module, f"{name}_bn", nn.Identity())
+            layers = dict(module.named_children())
+            for name in layers.keys() & {"stem", "dw", "pw"}:
+                merged = merge_norm(layers[name], layers[f"{name}_bn"])
+                if merged is not None:
+                    module.add_module(name, merged)
+                    module.add_module(f"{name}_bn", nn.Identity())
 
     @torch.no_grad()
     def load_folded(self, path: str | Path, calibration: Tensor) -> None:

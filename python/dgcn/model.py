@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -10,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from dgcn_ext import DGCM, DGCMFused
+from dgcn_ext.folding import inference_copy, merge_norms
 
 from .backbone import MOBILENET, MobileNetV1, build_backbone, check_channels
 from .graph import (
@@ -117,10 +117,11 @@ class GraphStream(nn.Module):
         )
 
     def fold_modules(self) -> None:
-        """Replace every DGCM by its folded form; for inference, in place."""
+        """Replace every DGCM by its folded form, and fold the batch norms of the pyramid; for inference, in place."""
         for stride, dgcm in self.dgcms.items():
-            assert isinstance(dgcm, DGCM)
-            self.dgcms[stride] = dgcm.fold()
+            if isinstance(dgcm, DGCM):
+                self.dgcms[stride] = dgcm.fold()
+        merge_norms(self.downs)
 
     def forward(self, features: dict[int, Tensor]) -> tuple[Tensor, list[tuple[int, Tensor]]]:
         """F_s by stride to (F_g at stride 16, node logits of every level)."""
@@ -172,8 +173,8 @@ class DGCN(nn.Module):
         self.pif_head = PixelShuffleHead(channels[16], skeleton.num_keypoints, PIF_COMPONENTS)
         self.paf_head = PixelShuffleHead(channels[16], skeleton.num_limbs, PAF_COMPONENTS)
         for name in ("mean", "std"):
-            values = torch.tensor(getattr(self.backbone, name))[:, None, None]
-            self.register_buffer(name, values, persistent=False)
+            self.register_buffer(name, torch.empty(3, 1, 1), persistent=False)
+        self._fill_buffers()
 
     def forward(self, images: Tensor) -> Output:
         self.check_images(images)
@@ -190,9 +191,25 @@ class DGCN(nn.Module):
         if any(size < 17 or size % 16 != 1 for size in images.shape[2:]):
             raise ValueError(f"images must be 16n+1 pixels high and wide (n >= 1), got {tuple(images.shape[2:])}")
 
+    def _fill_buffers(self) -> None:
+        for name in ("mean", "std"):
+            buffer = getattr(self, name)
+            buffer.copy_(torch.tensor(getattr(self.backbone, name), device=buffer.device)[:, None, None])
+
+    def _apply(self, fn: Any, recurse: bool = True) -> DGCN:
+        """What `to_empty` calls: the buffers get their values again when they leave the meta device."""
+        were_on_meta = self.mean.is_meta
+        super()._apply(fn, recurse)
+        if were_on_meta and not self.mean.is_meta:
+            self._fill_buffers()
+        return self
+
     def fold(self) -> DGCN:
-        """A copy for inference in which every DGCM is folded: no graph op, the outputs of `eval()`."""
-        folded = copy.deepcopy(self).eval()
+        """A copy for inference with the outputs of `eval()`, in which no parameter requires a gradient.
+
+        Every DGCM is folded, so no graph op is left, and so are the batch norms of the pyramid and of `MobileNetV1`.
+        """
+        folded = inference_copy(self)
         if isinstance(folded.backbone, MobileNetV1):
             folded.backbone.fold_batch_norms()
         for stream in (folded.pif_stream, folded.paf_stream):
