@@ -43,7 +43,7 @@ class GraphConv(nn.Module):
         TypeError, ValueError: an argument out of the above.
     """
 
-    graph_conv = staticmethod(overridable(reference.graph_conv))
+    graph_conv = staticmethod(reference.graph_conv)
 
     adjacency: Tensor
 
@@ -210,7 +210,7 @@ class NonLocal(nn.Module):
         device, dtype: of the parameters, as in ``torch.nn``.
     """
 
-    relu_affinity = staticmethod(overridable(reference.relu_affinity))
+    relu_affinity = staticmethod(reference.relu_affinity)
 
     def __init__(
         self, channels: int, *, device: torch.device | str | int | None = None, dtype: torch.dtype | None = None
