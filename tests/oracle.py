@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -49,6 +50,17 @@ def coco_set(names: Sequence[str], pictures: Sequence[tuple[tuple[int, int], lis
 def picture(tone: int, width: int, height: int) -> np.ndarray:
     """A uint8 [H, W, 3] picture of one tone, by which `Oracle` knows it again."""
     return np.full((height, width, 3), tone, np.uint8)
+
+
+def with_orientation(path: Path, orientation: int) -> None:
+    """Put an EXIF block that says how to turn the picture into the JPEG at `path`."""
+    entry = (0x0112).to_bytes(2, "big") + (3).to_bytes(2, "big") + (1).to_bytes(4, "big")
+    tiff = (
+        b"MM\0*" + (8).to_bytes(4, "big") + (1).to_bytes(2, "big") + entry + orientation.to_bytes(2, "big") + bytes(6)
+    )
+    segment = b"Exif\0\0" + tiff
+    content = path.read_bytes()
+    path.write_bytes(content[:2] + b"\xff\xe1" + (len(segment) + 2).to_bytes(2, "big") + segment + content[2:])
 
 
 class Oracle(nn.Module):

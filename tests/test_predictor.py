@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from oracle import Oracle, coco_set, picture, standing
+from oracle import Oracle, coco_set, picture, standing, with_orientation
 
 from dgcn import predictor as predictor_module
 from dgcn.images import read_image
@@ -147,17 +147,6 @@ def test_real_network_leaves_the_model_alone() -> None:
 def write(path: Path, image: np.ndarray) -> Path:
     assert cv2.imwrite(str(path), image)
     return path
-
-
-def with_orientation(path: Path, orientation: int) -> None:
-    """Put an EXIF block that says how to turn the picture into the JPEG at `path`."""
-    entry = (0x0112).to_bytes(2, "big") + (3).to_bytes(2, "big") + (1).to_bytes(4, "big")
-    tiff = (
-        b"MM\0*" + (8).to_bytes(4, "big") + (1).to_bytes(2, "big") + entry + orientation.to_bytes(2, "big") + bytes(6)
-    )
-    segment = b"Exif\0\0" + tiff
-    content = path.read_bytes()
-    path.write_bytes(content[:2] + b"\xff\xe1" + (len(segment) + 2).to_bytes(2, "big") + segment + content[2:])
 
 
 def test_read_is_rgb(tmp_path) -> None:
