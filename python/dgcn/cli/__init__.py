@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return command.main(args.arguments)
     except KeyboardInterrupt as interrupt:
-        print(f"dgcn {args.command}: {interrupt or 'interrupted; nothing was written'}", file=sys.stderr)
+        print(f"dgcn {args.command}: {str(interrupt) or 'interrupted; nothing was written'}", file=sys.stderr)
         return 130
     except (OSError, ValueError) as error:
         if sys.flags.dev_mode:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import inspect
+import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -128,7 +129,9 @@ class CocoWriter:
         """Add the picture `image` [H, W, 3] of the file `source`; ids count from 1 in the order of the calls."""
         image_id = len(self._images) + 1
         height, width = image.shape[:2]
-        self._images.append({"id": image_id, "file_name": str(source), "width": width, "height": height})
+        self._images.append(
+            {"id": image_id, "file_name": str(source), "width": width, "height": height, "upright": True}
+        )
         for pose in poses:
             self._annotations.append({"id": len(self._annotations) + 1, **pose.to_coco(image_id)})
 
@@ -136,3 +139,14 @@ class CocoWriter:
         from ..checkpoint import write_json
 
         write_json(path, {"images": self._images, "annotations": self._annotations, "categories": [self._category]})
+
+
+def check_writable(path: Path) -> None:
+    """Create the folder of `path` and try that a file can be written there; raises OSError that names it."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists():
+            open(path, "ab").close()
+        tempfile.TemporaryFile(dir=path.parent).close()
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
