@@ -158,11 +158,21 @@ def test_eval_with_nobody_to_find(oracle, folder, annotations, capsys) -> None:
     assert "95 % interval of AP: n/a (5 resamples" in output.out
 
 
-def test_eval_names_a_damaged_picture(oracle, folder, annotations, capsys) -> None:
-    (folder / "60.png").write_bytes(b"not a picture")
+def test_eval_looks_at_all_pictures_first(oracle, folder, annotations, monkeypatch, capsys) -> None:
+    monkeypatch.setattr(Oracle, "forward", lambda self, images: pytest.fail("the network ran"))
+    for content in (b"", b"not a picture", (folder / "20.png").read_bytes()[:20]):
+        (folder / "140.png").write_bytes(content)
+        assert run("eval", "--images", folder, "--annotations", annotations) == 2
+        assert re.fullmatch(r"dgcn eval: error: .*140\.png cannot be read as a picture: .*\n", capsys.readouterr().err)
+    assert cv2.imwrite(str(folder / "140.png"), picture(140, 160, 120))
     assert run("eval", "--images", folder, "--annotations", annotations) == 2
-    error = capsys.readouterr().err
-    assert re.fullmatch(r"dgcn eval: error: .*60\.png .*\n", error)
+    assert re.fullmatch(r".*140\.png must have the 320×240 pixels .*, got 160×120\n", capsys.readouterr().err)
+
+
+def test_eval_names_a_picture_that_is_cut_off(oracle, folder, annotations, capsys) -> None:
+    (folder / "60.png").write_bytes((folder / "60.png").read_bytes()[:60])
+    assert run("eval", "--images", folder, "--annotations", annotations) == 2
+    assert re.fullmatch(r"dgcn eval: error: .*60\.png .*\n", capsys.readouterr().err)
 
 
 def test_results_have_the_ids_of_the_file(oracle, folder, annotations, tmp_path) -> None:

@@ -386,7 +386,9 @@ def test_pictures_lie_as_their_annotations(tmp_path, caplog) -> None:
         with_orientation(tmp_path / f"{name}.jpg", 6)
 
     def read(size: tuple[int, int] | None, name: str = "a", **values: Any) -> np.ndarray:
-        return ImageRecord(1, tmp_path / f"{name}.jpg", (), size=size, **values).read()
+        record = ImageRecord(1, tmp_path / f"{name}.jpg", (), size=size, **values)
+        record.check()
+        return record.read()
 
     def same(image: np.ndarray, expected: np.ndarray) -> bool:
         return image.shape == expected.shape and np.abs(image.astype(int) - expected).mean() < 5
@@ -396,12 +398,14 @@ def test_pictures_lie_as_their_annotations(tmp_path, caplog) -> None:
     assert not caplog.records
     assert same(read((16, 40)), upright)
     assert same(read((16, 40), "b"), upright)
-    (record,) = caplog.records  # once for the folder
-    assert record.levelno == logging.WARNING
-    assert str(tmp_path) in record.getMessage()
-    assert "turned as their EXIF orientation says" in record.getMessage()
-    with pytest.raises(ValueError, match=r"a\.jpg must have the 80×32 pixels .*, got 40×16$"):
-        read((80, 32))
+    (message,) = caplog.records  # once for the folder
+    assert message.levelno == logging.WARNING
+    assert str(tmp_path) in message.getMessage()
+    assert "turned as their EXIF orientation says" in message.getMessage()
+    record = ImageRecord(1, tmp_path / "a.jpg", (), size=(80, 32))
+    for look in (record.read, record.check):
+        with pytest.raises(ValueError, match=r"a\.jpg must have the 80×32 pixels .*, got 40×16$"):
+            look()
 
     with_orientation(tmp_path / "b.jpg", 3)  # half a turn, of which no size tells
     assert same(read((40, 16), "b"), stored)

@@ -24,7 +24,7 @@ from typing import Any, NoReturn, TypeGuard
 import numpy as np
 from numpy.typing import ArrayLike
 
-from .images import read_image
+from .images import read_image, read_size
 from .skeleton import Annotation, Skeleton
 
 log = logging.getLogger(__name__)
@@ -82,10 +82,17 @@ class ImageRecord:
         if self.size == _size(upright):
             _say_turned(self.path.parent)
             return upright
-        raise ValueError(
-            f"{self.path} must have the {_times(self.size)} pixels that its annotations are for, "
-            f"got {_times(_size(image))}"
-        )
+        raise self._wrong_size(_size(image))
+
+    def check(self) -> None:
+        """Raise what `read` would, as far as the first bytes of the file tell: a thousand times faster."""
+        size = read_size(self.path)
+        if self.size not in (None, size, size[::-1]):
+            raise self._wrong_size(size)
+
+    def _wrong_size(self, found: tuple[int, int]) -> ValueError:
+        expected, got = (None if size is None else "×".join(map(str, size)) for size in (self.size, found))
+        return ValueError(f"{self.path} must have the {expected} pixels that its annotations are for, got {got}")
 
 
 def read_coco(images: str | Path, annotations: str | Path, skeleton: Skeleton) -> list[ImageRecord]:
@@ -338,10 +345,6 @@ def _size(image: np.ndarray) -> tuple[int, int]:
     """(width, height)."""
     height, width = image.shape[:2]
     return width, height
-
-
-def _times(size: tuple[int, int]) -> str:
-    return f"{size[0]}×{size[1]}"
 
 
 @functools.cache  # once for each folder, not for each picture

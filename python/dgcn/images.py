@@ -6,6 +6,7 @@ import os
 
 import cv2
 import numpy as np
+from PIL import Image
 
 
 def read_image(path: str | os.PathLike[str], *, upright: bool = False) -> np.ndarray:
@@ -31,3 +32,17 @@ def read_image(path: str | os.PathLike[str], *, upright: bool = False) -> np.nda
     if image is None:
         raise ValueError(f"{path} is damaged or not a picture")
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+
+
+def read_size(path: str | os.PathLike[str]) -> tuple[int, int]:
+    """(width, height) in pixels of the picture in a file as stored, from the first bytes of it alone.
+
+    Raises:
+        OSError: no such file, or not readable.
+        ValueError: empty, or not a picture; the message names the file.
+    """
+    with open(path, "rb") as file:
+        try:
+            return Image.open(file).size
+        except Exception as error:  # damaged files make Pillow raise almost anything: SyntaxError, OSError, ...
+            raise ValueError(f"{path} cannot be read as a picture: {error}") from error

@@ -208,7 +208,11 @@ class Predictor:
     def predict_records(
         self, records: Sequence[ImageRecord], *, force_complete: bool = True, progress: bool = False
     ) -> list[dict[str, Any]]:
-        """`predict_dataset` of a set that `read_coco` has read."""
+        """`predict_dataset` of a set that `read_coco` has read.
+
+        All files are looked at before the network runs, so that most of what is wrong with one costs no work."""
+        for record in records:
+            record.check()
         decoder = self._completing_decoder if force_complete else self._decoder
         predictions = self._batch((record.read() for record in records), decoder)
         bar = tqdm(predictions, total=len(records), unit="image", leave=False, disable=None if progress else True)
