@@ -1,4 +1,4 @@
-"""Reading a COCO file and its pictures: what comes out, that it repeats, and what is refused, by name."""
+"""Training samples of a COCO set: what comes out, and that it repeats. Reading the file: test_coco.py."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from dgcn.codec import PifPafCodec
-from dgcn.data import CocoKeypoints, init_worker, read_coco
+from dgcn.data import CocoKeypoints, init_worker
 from dgcn.images import read_image
 from dgcn.losses import TargetBatch
 from dgcn.skeleton import COCO
@@ -80,35 +80,6 @@ def coco(tmp_path):
 def dataset(paths, seed=0, node_strides=(16,)):
     transform = TrainTransform(size=SIZE, skeleton=COCO)
     return CocoKeypoints(*paths, COCO, transform, PifPafCodec(COCO, 8), node_strides=node_strides, seed=seed)
-
-
-def test_records_are_what_the_file_says(coco):
-    records = read_coco(*coco(), COCO)
-    assert [record.image_id for record in records] == [7, 8, 9]
-    assert [len(record.annotations) for record in records] == [4, 0, 1]
-    assert [len(record.persons) for record in records] == [2, 0, 1]
-    first, second, crowd, nobody = records[0].annotations
-    assert first.keypoints.dtype == np.float32
-    assert first.keypoints[3].tolist() == [29.5, 36, 2]
-    assert first.box == (20, 30, 50, 40)
-    assert first.area == 1000
-    assert second.keypoints[:, 2].sum() == 6
-    assert crowd.iscrowd
-    assert nobody.is_ignored
-    assert not nobody.iscrowd
-
-
-def test_optional_fields_and_other_categories(coco):
-    document = content()
-    del document["annotations"][2]["keypoints"], document["annotations"][0]["area"]
-    document["categories"].append({"id": 2, "name": "dog"})
-    document["annotations"].append({"id": 6, "image_id": 7, "category_id": 2, "bbox": [0, 0, 5, 5]})
-    record = read_coco(*coco(document), COCO)[0]
-    assert len(record.annotations) == 4
-    assert record.annotations[0].area == 2000
-    assert record.annotations[2].is_ignored
-    del document["categories"], document["annotations"][-1]
-    assert len(read_coco(*coco(document), COCO)[0].annotations) == 4
 
 
 def test_pictures_are_rgb_and_not_turned(tmp_path):
@@ -217,60 +188,6 @@ def test_persons_for_the_distance_matrix(coco):
     assert xy.shape == (2, 17, 2)
     assert visibility.shape == (2, 17)
     np.testing.assert_allclose(scale, np.sqrt([2000, 400]))
-
-
-def test_missing_files_are_named(coco, tmp_path):
-    folder, path = coco()
-    with pytest.raises(FileNotFoundError, match=r"the image folder .*nowhere does not exist"):
-        read_coco(tmp_path / "nowhere", path, COCO)
-    with pytest.raises(FileNotFoundError, match=r"none\.json"):
-        read_coco(folder, tmp_path / "none.json", COCO)
-    (folder / "b.png").unlink()
-    with pytest.raises(FileNotFoundError, match=r"image 8 of .*coco\.json is missing: .*b\.png"):
-        read_coco(folder, path, COCO)
-
-
-def broken(change):
-    document = content()
-    change(document)
-    return document
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (lambda d: d.pop("images"), "must be a COCO file with the lists 'images' and 'annotations'"),
-        (lambda d: d["images"].append(d["images"][0]), "lists image 7 twice"),
-        (lambda d: d["images"][1].pop("file_name"), "every image of .* must have an 'id' and a 'file_name'"),
-        (lambda d: d["annotations"][2].update(bbox="wide"), "the bbox of annotation 3 .* must be numbers, got wide"),
-        (lambda d: d["annotations"][2].update(bbox=[1, 2, None, 4]), r"annotation 3 .* got \[1.0, 2.0, nan, 4.0\]"),
-        (lambda d: d["annotations"][1]["keypoints"].__setitem__(5, "x"), "the keypoints of annotation 2 .* be numbers"),
-        (lambda d: d["annotations"][4].update(image_id=99), "annotation 5 is on image 99, which is not listed"),
-        (lambda d: d["annotations"][1].update(keypoints=[1, 2, 2]), "annotation 2 on image 7 must have 17 keypoints"),
-        (lambda d: d["annotations"][1]["keypoints"].__setitem__(0, float("nan")), "annotation 2 .* not finite"),
-        (lambda d: d["annotations"][0]["keypoints"].__setitem__(2, 3), "annotation 1 .* visibility is not 0, 1 or 2"),
-        (lambda d: d["annotations"][3].pop("bbox"), "annotation 4 on image 7 must have a bbox"),
-        (lambda d: d["annotations"][3].update(bbox=[0, 0, -1, 5]), r"annotation 4 .* got \[0.0, 0.0, -1.0, 5.0\]"),
-        (lambda d: d["annotations"][3].update(bbox=[0, float("inf"), 1, 5]), "annotation 4 .* must have a bbox"),
-        (lambda d: d["annotations"][3].update(area=float("nan")), "annotation 4 .* area of at least 0, got nan"),
-        (lambda d: d["categories"][0].pop("keypoints"), "no category of .* has keypoints"),
-        (lambda d: d["categories"][0].update(keypoints=["nose"]), r"of the skeleton 'coco' .* got \['nose'\]"),
-    ],
-)
-def test_malformed_files_are_refused(coco, change, message):
-    paths = coco(broken(change))
-    with pytest.raises(ValueError, match=message):
-        read_coco(*paths, COCO)
-
-
-def test_not_json_and_nobody(coco):
-    folder, path = coco()
-    path.write_text("{")
-    with pytest.raises(ValueError, match=r"coco\.json is not a JSON file"):
-        read_coco(folder, path, COCO)
-    path.write_text(json.dumps({**content(), "annotations": []}))
-    with pytest.raises(ValueError, match=r"coco\.json has no person with keypoints"):
-        dataset((folder, path))
 
 
 def test_real_pictures(data_dir):

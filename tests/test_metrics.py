@@ -8,6 +8,7 @@ import json
 import numpy as np
 import pytest
 
+from dgcn.coco import read_ground_truth
 from dgcn.metrics import METRICS, bootstrap_interval, evaluate_keypoints
 from dgcn.skeleton import COCO
 
@@ -93,7 +94,8 @@ def test_sigmas_of_another_skeleton() -> None:
     truth = person(0, 10, 20, 80)
     truth["keypoints"], truth["num_keypoints"] = [20, 30, 2, 40, 60, 2, 20, 80, 2], 3
     result = found(truth, 0.9, offset=6)
-    strict, lenient = (evaluate_keypoints(dataset(1, [truth]), [result], sigmas=[s] * 3)["AP"] for s in (0.01, 0.5))
+    triangles = dataset(1, [truth]) | {"categories": [{"id": 1, "keypoints": ["a", "b", "c"]}]}
+    strict, lenient = (evaluate_keypoints(triangles, [result], sigmas=[s] * 3)["AP"] for s in (0.01, 0.5))
     assert (strict, lenient) == (0.0, pytest.approx(1.0))
 
 
@@ -142,38 +144,118 @@ def test_bootstrap_extremes(noisy) -> None:
         bootstrap_interval(truth, results, resamples=0)
 
 
+def test_ids_of_any_type_rank_alike(noisy) -> None:
+    """Strings and large numbers as ids of images and of the category give the numbers of plain ones."""
+    truth, results = noisy
+
+    def renamed(name, category_id) -> tuple[dict, list[dict]]:
+        def of(entries):
+            return [entry | {"image_id": name(entry["image_id"]), "category_id": category_id} for entry in entries]
+
+        images = [{"id": name(image["id"])} for image in truth["images"]]
+        document = truth | {"images": images, "annotations": of(truth["annotations"])}
+        return document | {"categories": [PERSONS | {"id": category_id}]}, of(results)
+
+    expected = evaluate_keypoints(truth, results), bootstrap_interval(truth, results, resamples=20)
+    for name, category_id in ((lambda i: f"picture {i:03}", "person"), (lambda i: 10**30 + i, 0), (float, 7.0)):
+        other = renamed(name, category_id)
+        assert (evaluate_keypoints(*other), bootstrap_interval(*other, resamples=20)) == expected
+        assert evaluate_keypoints(*other, [name(3)]) == evaluate_keypoints(truth, results, [3])
+
+
+def test_what_evaluation_needs_not(noisy) -> None:
+    """Results without boxes, with boxes here and there, nested, or from numpy; the order of the annotations' images."""
+    truth, results = noisy
+    expected = evaluate_keypoints(truth, results)
+    boxed = [result | {"bbox": box(result)} if index % 2 else result for index, result in enumerate(results)]
+    assert evaluate_keypoints(truth, boxed) == expected
+    assert evaluate_keypoints(truth, [result | {"caption": "", "segmentation": []} for result in boxed]) == expected
+    nested = [result | {"keypoints": np.reshape(result["keypoints"], (17, 3))} for result in results]
+    assert evaluate_keypoints(truth, nested) == expected
+    assert evaluate_keypoints(truth | {"images": truth["images"][::-1]}, results) == expected
+
+
+def box(result: dict) -> list[float]:
+    xy = np.reshape(result["keypoints"], (17, 3))[:, :2]
+    return [*xy.min(axis=0), *np.ptp(xy, axis=0)]
+
+
+def test_the_area_of_a_result_is_that_of_its_box() -> None:
+    """A false alarm whose box is small does not count against large persons."""
+    truth = person(0, 10, 20, 200)
+    alarm = found(person(0, 500, 20, 200), 0.9)
+    results = [found(truth, 0.5), alarm]
+    assert evaluate_keypoints(dataset(1, [truth]), results)["APL"] == pytest.approx(0.5)
+    alarm["bbox"] = [500, 20, 10, 10]
+    assert evaluate_keypoints(dataset(1, [truth]), results)["APL"] == pytest.approx(1.0)
+
+
+def test_the_best_twenty_of_an_image_count() -> None:
+    truth = person(0, 10, 20, 80)
+    alarms = [found(person(0, 300, 20, 80), 0.9) for _ in range(20)]
+    assert evaluate_keypoints(dataset(1, [truth]), [*alarms[1:], found(truth, 0.5)])["AR"] == 1.0
+    assert evaluate_keypoints(dataset(1, [truth]), [*alarms, found(truth, 0.5)])["AR"] == 0.0
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda truth, results: (truth, results, [99]), r"image_ids must be among .* got 99"),
-        (lambda truth, results: (truth, results, []), r"image_ids must name at least one image"),
-        (lambda truth, results: (truth, [results[0] | {"image_id": 77}], None), r"results must have a image_id .* 77"),
-        (lambda truth, results: (truth, [results[0] | {"category_id": 2}], None), r"category_id .* got 2"),
-        (
-            lambda truth, results: (truth, [results[0] | {"keypoints": [1, 2, 3]}], None),
-            r"results must have 17 keypoints",
-        ),
-        (lambda truth, results: ({"images": [], "categories": []}, results, None), r'has no "annotations"'),
-        (
-            lambda truth, results: (dataset(1, [{"image_id": 0}]), [], None),
-            r"annotation 0 has no category_id, keypoints",
-        ),
+        ({"image_id": 77}, r"results\[1\] must have image_id of an image of the annotations, got 77"),
+        ({"image_id": "0"}, r"image_id .*got '0'"),
+        ({"image_id": [0]}, r"image_id .*got \[0\]"),
+        ({"image_id": None}, r"image_id .*got None"),
+        ({"category_id": 2}, r"results\[1\] must have category_id 1, as the annotations, got 2"),
+        ({"category_id": None}, r"category_id 1, .*got None"),
+        ({"keypoints": [1, 2, 3]}, r"results\[1\] must have keypoints of 51 finite numbers.*got \[1, 2, 3\]"),
+        ({"keypoints": None}, r"keypoints .*got None"),
+        ({"keypoints": [float("nan")] * 51}, r"keypoints .*got \[nan"),
+        ({"keypoints": ["x"] * 51}, r"keypoints .*got \['x'"),
+        ({"score": float("nan")}, r"results\[1\] must have score that is a finite number, got nan"),
+        ({"score": None}, r"score .*got None"),
+        ({"score": [0.5]}, r"score .*got \[0.5\]"),
+        ({"bbox": [1, 2]}, r"results\[1\] must have bbox of four finite numbers, got \[1, 2\]"),
     ],
 )
-def test_bad_input(noisy, change, message) -> None:
-    truth, results, image_ids = change(*noisy)
+def test_bad_results(noisy, change, message) -> None:
+    truth, results = noisy
+    with pytest.raises(ValueError, match=message) as error:
+        evaluate_keypoints(truth, [results[0], results[1] | change])
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("results", [None, 5, "results.json", {"image_id": 1}, ["results.json"], [None]])
+def test_results_are_a_list_of_results(noisy, results) -> None:
+    with pytest.raises(TypeError, match=r"results(\[0\])? must be a (list of )?COCO results?, got "):
+        evaluate_keypoints(noisy[0], results)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"image_ids": [99]}, r"image_ids must be among .* got 99"),
+        ({"image_ids": ["0"]}, r"image_ids must be among .* got '0'"),
+        ({"image_ids": []}, r"image_ids must name at least one image"),
+        ({"sigmas": [0.1] * 16}, r"must have one category with the 16 keypoints"),
+        ({"sigmas": []}, r"sigmas must be a positive number for each keypoint, got \[\]"),
+        ({"sigmas": [0.1] * 16 + [0]}, r"sigmas must be a positive number for each keypoint"),
+        ({"sigmas": 0.1}, r"sigmas must be a positive number for each keypoint, got 0\.1"),
+    ],
+)
+def test_bad_arguments(noisy, arguments, message) -> None:
     with pytest.raises(ValueError, match=message):
-        evaluate_keypoints(truth, results, image_ids)
+        evaluate_keypoints(*noisy, **arguments)
 
 
-def test_bad_files(tmp_path) -> None:
-    broken, array = tmp_path / "broken.json", tmp_path / "array.json"
-    broken.write_text('{"images": [')
-    array.write_text("[]")
-    with pytest.raises(ValueError, match=r"broken\.json is not JSON"):
-        evaluate_keypoints(broken, [])
-    with pytest.raises(ValueError, match=r"array\.json is not a COCO keypoint set: expected an object, got list"):
-        evaluate_keypoints(array, [])
+def test_records_and_sigmas_of_another_skeleton(noisy) -> None:
+    records = read_ground_truth(noisy[0], 17)
+    assert evaluate_keypoints(records, noisy[1]) == evaluate_keypoints(*noisy)
+    with pytest.raises(
+        ValueError, match=r"sigmas must be 17 numbers, one for each keypoint of the annotations, got 16"
+    ):
+        evaluate_keypoints(records, [], sigmas=[0.1] * 16)
+
+
+def test_a_file_that_is_not_there(tmp_path) -> None:
     with pytest.raises(FileNotFoundError):
         evaluate_keypoints(tmp_path / "absent.json", [])
 

@@ -1,46 +1,45 @@
 """COCO keypoint average precision (OKS), computed by pycocotools.
 
-Ground truth is a COCO keypoint JSON; results are COCO keypoint results: dicts with ``image_id``, ``category_id``,
-``keypoints`` (x, y, v times K, pixels of the original image) and ``score``. Index legend: T OKS thresholds, D
-detections, I images, R recall thresholds.
+Ground truth is a COCO keypoint set, read as for training (`dgcn.coco`); results are COCO keypoint results: dicts with
+``image_id``, ``category_id``, ``keypoints`` (x, y, v times K, pixels of the original image; v is not read) and
+``score``. A result's area is that of its ``bbox``, or of the box around its keypoints where it has none. Index legend:
+T OKS thresholds, D detections, I images, R recall thresholds.
 """
 
 from __future__ import annotations
 
 import contextlib
-import copy
 import io
-import json
 import os
-from collections.abc import Collection, Mapping, Sequence
-from pathlib import Path
-from typing import Any
+import reprlib
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any, NoReturn
 
 import numpy as np
 from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
+from pycocotools.cocoeval import COCOeval, Params
+
+from .coco import Annotations, CocoId, ImageRecord, is_id, read_ground_truth, to_rows
 
 METRICS = ("AP", "AP50", "AP75", "APM", "APL", "AR", "AR50", "AR75", "ARM", "ARL")
 """The ten numbers of COCO keypoint evaluation, in the order in which pycocotools summarises them."""
 
-REQUIRED_FIELDS = ("image_id", "category_id", "keypoints", "num_keypoints", "bbox", "area", "iscrowd")
-"""Fields of a ground-truth person without which pycocotools stops in the middle."""
-
-Annotations = str | os.PathLike[str] | Mapping[str, Any]
+GroundTruth = Annotations | Sequence[ImageRecord]
+"""Path of a COCO keypoint JSON, its content, or what `dgcn.coco.read_coco` made of it."""
 
 
 def evaluate_keypoints(
-    annotations: Annotations,
+    annotations: GroundTruth,
     results: Sequence[Mapping[str, Any]],
-    image_ids: Collection[int] | None = None,
+    image_ids: Collection[CocoId] | None = None,
     *,
     sigmas: Sequence[float] | None = None,
 ) -> dict[str, float]:
     """Average precision and recall of `results`, under the names in `METRICS`.
 
     Args:
-        annotations: path of a COCO keypoint JSON, or its content.
-        results: COCO keypoint results; may be empty.
+        annotations: path of a COCO keypoint JSON, its content, or its records.
+        results: COCO keypoint results, with the ids of `annotations`; may be empty.
         image_ids: evaluate these images only; all images of `annotations` by default.
         sigmas: OKS sigma of each keypoint; COCO's 17 by default.
 
@@ -48,7 +47,8 @@ def evaluate_keypoints(
         Values in [0, 1], or -1 where there is no ground truth of that size (pycocotools' convention).
 
     Raises:
-        ValueError: annotations that are not COCO keypoints, or results that do not fit them.
+        OSError: no such file.
+        TypeError, ValueError: annotations that are not COCO keypoints, or results that do not fit them.
     """
     evaluation = _match(annotations, results, image_ids, sigmas)
     with contextlib.redirect_stdout(io.StringIO()):
@@ -58,9 +58,9 @@ def evaluate_keypoints(
 
 
 def bootstrap_interval(
-    annotations: Annotations,
+    annotations: GroundTruth,
     results: Sequence[Mapping[str, Any]],
-    image_ids: Collection[int] | None = None,
+    image_ids: Collection[CocoId] | None = None,
     *,
     sigmas: Sequence[float] | None = None,
     resamples: int = 1000,
@@ -142,73 +142,117 @@ class _Matches:
 
 
 def _match(
-    annotations: Annotations,
+    annotations: GroundTruth,
     results: Sequence[Mapping[str, Any]],
-    image_ids: Collection[int] | None,
+    image_ids: Collection[CocoId] | None,
     sigmas: Sequence[float] | None,
 ) -> COCOeval:
-    """Match `results` to ground truth in every image."""
-    document = _read(annotations)
-    known = {image["id"] for image in document["images"]}
-    wanted = known if image_ids is None else set(image_ids)
+    """Match `results` to ground truth in every image.
+
+    pycocotools gets data sets made for it, with ids counted from 1: it reads a match with id 0 as no match, cannot sort
+    strings, and wants fields that files may lack."""
+    oks_sigmas = np.asarray(Params("keypoints").kpt_oks_sigmas if sigmas is None else sigmas, dtype=float)
+    if oks_sigmas.ndim != 1 or not oks_sigmas.size or not ((oks_sigmas > 0) & (oks_sigmas < np.inf)).all():
+        raise ValueError(f"sigmas must be a positive number for each keypoint, got {reprlib.repr(sigmas)}")
+    if isinstance(annotations, str | os.PathLike | Mapping):
+        records = {record.image_id: record for record in read_ground_truth(annotations, oks_sigmas.size)}
+    else:
+        records = {record.image_id: record for record in annotations}
+    # Of detections with one score, those in the first image count first: the numbers keep the order of the ids.
+    order = sorted(records, key=lambda image_id: (isinstance(image_id, str), image_id))
+    numbers = {image_id: number for number, image_id in enumerate(order, start=1)}
+    wanted = order if image_ids is None else list(image_ids)
     if not wanted:
         raise ValueError("image_ids must name at least one image, got none")
-    if unknown := wanted - known:
-        raise ValueError(f"image_ids must be among the annotations' images, got {min(unknown)}")
-    _check_results(document, results)
+    for image_id in wanted:
+        if image_id not in numbers:
+            raise ValueError(f"image_ids must be among the annotations' images, got {image_id!r}")
+    truths = _truths(records, oks_sigmas.size)
+    detections = _detections(results, records, oks_sigmas.size)
     with contextlib.redirect_stdout(io.StringIO()):
-        truth = COCO()
-        truth.dataset = document
-        truth.createIndex()
-        found = COCO()
-        if results:  # loadRes adds fields to the dicts that it is given, and cannot take an empty list
-            found = truth.loadRes([dict(result) for result in results])
-        evaluation = COCOeval(truth, found, "keypoints")
-        evaluation.params.imgIds = sorted(wanted)
-        if sigmas is not None:
-            evaluation.params.kpt_oks_sigmas = np.asarray(sigmas, dtype=float)
-        _check_lengths(document, results, len(evaluation.params.kpt_oks_sigmas))
+        evaluation = COCOeval(_to_coco(truths, numbers), _to_coco(detections, numbers), "keypoints")
+        evaluation.params.imgIds = sorted(numbers[image_id] for image_id in wanted)
+        evaluation.params.kpt_oks_sigmas = oks_sigmas
         evaluation.evaluate()
     return evaluation
 
 
-def _read(annotations: Annotations) -> dict[str, Any]:
-    """A private copy of the annotations (pycocotools writes into them), checked to be a COCO keypoint set."""
-    if isinstance(annotations, Mapping):
-        name, document = "annotations", copy.deepcopy(dict(annotations))
-    else:
-        name = str(annotations)
-        try:
-            document = json.loads(Path(annotations).read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise ValueError(f"{name} is not JSON: {error}") from error
-    if not isinstance(document, dict):
-        raise ValueError(f"{name} is not a COCO keypoint set: expected an object, got {type(document).__name__}")
-    for key in ("images", "annotations", "categories"):
-        if key not in document:
-            raise ValueError(f'{name} is not a COCO keypoint set: it has no "{key}"')
-    for index, annotation in enumerate(document["annotations"], start=1):
-        if missing := [field for field in REQUIRED_FIELDS if field not in annotation]:
-            raise ValueError(f"{name}: annotation {annotation.get('id')} has no {', '.join(missing)}")
-        annotation["id"] = index  # pycocotools reads a match with id 0 as no match, silently
-    return document
+def _to_coco(persons: Sequence[Mapping[str, Any]], numbers: Mapping[CocoId, int]) -> COCO:
+    """pycocotools' data set of true or found `persons`, on images whose ids it calls `numbers`."""
+    data = COCO()
+    data.dataset = {
+        "images": [{"id": number} for number in numbers.values()],
+        "categories": [{"id": 1}],
+        "annotations": [
+            {**person, "id": person_id, "category_id": 1, "image_id": numbers[person["image_id"]]}
+            for person_id, person in enumerate(persons, start=1)
+        ],
+    }
+    data.createIndex()
+    return data
 
 
-def _check_results(document: Mapping[str, Any], results: Sequence[Mapping[str, Any]]) -> None:
-    """Raise ValueError where a result is on an image or of a category that the annotations do not list."""
-    for field, listed in (("image_id", document["images"]), ("category_id", document["categories"])):
-        known = {entry["id"] for entry in listed}
-        for result in results:
-            if result[field] not in known:
-                raise ValueError(f"results must have a {field} that the annotations list, got {result[field]}")
-
-
-def _check_lengths(document: Mapping[str, Any], results: Sequence[Mapping[str, Any]], num_keypoints: int) -> None:
-    """Raise ValueError unless every person, true or found, has `num_keypoints` keypoints."""
-    for name, persons in (("annotations", document["annotations"]), ("results", results)):
-        for person in persons:
-            if len(person["keypoints"]) != 3 * num_keypoints:
+def _truths(records: Mapping[CocoId, ImageRecord], count: int) -> list[dict[str, Any]]:
+    """What pycocotools needs of the annotations, checked to have `count` keypoints each."""
+    truths = []
+    for image_id, record in records.items():
+        for annotation in record.annotations:
+            if len(annotation.keypoints) != count:
                 raise ValueError(
-                    f"{name} must have {num_keypoints} keypoints (one OKS sigma each), got"
-                    f" {len(person['keypoints'])} numbers for a person in image {person['image_id']}"
+                    f"sigmas must be {len(annotation.keypoints)} numbers, one for each keypoint of the annotations, "
+                    f"got {count}"
                 )
+            truths.append(
+                {
+                    "image_id": image_id,
+                    "keypoints": annotation.keypoints.ravel(),
+                    "num_keypoints": annotation.num_keypoints,
+                    "bbox": annotation.box,
+                    "area": annotation.area,
+                    "iscrowd": int(annotation.iscrowd),
+                }
+            )
+    return truths
+
+
+def _detections(
+    results: Sequence[Mapping[str, Any]], records: Mapping[CocoId, ImageRecord], count: int
+) -> list[dict[str, Any]]:
+    """What pycocotools needs of `results`, checked: on known images, of their category, with `count` keypoints each."""
+    if isinstance(results, str | bytes | Mapping) or not isinstance(results, Iterable):
+        raise TypeError(f"results must be a list of COCO results, got {reprlib.repr(results)}")
+    results = list(results)
+
+    def refuse(index: int, field: str, required: str) -> NoReturn:
+        got = reprlib.repr(results[index].get(field))
+        raise ValueError(f"results[{index}] must have {field} {required}, got {got}")
+
+    for index, result in enumerate(results):
+        if not isinstance(result, Mapping):
+            raise TypeError(f"results[{index}] must be a COCO result, got {reprlib.repr(result)}")
+        image_id = result.get("image_id")
+        if not is_id(image_id) or image_id not in records:
+            refuse(index, "image_id", "of an image of the annotations")
+        if result.get("category_id") != records[image_id].category_id:
+            refuse(index, "category_id", f"{records[image_id].category_id!r}, as the annotations")
+
+    keypoints = to_rows([result.get("keypoints") for result in results], (3 * count,), (count, 3))
+    scores = to_rows([result.get("score") for result in results], ())
+    extents = np.ptp(keypoints.reshape(-1, count, 3)[..., :2], axis=1)
+    boxes = np.column_stack([np.zeros_like(extents), extents])
+    given = np.array([result.get("bbox") is not None for result in results], dtype=bool)
+    boxes[given] = to_rows([result["bbox"] for result, is_given in zip(results, given, strict=True) if is_given], (4,))
+    for field, rows, required in (
+        ("keypoints", keypoints, f"of {3 * count} finite numbers, three for each sigma"),
+        ("score", scores, "that is a finite number"),
+        ("bbox", boxes, "of four finite numbers"),
+    ):
+        good = np.isfinite(rows).all(axis=1)
+        if not good.all():
+            refuse(int(np.argmin(good)), field, required)
+    return [
+        {"image_id": result["image_id"], "keypoints": row, "score": score, "area": area}
+        for result, row, score, area in zip(
+            results, keypoints, scores[:, 0].tolist(), boxes[:, 2:].prod(axis=1).tolist(), strict=True
+        )
+    ]

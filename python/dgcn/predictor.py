@@ -21,8 +21,8 @@ from dgcn_ext.arguments import INT_MAX, check_integer
 from dgcn_ext.decoder import DecoderConfig, PifPafDecoder
 
 from .checkpoint import DEFAULT_CHECKPOINT, load_model
+from .coco import CocoId, ImageRecord, read_coco
 from .codec import PifPafCodec
-from .data import read_coco
 from .images import EncodedImage, read_image
 from .metrics import evaluate_keypoints
 from .model import DGCN
@@ -59,7 +59,7 @@ class Pose:
         (x, y), (right, bottom) = found.min(axis=0).tolist(), found.max(axis=0).tolist()
         return x, y, right - x, bottom - y
 
-    def to_coco(self, image_id: int = 0, category_id: int = 1) -> dict[str, Any]:
+    def to_coco(self, image_id: CocoId = 0, category_id: CocoId = 1) -> dict[str, Any]:
         """A COCO keypoint result, JSON-serialisable; v is 2 for a keypoint that was found and 0 otherwise.
 
         `keypoint_scores` is an addition to the format, and so are the fields that make it a COCO annotation as well.
@@ -219,25 +219,42 @@ class Predictor:
         """COCO keypoint results on every picture of a COCO keypoint set.
 
         Args:
-            images: folder of the pictures, taken as stored, as COCO does, whatever their EXIF says.
-            annotations: the set's JSON; only its list of pictures is used.
+            images: folder of the pictures, read as `ImageRecord.read` says.
+            annotations: the set's JSON, checked as for training, but only its list of pictures is used.
             force_complete: give every person every keypoint. OKS counts a missing keypoint as wrong, so a guess can
                 only gain; PifPaf is evaluated in this way.
             progress: show a progress bar on stderr, if that is a terminal.
+
+        Returns:
+            Results with the image ids and the category id of the set.
 
         Raises:
             OSError, ValueError: a JSON or a picture that is missing or damaged.
         """
         records = read_coco(images, annotations, self.skeleton)
+        return self.predict_records(records, force_complete=force_complete, progress=progress)
+
+    def predict_records(
+        self, records: Sequence[ImageRecord], *, force_complete: bool = True, progress: bool = False
+    ) -> list[dict[str, Any]]:
+        """`predict_dataset` of a set that `read_coco` has read.
+
+        All files are looked at before the network runs, so that most of what is wrong with one costs no work."""
+        for record in records:
+            record.check()
         decoder = self._completing_decoder if force_complete else self._decoder
-        predictions = self._batch((read_image(record.path) for record in records), decoder)
+        predictions = self._batch((record.read() for record in records), decoder)
         bar = tqdm(predictions, total=len(records), unit="image", leave=False, disable=None if progress else True)
-        return [pose.to_coco(record.image_id) for record, poses in zip(records, bar, strict=True) for pose in poses]
+        return [
+            pose.to_coco(record.image_id, record.category_id)
+            for record, poses in zip(records, bar, strict=True)
+            for pose in poses
+        ]
 
     def evaluate(self, images: str | Path, annotations: str | Path) -> dict[str, float]:
         """The ten numbers of `evaluate_keypoints` on a COCO keypoint set; arguments as for `predict_dataset`."""
-        results = self.predict_dataset(images, annotations)
-        return evaluate_keypoints(annotations, results, sigmas=self.skeleton.sigmas)
+        records = read_coco(images, annotations, self.skeleton)
+        return evaluate_keypoints(records, self.predict_records(records), sigmas=self.skeleton.sigmas)
 
     def _batch(self, sources: Iterable[Source], decoder: PifPafDecoder) -> Iterator[list[Pose]]:
         self.timings = Timings()

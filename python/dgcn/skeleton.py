@@ -93,7 +93,8 @@ class Skeleton:
 class Annotation:
     """One COCO annotation: a person, or a crowd.
 
-    keypoints: float32 [K, 3], (x px, y px, visibility: 0 not annotated, 1 hidden, 2 visible).
+    keypoints: float [K, 3], (x px, y px, visibility: 0 not annotated, 1 hidden, 2 visible); float64 as read from a
+        file, so that evaluation rounds nothing.
     box: (x, y, width, height) in pixels.
     area: of the person's mask, in square pixels.
     iscrowd: the box holds many people, none of them annotated one by one.
@@ -105,9 +106,14 @@ class Annotation:
     iscrowd: bool = False
 
     @property
+    def num_keypoints(self) -> int:
+        """How many keypoints are annotated."""
+        return int(np.count_nonzero(self.keypoints[:, 2] > 0))
+
+    @property
     def is_ignored(self) -> bool:
         """Whether the box holds people whose keypoints nobody marked: neither persons nor background."""
-        return self.iscrowd or not (self.keypoints[:, 2] > 0).any()
+        return self.iscrowd or self.num_keypoints == 0
 
     @property
     def scale(self) -> float:

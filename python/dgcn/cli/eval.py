@@ -12,10 +12,19 @@ AP and AR are means over OKS thresholds 0.50 to 0.95; 50 and 75 are single thres
 
 from __future__ import annotations
 
+import argparse
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from .common import add_batch_argument, add_model_arguments, load_predictor, make_parser, positive
+from .common import (
+    add_batch_argument,
+    add_model_arguments,
+    check_writable,
+    load_predictor,
+    make_parser,
+    positive,
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -41,19 +50,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
 
     from ..checkpoint import write_json
+    from ..coco import read_coco
     from ..metrics import bootstrap_interval, evaluate_keypoints
 
+    check_outputs(args)
     predictor = load_predictor(args, args.batch_size)
-    results = predictor.predict_dataset(
-        args.images, args.annotations, force_complete=args.force_complete, progress=True
-    )
+    records = read_coco(args.images, args.annotations, predictor.skeleton)
+    if not any(record.persons for record in records):
+        warning = f"{args.annotations} has no person with keypoints: every number is n/a"
+        print(f"dgcn eval: warning: {warning}", file=sys.stderr)
+    results = predictor.predict_records(records, force_complete=args.force_complete, progress=True)
     sigmas = predictor.skeleton.sigmas
-    metrics = evaluate_keypoints(args.annotations, results, sigmas=sigmas)
+    metrics = evaluate_keypoints(records, results, sigmas=sigmas)
     for name, value in metrics.items():
         print(f"{name:<5}{value:.4f}" if value >= 0 else f"{name:<5}n/a")
     if args.bootstrap:
-        low, high = bootstrap_interval(args.annotations, results, sigmas=sigmas, resamples=args.bootstrap)
-        print(f"95 % interval of AP: {low:.4f} to {high:.4f} ({args.bootstrap} resamples of the pictures)")
+        low, high = bootstrap_interval(records, results, sigmas=sigmas, resamples=args.bootstrap)
+        interval = f"{low:.4f} to {high:.4f}" if low >= 0 else "n/a"
+        print(f"95 % interval of AP: {interval} ({args.bootstrap} resamples of the pictures)")
     count, timings = max(1, predictor.timings.num_images), predictor.timings
     print(
         f"{timings.num_images} pictures at {predictor.long_edge} px on {predictor.device}, each"
@@ -64,3 +78,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.results:
         write_json(args.results, results)
     return 0
+
+
+def check_outputs(args: argparse.Namespace) -> None:
+    """Before the work: raise OSError or ValueError unless the results can be written, over nothing that is needed."""
+    paths = [path for path in (args.annotations, args.json_output, args.results) if path]
+    if len({path.resolve() for path in paths}) < len(paths):
+        raise ValueError("--annotations, --json-output and --results must be different files")
+    for path in (args.json_output, args.results):
+        if path:
+            check_writable(path)
