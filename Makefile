@@ -171,11 +171,13 @@ check-lowest: build
 	PIP_CONSTRAINT= $(BIN)/pip install --quiet --no-deps --upgrade --target build/lowest $(LOWEST)
 	PIP_CONSTRAINT= $(BIN)/pip install --quiet --no-deps --upgrade --target build/lowest-gui \
 	    $(filter opencv-%,$(subst -headless,,$(LOWEST)))
-	PYTHONPATH=build/lowest $(BIN)/pytest -W default -k 'not random_fields' $(filter-out $(OPERATOR_TESTS),$(wildcard tests/test_*.py))
+	PYTHONPATH=build/lowest $(BIN)/pytest -W default -k 'not random_fields' \
+	    $(filter-out $(OPERATOR_TESTS) tests/test_onnx.py,$(wildcard tests/test_*.py))
 	PYTHONPATH=build/lowest-gui:build/lowest $(BIN)/pytest -W default tests/test_images.py tests/test_predictor.py \
 	    tests/test_transforms.py tests/test_visualize.py
 
-OPERATOR_TESTS := $(wildcard tests/test_philox.py tests/test_graph_conv*.py tests/test_relu_affinity*.py)
+OPERATOR_TESTS := $(wildcard tests/test_philox.py tests/test_graph_conv*.py tests/test_relu_affinity*.py) \
+    tests/test_func.py tests/test_torch_tools.py
 check-torch-2.13: build
 	test -x .venv-2.13/bin/python || $(PYTHON) -m venv .venv-2.13
 	PIP_CONSTRAINT= .venv-2.13/bin/pip install --quiet torch==2.13.0 numpy pytest pytest-benchmark hypothesis setuptools
