@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import re
@@ -18,9 +19,9 @@ from oracle import Oracle, picture
 from PIL import Image
 
 from dgcn import predictor
-from dgcn.cli.common import write_overlay
+from dgcn.cli.common import load_predictor, write_overlay
 from dgcn.cli.predict import list_pictures, overlay_names
-from dgcn.images import read_image
+from dgcn.images import read_image, read_size
 from dgcn.skeleton import COCO
 
 
@@ -248,6 +249,16 @@ def test_odd_files_of_a_folder(oracle, folder, tmp_path, capsys) -> None:
 
     assert run("predict", "--source", folder / "broken.png", "-o", tmp_path / "out") == 2
     assert f"a link that leads nowhere: {folder / 'broken.png'}" in capsys.readouterr().err
+
+
+def test_commands_take_pictures_of_two_hundred_million_pixels(oracle, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 89_478_485)  # Pillow's default
+    path = tmp_path / "phone.ppm"
+    path.write_bytes(b"P6 16000 12500 255 ")
+    with pytest.raises(ValueError, match=r"phone\.ppm .*200000000 pixels"):
+        read_size(path)
+    load_predictor(argparse.Namespace(checkpoint=None, device="cpu", long_edge=None))
+    assert read_size(path) == (16_000, 12_500)
 
 
 def test_a_damaged_exif_block_is_no_news(oracle, folder, tmp_path, capsys) -> None:

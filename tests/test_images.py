@@ -13,7 +13,7 @@ import pytest
 from PIL import Image, ImageOps
 from PIL.Image import Transpose
 
-from dgcn.images import read_image
+from dgcn.images import read_image, read_size
 
 ORIENTATION = 0x0112
 LOSSLESS = ("BMP", "JPEG2000", "PNG", "PPM", "TIFF")
@@ -70,11 +70,13 @@ def test_a_jpeg_is_decoded_as_by_opencv(picture) -> None:
 
 
 @pytest.mark.parametrize("orientation", STORED_AS)
-def test_orientation(picture, orientation) -> None:
+def test_orientation(picture, orientation, tmp_path) -> None:
     content = turned(picture, "JPEG", orientation)
     assert_close(read_image(content, upright=True), picture, 6)
     stored = Image.open(io.BytesIO(content))
     assert_close(read_image(content), Image.fromarray(np.asarray(stored)), 0)
+    (tmp_path / "a.jpg").write_bytes(content)
+    assert read_size(tmp_path / "a.jpg") == stored.size
     assert_close(read_image(stored, upright=True), picture, 6)
     assert_close(read_image(ImageOps.exif_transpose(stored), upright=True), picture, 6)  # not turned twice
 
@@ -166,6 +168,9 @@ def test_files_that_are_no_pictures(tmp_path, picture) -> None:
         (tmp_path / name).write_bytes(content)
         with pytest.raises(ValueError, match=rf"{name} .*{message}") as error:
             read_image(tmp_path / name)
+        if name not in ("empty.jpg", "floats.tif"):
+            with pytest.raises(ValueError, match=rf"{name} .*{message}"):
+                read_size(tmp_path / name)
         assert "\n" not in str(error.value)
         with pytest.raises(ValueError, match=f"the picture .*{message}"):
             read_image(content)
@@ -177,6 +182,7 @@ def test_paths_that_are_no_files(tmp_path) -> None:
     with pytest.raises(IsADirectoryError):
         read_image(tmp_path)
     os.mkfifo(tmp_path / "pipe.jpg")
-    for path in (tmp_path / "pipe.jpg", "/dev/zero"):
-        with pytest.raises(ValueError, match=f"{path} is a pipe or a device, not a file"):
-            read_image(path)
+    for read in (read_image, read_size):
+        for path in (tmp_path / "pipe.jpg", "/dev/zero"):
+            with pytest.raises(ValueError, match=f"{path} is a pipe or a device, not a file"):
+                read(path)

@@ -6,9 +6,12 @@ wherever it is installed, where OpenCV's depend on the build.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import stat
+from collections.abc import Iterator
+from typing import BinaryIO
 
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
@@ -49,24 +52,43 @@ def read_image(source: EncodedImage, *, upright: bool = False) -> np.ndarray:
     """
     name = "the picture"
     if isinstance(source, str | os.PathLike):
-        name, source = os.fspath(source), _read_file(source)
+        name = os.fspath(source)
+        with _open_file(source) as file:
+            source = file.read()
     if not source:
         raise ValueError(f"{name} is empty")
-    try:
+    with _errors_name(name):
         image = source if isinstance(source, Image.Image) else Image.open(io.BytesIO(source), formats=FORMATS)
         return _to_rgb(image, upright)
+
+
+def read_size(path: str | os.PathLike[str]) -> tuple[int, int]:
+    """(width, height) in pixels of the picture in a file as stored, from the first bytes of it alone.
+
+    Raises:
+        OSError: no such file, or not readable.
+        ValueError: empty, or not a picture; the message names the file.
+    """
+    with _open_file(path) as file, _errors_name(os.fspath(path)):
+        return Image.open(file, formats=FORMATS).size
+
+
+def _open_file(path: str | os.PathLike[str]) -> BinaryIO:
+    mode = os.stat(path).st_mode
+    if stat.S_ISFIFO(mode) or stat.S_ISCHR(mode):
+        raise ValueError(f"{os.fspath(path)} is a pipe or a device, not a file")  # reading it might never end
+    return open(path, "rb")
+
+
+@contextlib.contextmanager
+def _errors_name(name: str) -> Iterator[None]:
+    """Whatever goes wrong in the block becomes a ValueError on the picture `name`."""
+    try:
+        yield
     except UnidentifiedImageError as error:
         raise ValueError(f"{name} is damaged or not a picture of a known format ({', '.join(FORMATS)})") from error
     except Exception as error:  # damaged files make Pillow raise almost anything: SyntaxError, RuntimeError, ...
         raise ValueError(f"{name} cannot be read as a picture: {error}") from error
-
-
-def _read_file(path: str | os.PathLike[str]) -> bytes:
-    mode = os.stat(path).st_mode
-    if stat.S_ISFIFO(mode) or stat.S_ISCHR(mode):
-        raise ValueError(f"{os.fspath(path)} is a pipe or a device, not a file")  # reading it might never end
-    with open(path, "rb") as file:
-        return file.read()
 
 
 def _to_rgb(image: Image.Image, upright: bool) -> np.ndarray:

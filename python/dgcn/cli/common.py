@@ -100,8 +100,12 @@ def add_batch_argument(parser: argparse.ArgumentParser) -> None:
 
 
 def load_predictor(args: argparse.Namespace, batch_size: int = 1) -> Predictor:
+    """The predictor that the flags ask for; from here on this process reads pictures of up to 2^30 pixels."""
+    from PIL import Image
+
     from ..predictor import Predictor
 
+    Image.MAX_IMAGE_PIXELS = 2**29  # Pillow refuses what has twice that. Its default refuses what some phones take.
     device = choose_device(args.device)
     return Predictor(args.checkpoint, device=device, long_edge=args.long_edge, batch_size=batch_size)
 

@@ -31,10 +31,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     from ..images import read_image
 
     overlay, json_path = (args.output / f"{args.source.stem}.dgcn{suffix}" for suffix in (".jpg", ".json"))
-    image = read_image(args.source, upright=True)
     for path in (overlay, json_path):
         check_writable(path)
     predictor = load_predictor(args)
+    image = read_image(args.source, upright=True)
     predictor(image)  # the first pass also allocates and picks algorithms
     poses = predictor(image)
 
