@@ -45,7 +45,7 @@ TORCH = "torch>=2.10"
 REQUIREMENTS = [
     "numpy>=1.24",
     "opencv-python-headless>=4.8.0.76",
-    "pillow>=10.1",
+    "pillow>=11.3",
     "pycocotools>=2.0.7",
     "safetensors>=0.4",
     "timm>=1.0.3",
