@@ -103,17 +103,3 @@ def _to_rgb(image: Image.Image, upright: bool) -> np.ndarray:
         image = image.convert("RGBA")  # a palette with transparency cannot become RGB at once
     image = image.convert("RGB")
     return np.array(image if turn is None else image.transpose(turn))
-
-
-def read_size(path: str | os.PathLike[str]) -> tuple[int, int]:
-    """(width, height) in pixels of the picture in a file as stored, from the first bytes of it alone.
-
-    Raises:
-        OSError: no such file, or not readable.
-        ValueError: empty, or not a picture; the message names the file.
-    """
-    with open(path, "rb") as file:
-        try:
-            return Image.open(file, formats=FORMATS).size
-        except Exception as error:  # damaged files make Pillow raise almost anything: SyntaxError, OSError, ...
-            raise ValueError(f"{path} cannot be read as a picture: {error}") from error
