@@ -50,7 +50,7 @@ PyMODINIT_FUNC PyInit__C() {
   if (!dgcn::owns_operators()) {
     PyErr_SetString(PyExc_ImportError,
                     "torch.ops.dgcn is taken: this process has loaded another library of that name, or another copy of "
-                    "this one, and can have only one of them");
+                    "this one; start it again with only one of them");
     return nullptr;
   }
   return PyModule_Create(&module);

@@ -21,7 +21,7 @@ PACKAGE = Path(dgcn_ext.__file__).parent
 def run(script: str, *arguments: Path) -> None:
     """Runs the script in a new process that imports this dgcn_ext."""
     script = f"import sys; sys.path.insert(0, {str(PACKAGE.parent)!r})\n{script}"
-    command = [sys.executable, "-W", "error", "-c", script, *map(str, arguments)]
+    command = [sys.executable, "-c", script, *map(str, arguments)]
     result = subprocess.run(command, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
 
