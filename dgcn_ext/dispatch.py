@@ -71,8 +71,8 @@ def refuse_gradient(op: OpOverload, message: str) -> None:
 
 
 def is_transformed() -> bool:
-    """Whether the dispatcher has to see a call as it is: torch.compile, torch.export, torch.func or vmap is at work."""
-    return torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
+    """Whether the dispatcher has to see a call as it is: under torch.compile, export, torch.func, vmap or jit.trace."""
+    return torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active() or torch.jit.is_tracing()
 
 
 def needs_gradient(*args: Any) -> bool:

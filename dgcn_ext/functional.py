@@ -59,8 +59,9 @@ def graph_conv(
         y = torch.einsum("bihw,ij->bjhw", torch.nn.functional.conv2d(x, weight[:, :, None, None]), s)
         y = torch.relu(y + bias[:, None, None]) + residual
 
-    :func:`dgcn_ext.reference.graph_conv` is the same in full. Differentiable once with respect to ``x``,
-    ``edge_weight``, ``weight``, ``bias`` and ``residual``.
+    :func:`dgcn_ext.reference.graph_conv` is the same in full. Differentiable once, in reverse mode, with respect to
+    ``x``, ``edge_weight``, ``weight``, ``bias`` and ``residual``. ``torch.vmap`` maps over any of the tensors; with one
+    ``seed`` for all elements it draws the same graphs for each.
 
     Args:
         x: features X [B, K, H, W], float64, float32, bfloat16 or float16. Contiguous and channels_last tensors are read
@@ -84,10 +85,11 @@ def graph_conv(
         y [B, K, H, W] in the dtype and memory format of ``x``.
 
     Raises:
-        TypeError: an argument that is not a tensor, or of the wrong dtype.
+        TypeError: an argument that is not a dense tensor, or of the wrong dtype; a ``per_sample`` that is not a bool.
         ValueError: a wrong shape, device or option, or an ``adjacency`` that requires a gradient.
         RuntimeError: ``adjacency`` outside [0, 1] or NaN (on the CPU only; looking would make a GPU wait), CUDA tensors
             in an installation without CUDA kernels, or a second derivative.
+        NotImplementedError: a derivative in forward mode (``jvp``, ``jacfwd``).
     """
     tensors = (x, edge_weight, adjacency, weight, bias, residual, seed)
     if has_torch_function(tensors):  # as @overridable has it, which takes 0.5 µs
@@ -159,7 +161,7 @@ def sample_adjacency(adjacency: Tensor, seed: Tensor, batch: int | None = None) 
 
     Raises:
         TypeError: an argument of the wrong type or dtype.
-        ValueError: a wrong shape or device, a negative ``batch``, or an ``adjacency`` that requires a gradient.
+        ValueError: a wrong shape or device, a ``batch`` out of range, or an ``adjacency`` that requires a gradient.
         RuntimeError: as for :func:`graph_conv`.
     """
     check_adjacency(adjacency)
@@ -180,8 +182,8 @@ def relu_affinity(a: Tensor, b: Tensor, g: Tensor) -> Tensor:
 
     Equivalent to: ``g @ torch.relu(b[:, :, None] + a[:, None, :]) / N``, in O(N log N + N·C) time and O(N·C) memory:
     the positions that ReLU lets through to i are those of the largest b. The sums are held in float64.
-    :func:`dgcn_ext.reference.relu_affinity` is the dense form. Differentiable once with respect to ``a``, ``b`` and
-    ``g``; ReLU's gradient is 0 where a_i + b_j = 0.
+    :func:`dgcn_ext.reference.relu_affinity` is the dense form. Differentiable once, in reverse mode, with respect to
+    ``a``, ``b`` and ``g``; ReLU's gradient is 0 where a_i + b_j = 0. ``torch.vmap`` maps over any of them.
 
     Args:
         a: keys w_θ·θ_i [B, N], any floating dtype.
@@ -200,9 +202,10 @@ def relu_affinity(a: Tensor, b: Tensor, g: Tensor) -> Tensor:
         y [B, C, N] in the dtype of ``g``, and in its layout where that is dense.
 
     Raises:
-        TypeError: an argument that is not a tensor, or of the wrong dtype.
+        TypeError: an argument that is not a dense tensor, or of the wrong dtype.
         ValueError: a wrong shape or device.
         RuntimeError: CUDA tensors in an installation without CUDA kernels, or a second derivative.
+        NotImplementedError: a derivative in forward mode (``jvp``, ``jacfwd``).
     """
     check_is_tensor("g", g)
     if g.dim() != 3:

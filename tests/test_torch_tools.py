@@ -55,6 +55,17 @@ def test_a_subclass_of_tensor_is_returned_as_such() -> None:
     assert type(relu_affinity(x[0, :, 0], x[0, :, 1], x[0])) is Features
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit:FutureWarning", "ignore:`torch.jit:DeprecationWarning")
+def test_jit_trace_records_the_operator_where_gradients_are_needed() -> None:
+    parameter = torch.rand(4, 4)
+
+    def function(x: Tensor) -> Tensor:
+        return graph_conv(x, parameter, parameter)
+
+    x = torch.randn(2, 4, 3, 5, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    assert torch.equal(torch.jit.trace(function, x)(x + 1), function(x + 1))
+
+
 # ---- FLOPs ----------------------------------------------------------------------------------------------------------
 
 
