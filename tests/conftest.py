@@ -30,6 +30,31 @@ def data_dir() -> Path:
 
 
 @pytest.fixture
+def oracle(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every checkpoint holds a network that sees the persons of `cli_cases.PICTURES`."""
+    from cli_cases import PICTURES
+    from oracle import Oracle
+
+    from dgcn import predictor
+
+    monkeypatch.setattr(predictor, "load_model", lambda path: (Oracle(PICTURES), {"long_edge": 513}))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder of `cli_cases.PICTURES` as PNG files, named by their tones."""
+    from cli_cases import PICTURES
+    from oracle import picture
+    from PIL import Image
+
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for tone, (size, _) in PICTURES.items():
+        Image.fromarray(picture(tone, *size)).save(folder / f"{tone}.png")
+    return folder
+
+
+@pytest.fixture
 def sync_debug_mode() -> Iterator[Callable[[str], None]]:
     """What makes torch complain, with "error", when the host waits for the GPU."""
     yield torch.cuda.set_sync_debug_mode
