@@ -1,7 +1,7 @@
 """Operators of DGCN (dynamic graph convolutional network, AAAI 2020) for PyTorch, and PIF/PAF in C++.
 
     functional   graph_conv, relu_affinity, sample_adjacency: the compiled operators
-    modules      DGCM, and DGCMFused on the compiled operators
+    modules      DGCM and its layers GraphConv and NonLocal; DGCMFused, ... on the compiled operators
     reference    what they compute, written to be read: their specification
     onnx         their translation for torch.onnx.export; needs onnx and onnxscript
     decoder      PifPafDecoder; works without torch
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from dgcn_ext import decoder, encoder, functional, modules, reference
     from dgcn_ext.decoder import DecoderConfig, PifPafDecoder
     from dgcn_ext.encoder import PifPafEncoder
-    from dgcn_ext.modules import DGCM, DGCMFused
+    from dgcn_ext.modules import DGCM, DGCMFused, GraphConv, GraphConvFused, NonLocal, NonLocalFused
 
     __version__: str
 
@@ -28,6 +28,10 @@ __all__ = [
     "DGCM",
     "DGCMFused",
     "DecoderConfig",
+    "GraphConv",
+    "GraphConvFused",
+    "NonLocal",
+    "NonLocalFused",
     "PifPafDecoder",
     "PifPafEncoder",
     "__version__",
@@ -42,6 +46,10 @@ _HOME = {
     "DGCM": "modules",
     "DGCMFused": "modules",
     "DecoderConfig": "decoder",
+    "GraphConv": "modules",
+    "GraphConvFused": "modules",
+    "NonLocal": "modules",
+    "NonLocalFused": "modules",
     "PifPafDecoder": "decoder",
     "PifPafEncoder": "encoder",
 }

@@ -107,6 +107,19 @@ def test_fold_keeps_the_outputs_and_the_original(levels):
     torch.testing.assert_close(got.paf, wanted.paf, atol=1e-3, rtol=1e-3)
     assert count(model) > count(folded)
     assert any(isinstance(module, torch.nn.BatchNorm2d) for module in model.modules())
+    assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in folded.modules())
+    assert all(parameter.requires_grad for parameter in model.parameters())
+    assert not any(parameter.requires_grad for parameter in folded.parameters())
+
+
+def test_a_start_on_the_meta_device_restores_the_normalisation():
+    with torch.device("meta"):
+        model = build_model("mobilenetv1_075")
+    model.to_empty(device="cpu")
+    expected = build_model("mobilenetv1_075")
+    model.load_state_dict(expected.state_dict())
+    images = torch.rand(1, 3, 33, 33) * 255
+    torch.testing.assert_close(model.eval()(images).pif, expected.eval()(images).pif)
 
 
 def test_fused_and_plain_modules_share_a_state_dict_and_agree():

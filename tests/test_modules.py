@@ -9,13 +9,13 @@ import subprocess
 import sys
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
 import dgcn_ext
-from dgcn_ext import DGCM, DGCMFused, functional, reference
-from dgcn_ext.modules import GraphConv, NonLocal, NonLocalFused
+from dgcn_ext import DGCM, DGCMFused, GraphConv, NonLocal, NonLocalFused, functional, reference
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "default": {},
@@ -265,14 +265,6 @@ def test_channels_last(device: torch.device) -> None:
         torch.testing.assert_close(our, their, rtol=1e-9, atol=1e-9 * max(1.0, their.abs().max().item()))
 
 
-@pytest.mark.parametrize("module_type", [DGCM, DGCMFused])
-def test_meta_device(module_type: type[DGCM]) -> None:
-    with torch.device("meta"):
-        module = module_type(24, soft_adjacency(), lift_channels=8)
-        result = module(torch.empty(2, 24, 5, 3))
-    assert [tuple(output.shape) for output in result] == [(2, 24, 5, 3), (2, 17, 5, 3)]
-
-
 # ---- Bad input and imports ------------------------------------------------------------------------------------------
 
 
@@ -281,6 +273,11 @@ def test_meta_device(module_type: type[DGCM]) -> None:
     [
         ({"in_channels": 0}, ValueError, "in_channels must be at least 1, got 0"),
         ({"in_channels": 24.0}, TypeError, "in_channels must be an int, got float"),
+        ({"lift_channels": True}, TypeError, "lift_channels must be an int, got bool"),
+        ({"adjacency": nn.Parameter(torch.eye(3))}, ValueError, "adjacency must not require a gradient"),
+        ({"non_local": "no"}, TypeError, "non_local must be True or False, got 'no'"),
+        ({"dynamic": "false"}, TypeError, "dynamic must be True or False, got 'false'"),
+        ({"per_sample": "no"}, TypeError, "per_sample must be True or False, got 'no'"),
         ({"lift_channels": 1}, ValueError, "lift_channels must be at least 2, got 1"),
         ({"adjacency": [[1.0]]}, TypeError, "adjacency must be a tensor, got list"),
         ({"adjacency": torch.eye(3).long()}, TypeError, "adjacency must have a floating dtype, got torch.int64"),
@@ -296,6 +293,42 @@ def test_meta_device(module_type: type[DGCM]) -> None:
 def test_bad_input(change: dict[str, Any], error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         DGCMFused(**({"in_channels": 24, "adjacency": soft_adjacency()} | change))
+
+
+def test_numpy_integers_are_channels() -> None:
+    assert DGCM(np.int64(24), soft_adjacency(), lift_channels=np.int32(8)).kmap.in_channels == 8
+
+
+@pytest.mark.parametrize("module_type", [DGCM, DGCMFused])
+@pytest.mark.parametrize(
+    ("x", "seed", "error", "message"),
+    [
+        (torch.zeros(2, 17, 5, 3), None, ValueError, r"x must have .* C = in_channels = 24, got \[2, 17, 5, 3\]"),
+        (torch.zeros(24, 5, 3), None, ValueError, r"x must have shape \[B, C, H, W\] .* got \[24, 5, 3\]"),
+        ([[0.0]], None, TypeError, "x must be a tensor, got list"),
+        (torch.zeros(2, 24, 5, 3), 2.5, TypeError, "seed must be an integer, got 2.5"),
+        (torch.zeros(2, 24, 5, 3), 2**63, ValueError, "seed must be in"),
+        (torch.zeros(2, 24, 5, 3), torch.zeros(2).long(), ValueError, r"seed must be 0-dim, got shape \[2\]"),
+    ],
+)
+def test_bad_features_and_seeds(
+    module_type: type[DGCM], x: Any, seed: Any, error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        module_type(24, soft_adjacency(), lift_channels=8)(x, seed=seed)
+
+
+@pytest.mark.parametrize("layer", [GraphConv(soft_adjacency()), NonLocal(17)])
+def test_layers_name_what_they_take(layer: nn.Module) -> None:
+    with pytest.raises(ValueError, match=r"x must have shape \[B, ., H, W\] with .* = 17, got \[2, 16, 5, 3\]"):
+        layer(torch.zeros(2, 16, 5, 3))
+
+
+def test_errors_under_fullgraph_keep_their_message() -> None:
+    torch.compiler.reset()
+    compiled = torch.compile(DGCMFused(24, soft_adjacency(), lift_channels=8), fullgraph=True, backend="eager")
+    with pytest.raises(RuntimeError, match="C = in_channels = 24, got"):
+        compiled(torch.zeros(2, 17, 5, 3))
 
 
 def test_the_package_imports_torch_only_when_asked() -> None:
