@@ -130,6 +130,15 @@ def test_safetensors_of_somebody_else(tmp_path) -> None:
         load_model(path)
 
 
+def test_header_without_an_entry(saved) -> None:
+    with safetensors.safe_open(saved, framework="pt") as file:
+        header = json.loads(file.metadata()[HEADER_KEY])
+    del header["config"]
+    safetensors.torch.save_file({"weight": torch.zeros(2)}, saved, metadata={HEADER_KEY: json.dumps(header)})
+    with pytest.raises(ValueError, match=r"model\.safetensors is damaged: its header has no config"):
+        load_model(saved)
+
+
 def test_newer_format(saved) -> None:
     rewrite(saved, document={"format_version": 99})
     with pytest.raises(ValueError, match=r"has checkpoint format 99, this version of dgcn reads 1"):
@@ -186,6 +195,11 @@ class Payload:
         return Path.touch, (self.path,)
 
 
+def test_a_model_is_no_training_state(saved) -> None:
+    with pytest.raises(ValueError, match=r"is damaged: it is a model, from which --init-checkpoint starts$"):
+        load_training_state(saved)
+
+
 def test_nothing_else_is_unpickled(tmp_path) -> None:
     path, trace = tmp_path / "state.pt", tmp_path / "trace"
     torch.save({"step": Payload(trace)}, path)
@@ -212,6 +226,38 @@ def test_atomic_write(tmp_path) -> None:
         fail()
     assert path.read_bytes() == b"old"
     assert [entry.name for entry in path.parent.iterdir()] == ["file"]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs a limit on the size of files")
+def test_a_write_that_fails_names_the_file_and_keeps_the_old_one(saved, model) -> None:
+    """A limit on the size of files stands for a full disk: the system's error names no file either."""
+    import resource
+
+    state, old = saved.with_name("state.pt"), saved.read_bytes()
+    save_training_state(state, {"step": 1})
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limit[1]))
+        with pytest.raises(OSError, match="File too large") as failure:
+            save_training_state(state, {"step": 2, "weights": torch.zeros(100_000)})
+        assert failure.value.filename == str(state)
+        with pytest.raises(OSError, match="File too large") as failure:
+            save_model(saved, model, {"AP": 0.5})
+        assert failure.value.filename == str(saved)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    assert load_training_state(state) == {"step": 1}
+    assert saved.read_bytes() == old
+    assert {path.name for path in saved.parent.iterdir()} == {"model.safetensors", "model.json", "state.pt"}
+
+
+def test_a_name_as_long_as_names_can_be(tmp_path) -> None:
+    path = tmp_path / ("x" * 250 + ".json")
+    write_json(path, {})
+    assert path.exists()
+    with pytest.raises(OSError, match="File name too long") as failure:
+        write_json(tmp_path / ("x" * 256), {})
+    assert failure.value.filename == str(tmp_path / ("x" * 256))
 
 
 def test_files_have_the_permissions_of_ordinary_ones(tmp_path) -> None:

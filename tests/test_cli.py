@@ -140,6 +140,42 @@ def test_every_train_flag_reaches_the_configuration(tmp_path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--momentum", "2"], "--momentum must be in [0, 1), got 2.0"),
+        (["--warmup-steps", "-1"], "--warmup-steps must be at least 0, got -1"),
+        (["--alpha", "nan"], "--alpha must be finite, got nan"),
+        (["--lift-channels", "1"], "--lift-channels must be at least 2, got 1"),
+        (["--scale-range", "2", "1"], "--scale-range must be 0 < low <= high, got (2.0, 1.0)"),
+        (["--device", "nonsense"], "nonsense"),
+        (["--train-images", "absent"], "absent"),
+    ],
+)
+def test_mistakes_in_train_flags_are_one_line(flags, message, tmp_path, capsys) -> None:
+    assert run("train", *required(tmp_path), *flags) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("dgcn train: error: ")
+    assert message in error
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("metrics", "message"),
+    [
+        ([{}, {"AP": 0.25}, {"AP": 0.125}], "AP 0.2500 after epoch 2: {}/best.safetensors"),
+        ([{}, {"AP": -1.0}], "no AP: nobody to find in the validation pictures; the last epoch: {}/last.safetensors"),
+    ],
+)
+def test_train_announces_what_it_wrote(metrics, message, tmp_path, monkeypatch, capsys) -> None:
+    from dgcn import engine
+
+    history = [{"epoch": number, **record} for number, record in enumerate(metrics, start=1)]
+    monkeypatch.setattr(engine, "fit", lambda config: history)
+    assert run("train", *required(tmp_path)) == 0
+    assert capsys.readouterr().out == message.format(tmp_path / "work-dir") + "\n"
+
+
+@pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (

@@ -11,8 +11,9 @@ import torch
 from torch.utils.data import DataLoader
 
 from dgcn.codec import PifPafCodec
-from dgcn.data import CocoKeypoints, init_worker
+from dgcn.data import CocoKeypoints
 from dgcn.images import read_image
+from dgcn.loader import init_worker
 from dgcn.losses import TargetBatch
 from dgcn.skeleton import COCO
 from dgcn.transforms import TrainTransform
@@ -188,6 +189,14 @@ def test_persons_for_the_distance_matrix(coco):
     assert xy.shape == (2, 17, 2)
     assert visibility.shape == (2, 17)
     np.testing.assert_allclose(scale, np.sqrt([2000, 400]))
+
+
+def test_nobody_has_a_size(coco):
+    document = content()
+    for entry in document["annotations"]:
+        entry.update(area=0, bbox=[0, 0, 0, 0])
+    with pytest.raises(ValueError, match=r"coco\.json must give at least one person .* an area or a box above 0"):
+        dataset(coco(document)).persons()
 
 
 def test_real_pictures(data_dir):

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,15 +14,16 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import cv2
-import numpy as np
 import pytest
 import torch
+from stick_figures import write_set
 
-from dgcn.checkpoint import load_model, load_training_state
+from dgcn.checkpoint import load_model, load_training_state, save_model, save_training_state
 from dgcn.engine import BEST_FILE, HISTORY_FILE, LAST_FILE, STATE_FILE, Interrupted, TrainConfig, Trainer, fit
-from dgcn.model import ModelConfig
-from dgcn.skeleton import COCO
+from dgcn.interrupt import InterruptGuard
+from dgcn.loader import LoadingError
+from dgcn.model import ModelConfig, build_model
+from dgcn.predictor import Predictor
 
 TINY = ModelConfig(backbone="mobilenetv1_075", lift_channels=16, non_local=False)
 
@@ -29,24 +32,7 @@ TINY = ModelConfig(backbone="mobilenetv1_075", lift_channels=16, non_local=False
 def people(tmp_path_factory) -> Path:
     """Eight pictures of one stick figure each, with COCO annotations."""
     folder = tmp_path_factory.mktemp("people")
-    rng = np.random.default_rng(0)
-    images, annotations = [], []
-    for number in range(8):
-        pose = COCO.upright_pose * 0.3 + rng.uniform(12, 48, 2) + rng.normal(0, 0.5, (17, 2))
-        picture = rng.integers(90, 120, (64, 64, 3), dtype=np.uint8)
-        for i, j in COCO.limbs:
-            start, end = np.rint(pose[[i, j]]).astype(int).tolist()
-            cv2.line(picture, start, end, (255, 40 * (i % 6), 40 * (j % 6)), 2)
-        cv2.imwrite(str(folder / f"{number}.png"), picture)
-        low, high = pose.min(axis=0), pose.max(axis=0)
-        keypoints = np.column_stack([pose, np.full(17, 2)]).ravel().tolist()
-        box = [*low.tolist(), *(high - low).tolist()]
-        images.append({"id": number, "file_name": f"{number}.png", "width": 64, "height": 64})
-        annotation = {"id": number, "image_id": number, "category_id": 1, "iscrowd": 0, "num_keypoints": 17}
-        annotations.append(annotation | {"keypoints": keypoints, "bbox": box, "area": box[2] * box[3]})
-    categories = [{"id": 1, "name": "person", "keypoints": list(COCO.keypoints), "skeleton": []}]
-    content = {"images": images, "annotations": annotations, "categories": categories}
-    (folder / "people.json").write_text(json.dumps(content))
+    write_set(folder, 8)
     return folder
 
 
@@ -69,7 +55,7 @@ def config(people, tmp_path) -> TrainConfig:
     )
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
     """As many threads as `run_in_process` has: the sums of convolutions depend on their number."""
     before = torch.get_num_threads()
@@ -138,7 +124,7 @@ def test_it_learns(config):
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_killed_and_resumed_is_the_same_run(config, tmp_path, one_thread, workers):
+def test_killed_and_resumed_is_the_same_run(config, tmp_path, workers):
     """SIGKILL in the middle of an epoch; the loader's processes play no part in the result."""
     whole = dataclasses.replace(config, epochs=3, eval_every=3, save_seconds=0.0, workers=workers)
     fit(whole)
@@ -197,10 +183,10 @@ def test_frozen_epochs_leave_the_backbone_alone(config):
     trainer = Trainer(dataclasses.replace(config, freeze_epochs=1))
     before = {name: value.clone() for name, value in trainer.model.backbone.state_dict().items()}
     head = trainer.model.pif_head.conv.weight.detach().clone()
-    trainer.train_epoch(0, lambda: None)
+    trainer.train_epoch(0, InterruptGuard(trainer.last_saved))
     assert all(torch.equal(value, before[name]) for name, value in trainer.model.backbone.state_dict().items())
     assert not torch.equal(trainer.model.pif_head.conv.weight, head)
-    trainer.train_epoch(1, lambda: None)
+    trainer.train_epoch(1, InterruptGuard(trainer.last_saved))
     assert not torch.equal(trainer.model.backbone.stem.weight, before["stem.weight"])
 
 
@@ -217,7 +203,149 @@ def test_a_loss_that_is_not_finite_stops_the_run(config, monkeypatch):
     with torch.no_grad():
         trainer.model.pif_head.conv.bias.fill_(float("nan"))
     with pytest.raises(FloatingPointError, match="not finite at step 0"):
-        trainer.train_epoch(0, lambda: None)
+        trainer.train_epoch(0, InterruptGuard(trainer.last_saved))
+
+
+@pytest.mark.parametrize("evaluation", ["fails", "is interrupted"])
+def test_an_evaluation_costs_no_epoch(config, tmp_path, monkeypatch, evaluation):
+    """The epoch is saved before; a resumed run begins with its evaluation and ends with the same bits."""
+    config = dataclasses.replace(config, eval_every=1)
+    fit(config)
+    broken = dataclasses.replace(config, work_dir=tmp_path / "broken")
+
+    def break_off(*arguments: object, **options: object) -> None:
+        if evaluation == "is interrupted":
+            os.kill(os.getpid(), signal.SIGTERM)
+        raise OSError("the disk is gone")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Predictor, "evaluate", break_off)
+        kind, message = (Interrupted, "--resume auto") if evaluation == "is interrupted" else (OSError, "disk is gone")
+        with pytest.raises(kind, match=message):
+            fit(broken)
+    state = load_training_state(broken.work_dir / STATE_FILE)
+    assert state["step"] == 4
+    assert [record["epoch"] for record in state["history"]] == [1]
+    load_model(broken.work_dir / LAST_FILE)
+    assert fit(dataclasses.replace(broken, resume="auto"))[0]["AP"] >= 0
+    assert states_equal(config.work_dir / STATE_FILE, broken.work_dir / STATE_FILE)
+
+
+def test_a_second_signal_does_not_wait_for_the_step(config, monkeypatch):
+    def interrupted_step(trainer, batch, epoch):
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(Trainer, "train_step", interrupted_step)
+    with pytest.raises(Interrupted, match="interrupted twice; no training state was saved yet"):
+        fit(config)
+    assert not (config.work_dir / STATE_FILE).exists()
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_damaged_training_picture_ends_the_run_with_its_state_saved(config, people, tmp_path, workers):
+    damaged = tmp_path / "damaged"
+    shutil.copytree(people, damaged)
+    (damaged / "5.png").write_bytes(b"not a picture")
+    message = r"damaged/5\.png is damaged or not a picture; the training state is in .* --resume auto"
+    with pytest.raises(LoadingError, match=message):
+        fit(dataclasses.replace(config, train_images=damaged, workers=workers))
+    shutil.copy(people / "5.png", damaged)
+    assert len(fit(dataclasses.replace(config, train_images=damaged, workers=0, resume="auto"))) == 2
+
+
+def damage_a_picture(folder: Path) -> None:
+    (folder / "5.png").write_bytes(b"not a picture")
+
+
+def remove_a_picture(folder: Path) -> None:
+    (folder / "5.png").unlink()
+
+
+def break_an_annotation(folder: Path) -> None:
+    content = json.loads((folder / "people.json").read_text())
+    content["annotations"][5]["keypoints"].pop()
+    (folder / "people.json").write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [(damage_a_picture, r"5\.png"), (remove_a_picture, r"5\.png"), (break_an_annotation, "annotation 5")],
+)
+def test_what_an_evaluation_needs_is_looked_at_first(config, people, tmp_path, change, message):
+    validation = tmp_path / "validation"
+    shutil.copytree(people, validation)
+    change(validation)
+    changed = dataclasses.replace(config, val_images=validation, val_annotations=validation / "people.json")
+    with pytest.raises((OSError, ValueError), match=message):
+        Trainer(changed)
+
+
+def test_validation_pictures_of_nobody(config, people, tmp_path, caplog):
+    """Nothing to measure, so no best.safetensors; it is said before the training."""
+    content = json.loads((people / "people.json").read_text()) | {"annotations": []}
+    (tmp_path / "nobody.json").write_text(json.dumps(content))
+    with caplog.at_level(logging.WARNING):
+        fit(dataclasses.replace(config, val_annotations=tmp_path / "nobody.json"))
+    assert f"there will be no {BEST_FILE}" in caplog.text
+    assert not (config.work_dir / BEST_FILE).exists()
+    assert (config.work_dir / LAST_FILE).exists()
+
+
+def test_what_resume_cannot_continue(config, tmp_path):
+    fit(dataclasses.replace(config, epochs=1))
+    model, state = config.work_dir / LAST_FILE, tmp_path / "other.pt"
+    save_training_state(state, {"epoch": 3})
+    for path, message in (
+        (
+            model,
+            r"last\.safetensors is not a training state or is damaged: it is a model, from which --init",
+        ),
+        (state, r"other\.pt is not a training state of dgcn: it has no fingerprint, generator, history"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            fit(dataclasses.replace(config, work_dir=tmp_path / "new", resume=path))
+
+
+def test_init_checkpoint_of_another_model_shows_the_difference(config, tmp_path):
+    checkpoint = tmp_path / "wide.safetensors"
+    wide = dataclasses.replace(TINY, lift_channels=32)
+    save_model(checkpoint, build_model(**{f.name: getattr(wide, f.name) for f in dataclasses.fields(wide)}), {})
+    message = r"wide\.safetensors must hold the configured model, but has lift_channels: 16 -> 32 \(configured -> in"
+    with pytest.raises(ValueError, match=message):
+        Trainer(dataclasses.replace(config, init_checkpoint=checkpoint))
+    assert Trainer(dataclasses.replace(config, model=wide, init_checkpoint=checkpoint)).model.config == wide
+
+
+def test_a_state_that_is_not_finite_is_never_saved(config, monkeypatch):
+    """Neither a loss nor a gradient; what was saved before stays."""
+    config = dataclasses.replace(config, save_seconds=0.0)
+    step, saved = Trainer.train_step, []
+
+    def poisoned_step(trainer, batch, epoch):
+        if trainer.step == 2:
+            saved.append((config.work_dir / STATE_FILE).read_bytes())
+            trainer.model.pif_head.conv.weight.register_hook(lambda gradient: gradient * float("inf"))
+        return step(trainer, batch, epoch)
+
+    monkeypatch.setattr(Trainer, "train_step", poisoned_step)
+    message = r"the gradient is not finite at step 2 \(epoch 0\); the training state is in .* \(after step 2;"
+    with pytest.raises(FloatingPointError, match=message):
+        fit(config)
+    assert (config.work_dir / STATE_FILE).read_bytes() == saved[0]
+
+
+def test_no_limit_on_the_gradient_is_not_a_limit_of_zero(config):
+    weights = []
+    for norm in (1e6, 0.0):
+        trainer = Trainer(dataclasses.replace(config, clip_norm=norm))
+        trainer.train_epoch(0, InterruptGuard(trainer.last_saved))
+        weights.append(trainer.model.pif_head.conv.weight)
+    assert torch.equal(*weights)
+
+
+def test_paths_may_be_strings(config):
+    assert dataclasses.replace(config, work_dir=str(config.work_dir)) == config
 
 
 @pytest.mark.parametrize(
@@ -227,10 +355,27 @@ def test_a_loss_that_is_not_finite_stops_the_run(config, monkeypatch):
         ({"optimizer": "lion"}, "optimizer must be one of"),
         ({"epochs": 0}, "epochs must be at least 1, got 0"),
         ({"ema": 1.0}, r"ema must be in \[0, 1\)"),
+        ({"momentum": 2.0}, r"momentum must be in \[0, 1\), got 2.0"),
+        ({"weight_decay": -1e-5}, "weight_decay must be at least 0, got -1e-05"),
+        ({"warmup_steps": -1}, "warmup_steps must be at least 0, got -1"),
+        ({"learning_rate": 0.0}, r"learning_rate must be positive, got 0\.0"),
+        ({"learning_rate": float("nan")}, "learning_rate must be finite, got nan"),
+        ({"clip_norm": -1.0}, r"clip_norm must be at least 0, got -1\.0"),
+        ({"save_seconds": float("inf")}, "save_seconds must be finite, got inf"),
+        ({"seed": 2**32}, "seed must be at most 4294967295"),
+        ({"scale_range": (2.0, 1.0)}, r"scale_range must be 0 < low <= high, got \(2\.0, 1\.0\)"),
+        ({"scale_range": (1.0,)}, r"scale_range must be two numbers, low and high, got \(1\.0,\)"),
+        ({"amp": "false"}, "amp must be True or False, got 'false'"),
+        ({"batch_size": 2.0}, r"batch_size must be an integer, got 2\.0"),
+        ({"workers": True}, "workers must be an integer, got True"),
+        ({"long_edge": 65.0}, r"the input size must be an integer, got 65\.0"),
+        ({"val_images": None}, "val_images must be a path, got None"),
+        ({"resume": True}, "resume must be 'auto', a path or None, got True"),
+        ({"device": "nonsense"}, "device"),
         ({"init_trunk": Path("trunk.npz"), "model": ModelConfig()}, "init_trunk needs the backbone"),
         ({"batch_size": 9}, "batch_size must be at most the 8 training images, got 9"),
     ],
 )
 def test_bad_settings_are_named(config, change, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((TypeError, ValueError), match=message):
         Trainer(dataclasses.replace(config, **change))

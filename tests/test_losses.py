@@ -121,3 +121,10 @@ def test_bad_settings_are_named():
         LossConfig(regression="l2")
     with pytest.raises(ValueError, match="smooth_l1_beta must be positive, got 0"):
         LossConfig(smooth_l1_beta=0)
+    for name in ("alpha", "theta", "beta", "delta", "scale"):
+        with pytest.raises(ValueError, match=f"{name} must be at least 0, got -1"):
+            LossConfig(**{name: -1.0})
+    with pytest.raises(ValueError, match="alpha must be finite, got nan"):
+        LossConfig(alpha=NAN)
+    with pytest.raises(TypeError, match="beta must be a number, got '50'"):
+        LossConfig(beta="50")

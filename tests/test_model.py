@@ -189,3 +189,22 @@ def test_unknown_configuration_entries_are_refused():
 def test_images_of_the_wrong_shape_are_refused(shape):
     with pytest.raises(ValueError, match="images must be"):
         build_model("mobilenetv1_075")(torch.zeros(shape))
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"gamma": float("nan")}, "gamma must be finite, got nan"),
+        ({"gamma": -0.5}, r"gamma must be at least 0, got -0\.5"),
+        ({"lift_channels": 1}, "lift_channels must be at least 2, got 1"),
+        ({"lift_channels": 0, "non_local": False}, "lift_channels must be at least 1, got 0"),
+        ({"non_local": "no"}, "non_local must be True or False, got 'no'"),
+        ({"semantics": "soft"}, r"semantics must be one of \('literal', 'mask'\), got 'soft'"),
+        ({"eval_graph": "mask"}, r"eval_graph must be one of \('ones', 'soft'\), got 'mask'"),
+        ({"levels": [16]}, r"levels must be a tuple of strides, got \[16\]"),
+        ({"skeleton": "coco"}, "skeleton must be a Skeleton, got 'coco'"),
+    ],
+)
+def test_bad_configurations_are_named(values, message) -> None:
+    with pytest.raises((TypeError, ValueError), match=message):
+        ModelConfig(**values)

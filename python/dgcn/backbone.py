@@ -6,6 +6,8 @@ A backbone maps normalised images [B, 3, H, W] to one feature map per stride, {4
 
 from __future__ import annotations
 
+import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -94,8 +96,11 @@ class MobileNetV1(Backbone):
 
         Keys: stem.weight, stem.bias, blocks.{1..13}.{dw,pw}.{weight,bias}; raises ValueError where they do not fit.
         """
-        with np.load(path, allow_pickle=False) as arrays:
-            folded = {name: torch.from_numpy(arrays[name]).float() for name in arrays.files}
+        try:
+            with np.load(path, allow_pickle=False) as arrays:
+                folded = {name: torch.from_numpy(arrays[name]).float() for name in arrays.files}
+        except (AttributeError, EOFError, TypeError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+            raise ValueError(f"{path} is not an .npz file of arrays or is damaged: {error}") from error
 
         def start(conv: nn.Conv2d, norm: nn.BatchNorm2d, name: str, x: Tensor) -> Tensor:
             for part, wanted in (("weight", conv.weight.shape), ("bias", norm.bias.shape)):
@@ -134,8 +139,15 @@ class TimmBackbone(Backbone):
 
         if not timm.is_model(name):
             raise ValueError(f"backbone must be '{MOBILENET}' or the name of a timm model, got '{name}'")
+        if pretrained and not timm.is_model_pretrained(name):
+            raise ValueError(f"pretrained needs a timm model with weights, and '{name}' has none")
         try:
             body: Any = timm.create_model(name, pretrained=pretrained, features_only=True)
+        except OSError as error:
+            raise ConnectionError(
+                f"pretrained: the weights of '{name}' cannot be fetched from the Hugging Face Hub and are not in its"
+                f" cache; connect once, copy the cache (HF_HOME) of a machine that has them, or train without: {error}"
+            ) from error
         except RuntimeError as error:
             if "features_only" not in str(error):
                 raise

@@ -13,9 +13,12 @@ Nothing here unpickles untrusted data.
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 import pickle
+import secrets
+import zipfile
 from collections.abc import Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
@@ -29,6 +32,8 @@ from .model import DGCN, ModelConfig, build_from_config
 
 FORMAT_VERSION = 1
 HEADER_KEY = "dgcn"
+TEMPORARY_FILES = ".dgcn-*.tmp"
+"""Pattern of the names that files have until they are complete; a process that is killed leaves them behind."""
 
 DEFAULT_CHECKPOINT = Path(__file__).parent / "assets" / "dgcn_mobilenetv1_075_coco320.safetensors"
 """The model that ships with the package."""
@@ -41,18 +46,25 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     The content goes to a hidden temporary file in the same folder (created if missing), is fsynced and renamed over
     `path` when the block ends, and the folder is fsynced. If the block raises, the temporary file is removed; if the
     process is killed, `path` still holds what it held before.
+
+    Raises:
+        OSError: no room, no permission, a name too long, ...; it names `path`.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(
+        TEMPORARY_FILES.replace("*", secrets.token_hex(8))
+    )  # short: `path` may be as long as can be
     try:
         with open(temporary, "wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename in (None, str(temporary), temporary):
+            error.filename, error.filename2 = str(path), None
         raise
     if os.name == "posix":  # elsewhere a folder cannot be opened, and the rename is durable without it
         folder = os.open(path.parent, os.O_RDONLY)
@@ -109,15 +121,17 @@ def load_model(path: str | os.PathLike[str], device: str | torch.device = "cpu")
     path = Path(path)
     document, tensors = _read_safetensors(path)
     model = build_from_config(ModelConfig.from_dict(document["config"]))
-    _check_tensors(path, model.state_dict(), tensors)
+    check_tensors(path, model.state_dict(), tensors)
     model.load_state_dict(tensors)
     return model.eval().to(device), document["metadata"]
 
 
 def save_training_state(path: str | os.PathLike[str], state: Mapping[str, Any]) -> None:
     """Save tensors and plain containers (optimizer, epoch, random generators), atomically."""
+    content = io.BytesIO()
+    torch.save(dict(state), content)  # not into the file: of a full disk torch says no more than "unexpected pos"
     with atomic_write(path) as file:
-        torch.save(dict(state), file)
+        file.write(content.getbuffer())
 
 
 def load_training_state(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -127,11 +141,17 @@ def load_training_state(path: str | os.PathLike[str]) -> dict[str, Any]:
         FileNotFoundError: no such file.
         ValueError: truncated, or holding anything but tensors and plain containers.
     """
+    with open(path, "rb") as file:  # torch.load reads other formats too, with other errors
+        if not zipfile.is_zipfile(file):
+            other = (
+                ": it is a model, from which --init-checkpoint starts" if Path(path).suffix == ".safetensors" else ""
+            )
+            raise ValueError(f"{path} is not a training state or is damaged{other}")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (FileNotFoundError, PermissionError):
-        raise
-    except (RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:  # OSError: seeking past a cut end
+    except pickle.UnpicklingError as error:
+        raise ValueError(f"{path} is not a training state or is damaged: it holds more than plain data") from error
+    except (RuntimeError, EOFError, OSError) as error:
         raise ValueError(f"{path} is not a training state or is damaged: {_first_line(error)}") from error
     if not isinstance(state, dict):
         raise ValueError(f"{path} is not a training state: expected a dict, got {type(state).__name__}")
@@ -152,6 +172,8 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tenso
     if HEADER_KEY not in header:
         raise ValueError(f'{path} was not written by dgcn: its header has no entry "{HEADER_KEY}"')
     document = json.loads(header[HEADER_KEY])
+    if missing := sorted({"format_version", "config", "versions", "metadata"} - document.keys()):
+        raise ValueError(f"{path} is damaged: its header has no {', '.join(missing)}")
     if document["format_version"] != FORMAT_VERSION:
         raise ValueError(
             f"{path} has checkpoint format {document['format_version']}, this version of dgcn reads {FORMAT_VERSION}"
@@ -160,7 +182,7 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tenso
     return document, tensors
 
 
-def _check_tensors(path: Path, expected: Mapping[str, torch.Tensor], found: Mapping[str, torch.Tensor]) -> None:
+def check_tensors(path: Path, expected: Mapping[str, torch.Tensor], found: Mapping[str, torch.Tensor]) -> None:
     """Raise ValueError unless names and shapes agree."""
     problems = [f"{name} is missing" for name in expected.keys() - found.keys()]
     problems += [f"{name} is unknown" for name in found.keys() - expected.keys()]

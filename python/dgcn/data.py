@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import signal
+import multiprocessing
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
 from torch import Tensor
@@ -37,6 +36,10 @@ class TargetBatch:
         values = {name: torch.from_numpy(value) for name, value in vars(targets).items() if name != "node_confidence"}
         nodes = {stride: torch.from_numpy(value) for stride, value in targets.node_confidence.items()}
         return cls(**values, node_confidence=nodes)
+
+    def tensors(self) -> list[Tensor]:
+        """All of them."""
+        return [*(value for value in vars(self).values() if isinstance(value, Tensor)), *self.node_confidence.values()]
 
     def to(self, device: torch.device) -> TargetBatch:
         moved = {name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)}
@@ -73,29 +76,37 @@ class CocoKeypoints(Dataset[dict[str, Any]]):
         self.records = [record for record in read_coco(images, annotations, skeleton) if record.persons]
         if not self.records:
             raise ValueError(f"{annotations} has no person with keypoints")
+        self.annotations = annotations
         self.transform = transform
         self.codec = codec
         self.node_strides = tuple(node_strides)
         self.seed = seed
-        # In shared memory, so that workers which outlive an epoch see the next one.
-        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
+        # Shared, so that workers which outlive an epoch see the next one; in a file where /dev/shm is full.
+        self._epoch = multiprocessing.RawValue("q", 0)
 
     def __len__(self) -> int:
         return len(self.records)
 
     def set_epoch(self, epoch: int) -> None:
         """Draw the samples of this epoch (from 0) from now on, in every worker."""
-        self._epoch.fill_(epoch)
+        self._epoch.value = epoch
 
     def persons(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Keypoints [P, K, 2] px, visibility [P, K] and scale [P] px of everybody annotated, for `distance_matrix`."""
+        """Keypoints [P, K, 2] px, visibility [P, K] and scale [P] px of everybody annotated, for `distance_matrix`.
+
+        Raises ValueError where nobody has a size."""
         persons = [person for record in self.records for person in record.persons if person.scale > 0]
+        if not persons:
+            raise ValueError(
+                f"{self.annotations} must give at least one person with keypoints an area or a box above 0: the graphs"
+                " 'dynamic' and 'soft' measure distances in units of it (Eq. 5), got 0 for all"
+            )
         keypoints = np.array([person.keypoints for person in persons])
         return keypoints[..., :2], keypoints[..., 2], np.array([person.scale for person in persons])
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         record = self.records[index]
-        rng = np.random.default_rng((self.seed, int(self._epoch), index))
+        rng = np.random.default_rng((self.seed, self._epoch.value, index))
         image, annotations = self.transform(record.read(), record.annotations, rng)
         return {
             "image": torch.from_numpy(image).permute(2, 0, 1).contiguous(),
@@ -117,13 +128,3 @@ class CocoKeypoints(Dataset[dict[str, Any]]):
             "image_id": [item["image_id"] for item in items],
             "targets": TargetBatch.from_numpy(targets),
         }
-
-
-def init_worker(worker_id: int) -> None:
-    """For DataLoader's `worker_init_fn`: the workers are the parallelism, so each stays on one core.
-
-    Ctrl-C reaches the whole process group; only the training process may decide what it means."""
-    cv2.setNumThreads(0)
-    torch.set_num_threads(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)

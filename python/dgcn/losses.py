@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from .checks import check_at_least, check_choice, check_positive, check_types
 from .data import TargetBatch
 from .model import Output
 
@@ -39,10 +40,10 @@ class LossConfig:
     """Where Smooth-L1 turns from quadratic to linear, in cells."""
 
     def __post_init__(self) -> None:
-        if self.regression not in REGRESSIONS:
-            raise ValueError(f"regression must be one of {REGRESSIONS}, got {self.regression!r}")
-        if self.smooth_l1_beta <= 0:
-            raise ValueError(f"smooth_l1_beta must be positive, got {self.smooth_l1_beta}")
+        check_types(self)
+        check_at_least(self, 0, "alpha", "theta", "beta", "delta", "scale")
+        check_choice(self, "regression", REGRESSIONS)
+        check_positive(self, "smooth_l1_beta")
 
 
 def confidence_loss(logits: Tensor, target: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from dgcn_ext import DGCM, DGCMFused
 from dgcn_ext.folding import inference_copy, merge_norms
 
 from .backbone import MOBILENET, MobileNetV1, build_backbone, check_channels
+from .checks import check_at_least, check_choice, check_types
 from .graph import (
     coco_distances,
     hand_crafted_adjacency,
@@ -22,6 +23,9 @@ from .graph import (
 from .skeleton import COCO, Skeleton
 
 GRAPHS = ("dynamic", "soft", "hand", "identity", "ones")
+SEMANTICS = ("literal", "mask")
+AGGREGATES = ("source", "target")
+EVAL_GRAPHS = ("ones", "soft")
 PIF_COMPONENTS = 5  # c, x, y, b, scale
 PAF_COMPONENTS = 7  # c, x1, y1, x2, y2, b1, b2
 
@@ -60,8 +64,17 @@ class ModelConfig:
     """Keypoints and limbs."""
 
     def __post_init__(self) -> None:
-        if self.graph not in GRAPHS:
-            raise ValueError(f"graph must be one of {GRAPHS}, got {self.graph!r}")
+        check_types(self)
+        check_choice(self, "graph", GRAPHS)
+        check_choice(self, "semantics", SEMANTICS)
+        check_choice(self, "aggregate", AGGREGATES)
+        check_choice(self, "eval_graph", EVAL_GRAPHS)
+        check_at_least(self, 0, "gamma")
+        check_at_least(self, 2 if self.non_local else 1, "lift_channels")  # the non-local layer works on half of them
+        if not isinstance(self.levels, tuple):
+            raise TypeError(f"levels must be a tuple of strides, got {self.levels!r}")
+        if not isinstance(self.skeleton, Skeleton):
+            raise TypeError(f"skeleton must be a Skeleton, got {self.skeleton!r}")
         if not set(self.levels) <= {4, 8, 16} or len(set(self.levels)) != len(self.levels):
             raise ValueError(f"levels must be distinct strides among 4, 8 and 16, got {self.levels}")
         if self.levels and 16 not in self.levels:

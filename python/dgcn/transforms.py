@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from numbers import Integral
 
 import cv2
 import numpy as np
@@ -25,6 +26,8 @@ _MULTIPLE = 16  # the coarsest stride; sizes are 16 n + 1, so that a cell is cen
 
 def normalize_size(long_edge: int) -> int:
     """`long_edge` itself. Raises ValueError, naming the sizes next to it, unless it is 16 n + 1 with n >= 1."""
+    if not isinstance(long_edge, Integral):
+        raise TypeError(f"the input size must be an integer, got {long_edge!r}")
     if long_edge <= 1 or (long_edge - 1) % _MULTIPLE:
         below = max(1, (long_edge - 1) // _MULTIPLE)
         sizes = f"{below * _MULTIPLE + 1} or {(below + 1) * _MULTIPLE + 1}"
@@ -91,7 +94,10 @@ class TrainTransform:
 
     def __post_init__(self) -> None:
         normalize_size(self.size)
-        low, high = self.scale_range
+        try:
+            low, high = map(float, self.scale_range)
+        except (TypeError, ValueError):
+            raise ValueError(f"scale_range must be two numbers, low and high, got {self.scale_range!r}") from None
         if not 0 < low <= high < math.inf:
             raise ValueError(f"scale_range must be 0 < low <= high, got {self.scale_range}")
         if not 0 <= self.rotation <= 180:

@@ -7,7 +7,8 @@ examples:
   dgcn train ... --backbone mobilenetv1_075 --size 385  a small model, trained on small crops
 
 The work folder receives best.safetensors (highest AP on the validation pictures), last.safetensors, history.json and
-training_state.pt, from which --resume goes on. Ctrl-C finishes the step, saves the state and stops.
+training_state.pt, from which --resume goes on. Ctrl-C finishes the step, saves the state and stops. An epoch is saved
+before it is evaluated; an evaluation that failed or was interrupted is the first thing that --resume does.
 """
 
 from __future__ import annotations
@@ -30,18 +31,21 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     from tqdm.contrib.logging import logging_redirect_tqdm
 
-    from ..engine import BEST_FILE, fit
+    from ..engine import BEST_FILE, LAST_FILE, fit
 
     config = build_config(args)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     with logging_redirect_tqdm():
         try:
             history = fit(config)
-        except FloatingPointError as error:
+        except (FloatingPointError, MemoryError) as error:
             print(f"dgcn train: error: {error}", file=sys.stderr)
             return 1
     best = max(history, key=lambda record: record.get("AP", -1.0))
-    print(f"AP {best['AP']:.4f} after epoch {best['epoch']}: {config.work_dir / BEST_FILE}")
+    if best.get("AP", -1.0) >= 0:
+        print(f"AP {best['AP']:.4f} after epoch {best['epoch']}: {config.work_dir / BEST_FILE}")
+    else:
+        print(f"no AP: nobody to find in the validation pictures; the last epoch: {config.work_dir / LAST_FILE}")
     return 0
 
 
@@ -146,7 +150,9 @@ def build_parser() -> argparse.ArgumentParser:
     recipe.add_argument(
         "--freeze-epochs", type=int, default=1, help="first epochs with a frozen backbone (default: %(default)s)"
     )
-    recipe.add_argument("--clip-norm", type=float, default=10.0, help="largest gradient norm (default: %(default)s)")
+    recipe.add_argument(
+        "--clip-norm", type=float, default=10.0, help="largest gradient norm; 0: no limit (default: %(default)s)"
+    )
     recipe.add_argument(
         "--ema",
         type=float,
@@ -202,4 +208,12 @@ def build_config(args: argparse.Namespace) -> TrainConfig:
     def pick(kind: type) -> dict:
         return {field.name: values[field.name] for field in fields(kind) if field.name in values}
 
-    return TrainConfig(**pick(TrainConfig), model=ModelConfig(**pick(ModelConfig)), loss=LossConfig(**pick(LossConfig)))
+    try:
+        return TrainConfig(
+            **pick(TrainConfig), model=ModelConfig(**pick(ModelConfig)), loss=LossConfig(**pick(LossConfig))
+        )
+    except ValueError as error:
+        name, _, requirement = str(error).partition(" ")  # every message begins with the name of the field
+        if name not in values:
+            raise
+        raise ValueError(f"--{name.replace('_', '-')} {requirement}") from error

@@ -1,0 +1,43 @@
+"""The optimizer of the recipe: its parameter groups, its learning rate, and what is frozen."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import nn
+
+from .model import DGCN
+from .train_config import TrainConfig
+
+
+def build_optimizer(model: DGCN, config: TrainConfig) -> torch.optim.Optimizer:
+    """SGD or AdamW over four groups: backbone or not, decayed (weights) or not (biases, norms)."""
+    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        groups.setdefault((name.startswith("backbone."), parameter.dim() > 1), []).append(parameter)
+    options = [
+        {
+            "params": parameters,
+            "weight_decay": config.weight_decay if decayed else 0.0,
+            "factor": config.backbone_lr_factor if in_backbone else 1.0,
+        }
+        for (in_backbone, decayed), parameters in groups.items()
+    ]
+    if config.optimizer == "adamw":
+        return torch.optim.AdamW(options, lr=config.learning_rate)
+    return torch.optim.SGD(options, lr=config.learning_rate, momentum=config.momentum)
+
+
+def learning_rate(step: int, total_steps: int, config: TrainConfig) -> float:
+    """Linear warm-up, then a half cosine down to one hundredth of the peak."""
+    warm = min(1.0, (step + 1) / max(1, config.warmup_steps))
+    cosine = 0.5 * (1.0 + math.cos(math.pi * step / total_steps))
+    return config.learning_rate * warm * (0.01 + 0.99 * cosine)
+
+
+def set_training(model: DGCN, *, frozen_backbone: bool) -> None:
+    """Training mode; a frozen backbone gets no gradients and keeps its batch norm statistics."""
+    model.train()
+    model.backbone.train(not frozen_backbone)
+    model.backbone.requires_grad_(not frozen_backbone)

@@ -1,0 +1,139 @@
+"""What a training run depends on, checked as far as it can be without reading the data."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from .backbone import MOBILENET
+from .checks import check_at_least, check_below_one, check_choice, check_positive, check_types
+from .losses import LossConfig
+from .model import ModelConfig
+from .transforms import TrainTransform, normalize_size
+
+OPTIMIZERS = ("sgd", "adamw")
+MAX_SEED = 2**32 - 1  # numpy's global generator takes no more
+_REQUIRED_PATHS = ("train_images", "train_annotations", "val_images", "val_annotations", "work_dir")
+_OPTIONAL_PATHS = ("init_trunk", "init_checkpoint")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """Everything a training run depends on; the defaults are the paper's recipe."""
+
+    train_images: Path
+    """Folder of training images."""
+    train_annotations: Path
+    """COCO keypoint JSON of the training images."""
+    val_images: Path
+    """Folder of validation images."""
+    val_annotations: Path
+    """COCO keypoint JSON of the validation images."""
+    work_dir: Path
+    """Where checkpoints, the training state and the history are written."""
+    model: ModelConfig = field(default_factory=ModelConfig)
+    """The network."""
+    loss: LossConfig = field(default_factory=LossConfig)
+    """Weights of Eq. 2 and 3."""
+    pretrained: bool = False
+    """Ask timm for ImageNet weights of the backbone."""
+    init_trunk: Path | None = None
+    """.npz of the pose-trained MobileNetV1-0.75 trunk to start from."""
+    init_checkpoint: Path | None = None
+    """dgcn checkpoint whose weights to start from; its configuration must equal `model`."""
+    size: int = 641
+    """Edge of the training crops in pixels, 16n+1."""
+    scale_range: tuple[float, float] = (0.4, 2.0)
+    """Zoom of the augmentation, relative to the long edge fitting into the crop."""
+    epochs: int = 100
+    batch_size: int = 8
+    optimizer: str = "sgd"
+    """'sgd' (the paper's) or 'adamw'."""
+    learning_rate: float = 1e-3
+    """Peak learning rate of everything but the backbone; warmed up, then annealed along a half cosine."""
+    backbone_lr_factor: float = 1.0
+    """Learning rate of the backbone as a fraction of `learning_rate`."""
+    momentum: float = 0.95
+    """Momentum of 'sgd'."""
+    weight_decay: float = 1e-5
+    """On weights of two dimensions and more."""
+    warmup_steps: int = 200
+    """Optimizer steps over which the learning rate rises from 0."""
+    freeze_epochs: int = 1
+    """First epochs in which the backbone is frozen, batch norm statistics included."""
+    clip_norm: float = 10.0
+    """Largest norm of the gradient; 0 for no limit."""
+    ema: float = 0.999
+    """Decay of the averaged weights, which are what is evaluated and saved; 0 for none."""
+    amp: bool = False
+    """Train under bfloat16 autocast."""
+    eval_every: int = 1
+    """Evaluate on the validation images every so many epochs, and after the last."""
+    long_edge: int | None = None
+    """Long edge of the validation images in pixels, 16n+1; default `size`."""
+    save_seconds: float = 300.0
+    """Save the training state at least this often within an epoch."""
+    workers: int = 1
+    """Processes that load images; 0 loads them in the training process."""
+    device: str = "cpu"
+    seed: int = 0
+    deterministic: bool = False
+    """Make torch refuse operations that are not deterministic."""
+    resume: str | Path | None = None
+    """'auto' continues the run in `work_dir` if there is one; a path continues that training state."""
+
+    def __post_init__(self) -> None:
+        for name in (*_REQUIRED_PATHS, *_OPTIONAL_PATHS):
+            value = getattr(self, name)
+            if isinstance(value, (str, os.PathLike)):
+                object.__setattr__(self, name, Path(value))
+            elif value is not None or name in _REQUIRED_PATHS:
+                raise TypeError(f"{name} must be a path, got {value!r}")
+        if not isinstance(self.resume, (str, os.PathLike, type(None))):
+            raise TypeError(f"resume must be 'auto', a path or None, got {self.resume!r}")
+        check_types(self)
+        check_at_least(self, 1, "epochs", "batch_size", "eval_every")
+        check_at_least(self, 0, "warmup_steps", "freeze_epochs", "workers", "seed")
+        check_at_least(self, 0, "backbone_lr_factor", "weight_decay", "clip_norm", "save_seconds")
+        check_positive(self, "learning_rate")
+        check_below_one(self, "momentum", "ema")
+        check_choice(self, "optimizer", OPTIMIZERS)
+        if self.seed > MAX_SEED:
+            raise ValueError(f"seed must be at most {MAX_SEED}, got {self.seed}")
+        self.transform()
+        normalize_size(self.val_long_edge)
+        if self.model.backbone != MOBILENET and self.init_trunk is not None:
+            raise ValueError(f"init_trunk needs the backbone '{MOBILENET}', got '{self.model.backbone}'")
+
+    def transform(self) -> TrainTransform:
+        """The augmentation."""
+        return TrainTransform(size=self.size, skeleton=self.model.skeleton, scale_range=self.scale_range)
+
+    @property
+    def val_long_edge(self) -> int:
+        """Long edge of the validation images in pixels."""
+        return self.size if self.long_edge is None else self.long_edge
+
+    def evaluates_after(self, epoch: int) -> bool:
+        """Whether epoch number `epoch` (from 1) is followed by an evaluation."""
+        return epoch % self.eval_every == 0 or epoch == self.epochs
+
+    def fingerprint(self) -> str:
+        """What must not change when a run is resumed, as JSON; where it runs and how often it saves may."""
+        free = ("work_dir", "resume", "workers", "device", "save_seconds", "eval_every")
+        values = {name: value for name, value in asdict(self).items() if name not in free}
+        return json.dumps({**values, "model": self.model.to_dict()}, default=str, sort_keys=True)
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    """The entries in which two nested dictionaries differ, as "name.inner: old -> new"."""
+    for name in sorted(old.keys() | new.keys()):
+        before, after = old.get(name), new.get(name)
+        if isinstance(before, Mapping) and isinstance(after, Mapping):
+            yield from differences(before, after, f"{prefix}{name}.")
+        elif before != after:
+            yield f"{prefix}{name}: {before} -> {after}"

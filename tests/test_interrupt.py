@@ -1,0 +1,45 @@
+"""Signals during training: a step is finished first, all else stops at once, and a second one waits for nothing."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import pytest
+
+from dgcn.interrupt import Interrupted, InterruptGuard
+
+
+def saved() -> str:
+    return "the state is in state.pt"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_step_is_finished_first(number):
+    with InterruptGuard(saved) as guard:
+        os.kill(os.getpid(), number)
+        with pytest.raises(KeyboardInterrupt):
+            guard.check()
+        with pytest.raises(KeyboardInterrupt), guard.at_once():
+            pytest.fail("must not begin")
+
+
+def test_what_changes_nothing_stops_at_once():
+    with InterruptGuard(saved) as guard:
+        with pytest.raises(KeyboardInterrupt), guard.at_once():
+            os.kill(os.getpid(), signal.SIGTERM)
+        with pytest.raises(Interrupted, match=r"^interrupted twice; the state is in state\.pt$"):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_signals_that_were_ignored_stay_so_and_handlers_come_back():
+    """As nohup leaves SIGHUP."""
+    previous = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        with InterruptGuard(saved) as guard:
+            os.kill(os.getpid(), signal.SIGHUP)
+            guard.check()
+        assert signal.getsignal(signal.SIGTERM) == handler
+    finally:
+        signal.signal(signal.SIGHUP, previous)
