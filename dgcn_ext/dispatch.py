@@ -20,7 +20,14 @@ from torch._ops import OpOverload
 from torch.autograd import forward_ad
 from torch.autograd.function import _SingleLevelFunction
 
-_library = torch.library.Library("dgcn", "FRAGMENT")
+
+def new_library() -> torch.library.Library:
+    """For what Python registers with the operators, in the place of what it registered before (importlib.reload)."""
+    registered = vars(torch.ops.dgcn)  # stays for as long as the operators
+    if "python_library" in registered:
+        registered["python_library"]._destroy()
+    registered["python_library"] = library = torch.library.Library("dgcn", "FRAGMENT")
+    return library
 
 
 class Function(torch.autograd.Function):
@@ -37,7 +44,7 @@ class Function(torch.autograd.Function):
         )
 
 
-def register_gradient(op: OpOverload, function: type[Function]) -> None:
+def register_gradient(op: OpOverload, function: type[Function], *, lib: torch.library.Library) -> None:
     """Has autograd record ``function`` wherever ``op`` is called with something that requires a gradient."""
     # torch.autograd.Function hands a call to the transforms of torch.func. Here the dispatcher has done so already: it
     # calls the kernel once for each transform, and the kernel serves that one only.
@@ -52,10 +59,10 @@ def register_gradient(op: OpOverload, function: type[Function]) -> None:
         with enable_single_level_autograd_function():
             return single_level.apply(*args)
 
-    _library.impl(op, kernel, "Autograd")
+    lib.impl(op, kernel, "Autograd")
 
 
-def refuse_gradient(op: OpOverload, message: str) -> None:
+def refuse_gradient(op: OpOverload, message: str, *, lib: torch.library.Library) -> None:
     """Has the backward of ``op`` raise RuntimeError."""
 
     class Refuse(Function):
@@ -67,7 +74,7 @@ def refuse_gradient(op: OpOverload, message: str) -> None:
         def backward(ctx: Any, *grads: Tensor) -> Any:
             raise RuntimeError(message)
 
-    register_gradient(op, Refuse)
+    register_gradient(op, Refuse, lib=lib)
 
 
 def is_transformed() -> bool:

@@ -21,6 +21,7 @@ from dgcn_ext.dispatch import (
     map_as_one_batch,
     map_one_by_one,
     needs_gradient,
+    new_library,
     refuse_gradient,
     register_gradient,
 )
@@ -40,10 +41,11 @@ sample_adjacency = torch.ops.dgcn.sample_adjacency.default
 relu_affinity_forward = torch.ops.dgcn.relu_affinity_forward.default
 relu_affinity_backward = torch.ops.dgcn.relu_affinity_backward.default
 
+_library = new_library()
 HAS_CUDA: bool = has_cuda_kernels()
 
 
-@torch.library.register_fake("dgcn::sample_adjacency")
+@torch.library.register_fake("dgcn::sample_adjacency", lib=_library)
 def _(adjacency: Tensor, seed: Tensor, batch: int | None = None) -> Tensor:
     return adjacency.new_empty(adjacency.shape if batch is None else (batch, *adjacency.shape))
 
@@ -55,15 +57,15 @@ class _SampleAdjacency(Function):
         return call_in_forward(sample_adjacency, adjacency, *rest)
 
 
-register_gradient(sample_adjacency, _SampleAdjacency)
+register_gradient(sample_adjacency, _SampleAdjacency, lib=_library)
 
 
-@torch.library.register_vmap("dgcn::sample_adjacency")
+@torch.library.register_vmap("dgcn::sample_adjacency", lib=_library)
 def _(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> Any:
     return map_one_by_one(sample_adjacency, info.batch_size, in_dims, args)
 
 
-@torch.library.register_fake("dgcn::graph_conv_forward")
+@torch.library.register_fake("dgcn::graph_conv_forward", lib=_library)
 def _(
     x: Tensor,
     edge_weight: Tensor,
@@ -78,7 +80,7 @@ def _(
     return torch.empty_like(x)
 
 
-@torch.library.register_fake("dgcn::graph_conv_backward")
+@torch.library.register_fake("dgcn::graph_conv_backward", lib=_library)
 def _(
     grad_y: Tensor,
     x: Tensor,
@@ -154,22 +156,23 @@ class _GraphConv(Function):
         )
 
 
-register_gradient(graph_conv_forward, _GraphConv)
+register_gradient(graph_conv_forward, _GraphConv, lib=_library)
 refuse_gradient(
     graph_conv_backward,
     "cannot differentiate twice through graph_conv: its gradient has no derivative (that of "
     "dgcn_ext.reference.graph_conv has)",
+    lib=_library,
 )
 
 
-@torch.library.register_vmap("dgcn::graph_conv_forward")
+@torch.library.register_vmap("dgcn::graph_conv_forward", lib=_library)
 def _(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> Any:
     images = (0, 5)  # x and residual
     *_, seed, per_sample, _, _, _ = args
     return _map_graph_conv(graph_conv_forward, images, seed is not None and per_sample, info, in_dims, args)
 
 
-@torch.library.register_vmap("dgcn::graph_conv_backward")
+@torch.library.register_vmap("dgcn::graph_conv_backward", lib=_library)
 def _(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> Any:
     images = (0, 1, 2)  # grad_y, x and y
     *_, seed, per_sample, _, _, _, _, need_params = args
@@ -209,12 +212,12 @@ def graph_conv(x: Tensor, edge_weight: Tensor, adjacency: Tensor, *rest: Any) ->
     return below_autograd(graph_conv_forward, x, edge_weight, adjacency, *rest)
 
 
-@torch.library.register_fake("dgcn::relu_affinity_forward")
+@torch.library.register_fake("dgcn::relu_affinity_forward", lib=_library)
 def _(a: Tensor, b: Tensor, g: Tensor) -> Tensor:
     return torch.empty_like(g)
 
 
-@torch.library.register_fake("dgcn::relu_affinity_backward")
+@torch.library.register_fake("dgcn::relu_affinity_backward", lib=_library)
 def _(grad_y: Tensor, a: Tensor, b: Tensor, g: Tensor, need_keys: bool, need_g: bool) -> tuple[Tensor, Tensor, Tensor]:
     def gradient(of: Tensor, needed: bool) -> Tensor:
         return torch.empty_like(of) if needed else of.new_empty(0)
@@ -237,20 +240,21 @@ class _ReluAffinity(Function):
         return grad_a if need_a else None, grad_b if need_b else None, grad_g if need_g else None
 
 
-register_gradient(relu_affinity_forward, _ReluAffinity)
+register_gradient(relu_affinity_forward, _ReluAffinity, lib=_library)
 refuse_gradient(
     relu_affinity_backward,
     "cannot differentiate twice through relu_affinity: its gradient has no derivative (that of "
     "dgcn_ext.reference.relu_affinity has)",
+    lib=_library,
 )
 
 
-@torch.library.register_vmap("dgcn::relu_affinity_forward")
+@torch.library.register_vmap("dgcn::relu_affinity_forward", lib=_library)
 def _(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> Any:
     return map_as_one_batch(relu_affinity_forward, (0, 1, 2), info.batch_size, in_dims, args)
 
 
-@torch.library.register_vmap("dgcn::relu_affinity_backward")
+@torch.library.register_vmap("dgcn::relu_affinity_backward", lib=_library)
 def _(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> Any:
     return map_as_one_batch(relu_affinity_backward, (0, 1, 2, 3), info.batch_size, in_dims, args)
 

@@ -247,7 +247,7 @@ def test_a_damaged_training_picture_ends_the_run_with_its_state_saved(config, pe
     damaged = tmp_path / "damaged"
     shutil.copytree(people, damaged)
     (damaged / "5.png").write_bytes(b"not a picture")
-    message = r"damaged/5\.png is damaged or not a picture; the training state is in .* --resume auto"
+    message = r"damaged/5\.png is damaged or not a picture.*; the training state is in .* --resume auto"
     with pytest.raises(LoadingError, match=message):
         fit(dataclasses.replace(config, train_images=damaged, workers=workers))
     shutil.copy(people / "5.png", damaged)
