@@ -376,6 +376,8 @@ def _as_seed(seed: Tensor | int | None, x: Tensor) -> Tensor:
     if isinstance(seed, Tensor):
         check_seed(seed, x)
         return seed
+    if isinstance(seed, bool):  # to Python an integer, here a mistake
+        raise TypeError(f"seed must be an integer, got {seed}")
     return torch.full((), check_integer("seed", seed, -(2**63), _LARGEST_SEED), dtype=torch.int64, device=x.device)
 
 

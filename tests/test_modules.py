@@ -307,6 +307,7 @@ def test_numpy_integers_are_channels() -> None:
         (torch.zeros(24, 5, 3), None, ValueError, r"x must have shape \[B, C, H, W\] .* got \[24, 5, 3\]"),
         ([[0.0]], None, TypeError, "x must be a tensor, got list"),
         (torch.zeros(2, 24, 5, 3), 2.5, TypeError, "seed must be an integer, got 2.5"),
+        (torch.zeros(2, 24, 5, 3), True, TypeError, "seed must be an integer, got True"),
         (torch.zeros(2, 24, 5, 3), 2**63, ValueError, "seed must be in"),
         (torch.zeros(2, 24, 5, 3), torch.zeros(2).long(), ValueError, r"seed must be 0-dim, got shape \[2\]"),
     ],
