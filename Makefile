@@ -172,7 +172,7 @@ check-lowest: build
 	PIP_CONSTRAINT= $(BIN)/pip install --quiet --no-deps --upgrade --target build/lowest-gui \
 	    $(filter opencv-%,$(subst -headless,,$(LOWEST)))
 	PYTHONPATH=build/lowest $(BIN)/pytest -W default -k 'not random_fields' \
-	    $(filter-out $(OPERATOR_TESTS) tests/test_onnx.py,$(wildcard tests/test_*.py))
+	    $(filter-out $(OPERATOR_TESTS) tests/test_onnx.py tests/test_docs.py,$(wildcard tests/test_*.py))
 	PYTHONPATH=build/lowest-gui:build/lowest $(BIN)/pytest -W default tests/test_images.py tests/test_predictor.py \
 	    tests/test_transforms.py tests/test_visualize.py
 

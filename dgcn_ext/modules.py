@@ -18,7 +18,14 @@ from torch.nn.utils import skip_init
 
 from dgcn_ext import functional, reference
 from dgcn_ext.arguments import check_integer
-from dgcn_ext.checks import check_adjacency, check_has_no_gradient, check_is_tensor, check_option, check_seed
+from dgcn_ext.checks import (
+    check_adjacency,
+    check_flag,
+    check_has_no_gradient,
+    check_is_tensor,
+    check_option,
+    check_seed,
+)
 from dgcn_ext.folding import computes_the_same, inference_copy, merge_norms, read_convolution
 from dgcn_ext.overrides import overridable
 
@@ -63,11 +70,11 @@ class GraphConv(nn.Module):
         check_adjacency(adjacency)
         check_has_no_gradient("adjacency", adjacency)
         _check_probabilities(adjacency)
-        _check_flag("dynamic", dynamic)
+        check_flag("dynamic", dynamic)
         check_option("semantics", semantics, ("literal", "mask"))
         check_option("aggregate", aggregate, ("source", "target"))
         check_option("eval_graph", eval_graph, ("ones", "soft"))
-        _check_flag("per_sample", per_sample)
+        check_flag("per_sample", per_sample)
         self.dynamic = dynamic
         self.semantics = semantics
         self.aggregate = aggregate
@@ -80,7 +87,7 @@ class GraphConv(nn.Module):
         self.register_buffer("adjacency", adjacency.to(self.edge_weight, copy=True))
         # For the meta device, on which the buffer has no values.
         self._adjacency_values = None if adjacency.is_meta else adjacency.cpu().clone()
-        self._adjacency_is_missing = False
+        self._adjacency_is_unknown = False
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -107,8 +114,8 @@ class GraphConv(nn.Module):
                 default generator for the device of x. Where no graph is drawn it changes nothing.
         """
         _check_features(x, "K", len(self.adjacency))
-        if self._adjacency_is_missing:
-            self._check_adjacency_has_come()
+        if self._adjacency_is_unknown:
+            self._check_adjacency_is_loaded()
         drawn = self.dynamic and self.training
         return self.graph_conv(
             x,
@@ -159,21 +166,21 @@ class GraphConv(nn.Module):
         super()._apply(fn, recurse)
         if was_on_meta and not self.adjacency.is_meta:
             values = self._adjacency_values
-            self._adjacency_is_missing = values is None
+            self._adjacency_is_unknown = values is None
             self.adjacency.copy_(torch.tensor(torch.nan) if values is None else values)
         return self
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         super()._load_from_state_dict(state_dict, prefix, *args)
-        self._adjacency_is_missing &= f"{prefix}adjacency" not in state_dict
+        self._adjacency_is_unknown &= f"{prefix}adjacency" not in state_dict
 
-    def _check_adjacency_has_come(self) -> None:
+    def _check_adjacency_is_loaded(self) -> None:
         if self.adjacency.isnan().any():
             raise ValueError(
                 "adjacency has no values, as it was given on the meta device: load a state_dict, or give a tensor that "
                 "was made outside of torch.device('meta')"
             )
-        self._adjacency_is_missing = False
+        self._adjacency_is_unknown = False
 
 
 class GraphConvFused(GraphConv):
@@ -309,7 +316,7 @@ class DGCM(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        _check_flag("non_local", non_local)
+        check_flag("non_local", non_local)
         in_channels = _check_channels("in_channels", in_channels, 1)
         lift_channels = _check_channels("lift_channels", lift_channels, 2 if non_local else 1)
         like: dict[str, Any] = {"device": device, "dtype": dtype}
@@ -392,11 +399,6 @@ def _check_probabilities(adjacency: Tensor) -> None:
     if not adjacency.is_meta and not ((adjacency >= 0) & (adjacency <= 1)).all():
         low, high = adjacency.aminmax()
         raise ValueError(f"adjacency must be in [0, 1], got values from {low:g} to {high:g}")
-
-
-def _check_flag(name: str, value: bool) -> None:
-    if not isinstance(value, bool):
-        raise TypeError(f"{name} must be True or False, got {value!r}")
 
 
 def _check_channels(name: str, value: int, minimum: int) -> int:

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from conftest import ROOT
 
+pytest.importorskip("onnxruntime")
+pytest.importorskip("onnxscript")
 
-def test_the_blocks_of_torch_md_run() -> None:
+
+def test_the_blocks_of_torch_md_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     page = ROOT / "docs" / "torch.md"
     text = page.read_text(encoding="utf-8")
     torch.manual_seed(0)
