@@ -32,8 +32,7 @@ def test_what_changes_nothing_stops_at_once():
             os.kill(os.getpid(), signal.SIGTERM)
 
 
-def test_signals_that_were_ignored_stay_so_and_handlers_come_back():
-    """As nohup leaves SIGHUP."""
+def test_nohup_is_respected_and_handlers_come_back():
     previous = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     handler = signal.getsignal(signal.SIGTERM)
     try:

@@ -100,7 +100,7 @@ class MobileNetV1(Backbone):
             with np.load(path, allow_pickle=False) as arrays:
                 folded = {name: torch.from_numpy(arrays[name]).float() for name in arrays.files}
         except (AttributeError, EOFError, TypeError, ValueError, zipfile.BadZipFile, zlib.error) as error:
-            raise ValueError(f"{path} is not an .npz file of arrays or is damaged: {error}") from error
+            raise ValueError(f"{path} is not an .npz file of arrays or is damaged") from error
 
         def start(conv: nn.Conv2d, norm: nn.BatchNorm2d, name: str, x: Tensor) -> Tensor:
             for part, wanted in (("weight", conv.weight.shape), ("bias", norm.bias.shape)):

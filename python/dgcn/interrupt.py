@@ -16,7 +16,7 @@ class Interrupted(KeyboardInterrupt):
 
 
 class InterruptGuard:
-    """Within its block, a signal of `SIGNALS` that was not ignored before waits for the step in progress.
+    """Within its block, a signal of `SIGNALS` waits for the step in progress; SIGHUP not where nohup has it ignored.
 
     The step's end calls `check`; what may be broken off anywhere runs within `at_once`. Both raise KeyboardInterrupt.
     A second signal does not wait: it raises Interrupted with the message that `last_saved` returns.
@@ -28,8 +28,9 @@ class InterruptGuard:
         self.stops_at_once = False
 
     def __enter__(self) -> InterruptGuard:
-        handlers = {number: signal.getsignal(number) for number in SIGNALS}
-        self.previous = {number: handler for number, handler in handlers.items() if handler != signal.SIG_IGN}
+        self.previous = {number: signal.getsignal(number) for number in SIGNALS}
+        if self.previous[signal.SIGHUP] == signal.SIG_IGN:
+            del self.previous[signal.SIGHUP]
         for number in self.previous:
             signal.signal(number, self.request)
         return self

@@ -114,7 +114,7 @@ def plan_workers(dataset: CocoKeypoints, batch_size: int, workers: int) -> tuple
     if (fitting, prefetch) != (workers, PREFETCH):
         log.warning(
             f"{SHARED_MEMORY} has {free_bytes / 2**20:.0f} MiB free and a batch takes {batch_bytes / 2**20:.0f} MiB:"
-            f" loading with {fitting} of {workers} workers, {prefetch} batches ahead each;"
+            f" loading with {fitting} of {workers} workers, {fitting * prefetch} of {workers * PREFETCH} batches ahead;"
             " enlarge it (docker run --shm-size=2g) or pass fewer --workers"
         )
     return fitting, prefetch
