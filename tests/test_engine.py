@@ -179,6 +179,16 @@ def test_a_finished_run_is_not_overwritten(config):
         fit(dataclasses.replace(config, resume="auto"))
 
 
+def test_a_frozen_backbone_of_random_weights_is_warned_of(config, caplog):
+    with caplog.at_level(logging.WARNING):
+        Trainer(config)
+    assert "pass --pretrained" in caplog.text
+    caplog.clear()
+    with caplog.at_level(logging.WARNING):
+        Trainer(dataclasses.replace(config, freeze_epochs=0))
+    assert "pass --pretrained" not in caplog.text
+
+
 def test_frozen_epochs_leave_the_backbone_alone(config):
     trainer = Trainer(dataclasses.replace(config, freeze_epochs=1))
     before = {name: value.clone() for name, value in trainer.model.backbone.state_dict().items()}

@@ -80,6 +80,11 @@ class Trainer:
         config = self.config
         values = {name: getattr(config.model, name) for name in ModelConfig.__dataclass_fields__}
         distances = distance_matrix(*self.dataset.persons()) if config.model.graph in ("dynamic", "soft") else None
+        if config.freeze_epochs and not config.pretrained and config.init_trunk is None:
+            log.warning(
+                f"the backbone starts from random weights and is frozen for {config.freeze_epochs} epochs: pass "
+                "--pretrained, as the paper starts from ImageNet, or --freeze-epochs 0"
+            )
         model = build_model(**values, pretrained=config.pretrained, distances=distances)
         if config.init_trunk is not None:
             assert isinstance(model.backbone, MobileNetV1)
