@@ -120,7 +120,8 @@ def map_as_one_batch(
     """
 
     def fold(value: Tensor, dim: int | None) -> Tensor:  # [B, ...] of each element -> [size·B, ...]
-        return (value.expand(size, *value.shape) if dim is None else value.movedim(dim, 0)).flatten(0, 1)
+        elements = value.expand(size, *value.shape) if dim is None else value.movedim(dim, 0)
+        return elements.flatten(0, 1).contiguous()  # for B = 1 flatten() gives a view
 
     def unfold(value: Tensor) -> Tensor:
         return value.unflatten(0, (size, value.shape[0] // size))

@@ -162,6 +162,17 @@ def test_vmap_over_other_dimensions_and_twice() -> None:
     torch.testing.assert_close(y[1, 2], function(x[1], edge_weight[2]))
 
 
+@relu_affinities
+def test_vmap_over_single_images(relu_affinity: Any) -> None:
+    """Per-sample gradients and Jacobians. With B = 1 the elements, mapped or not, are views as one batch."""
+    tensors = [tensor[:1] for tensor in relu_affinity_tensors()]
+    jacobians = [jacrev(function, (0, 1, 2))(*tensors) for function in (relu_affinity, reference.relu_affinity)]
+    torch.testing.assert_close(*jacobians)
+    elements = [torch.stack((tensor, -tensor), dim=-1) for tensor in tensors]
+    y = vmap(relu_affinity, (-1, -1, -1))(*elements)
+    torch.testing.assert_close(y[1], reference.relu_affinity(*(-tensor for tensor in tensors)))
+
+
 @pytest.mark.parametrize("name", ["x", "weight"])
 def test_vmap_over_nothing_is_refused(name: str) -> None:
     tensors = dict(zip(GRAPH_CONV, graph_conv_tensors((name,)), strict=True))
