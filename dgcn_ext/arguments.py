@@ -13,8 +13,12 @@ INT_MAX = 2**31 - 1
 
 
 def check_integer(name: str, value: int, low: int, high: int) -> int:
+    """``value`` as an int. NumPy's integers are as good as Python's; True and False are mistakes."""
+    if isinstance(value, bool):
+        raise TypeError(f"{name} must be an integer, got {value}")
     try:
-        integer = operator.index(value)
+        # torch.compile makes the result of operator.index() a constant, and compiles again for every other value.
+        integer = value if isinstance(value, int) else operator.index(value)
     except TypeError:
         raise TypeError(f"{name} must be an integer, got {value!r}") from None
     if not low <= integer <= high:

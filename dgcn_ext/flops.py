@@ -4,36 +4,44 @@ As torch does for its own operators, a multiplication and an addition count one 
 features (the graph's softmax and its K×K products, the draw, sorting the keys) counts nothing.
 """
 
+from collections.abc import Callable
 from math import prod
 from typing import Any
 
-from torch.utils.flop_counter import register_flop_formula
+from torch._ops import OpOverload
+from torch.utils.flop_counter import flop_registry, register_flop_formula
 
 from dgcn_ext import ops
 
 Shape = tuple[int, ...]
 
 
-@register_flop_formula(ops.graph_conv_forward.overloadpacket)
+def register(op: OpOverload) -> Callable[[Callable[..., int]], Callable[..., int]]:
+    """torch refuses a second formula: the first goes, as this module may be loaded again (importlib.reload)."""
+    flop_registry.pop(op.overloadpacket, None)
+    return register_flop_formula(op.overloadpacket)
+
+
+@register(ops.graph_conv_forward)
 def graph_conv_forward(x: Shape, *args: Any, **kwargs: Any) -> int:
     """One product with a K×K matrix at each position of each image: 2·B·K²·H·W."""
     return 2 * prod(x) * x[1]
 
 
-@register_flop_formula(ops.graph_conv_backward.overloadpacket)
+@register(ops.graph_conv_backward)
 def graph_conv_backward(grad_y: Shape, x: Shape, y: Shape | None, *args: Any, **kwargs: Any) -> int:
     """As much as the forward for the gradient of x, for those of the parameters together, and for y computed again."""
     *_, relu, need_x, need_params = args
     return (need_x + need_params + (relu and y is None)) * graph_conv_forward(x)
 
 
-@register_flop_formula(ops.relu_affinity_forward.overloadpacket)
+@register(ops.relu_affinity_forward)
 def relu_affinity_forward(a: Shape, b: Shape, g: Shape, **kwargs: Any) -> int:
     """6·B·C·N: w += g_j, r += gap·w and y_i = (r + height·w) / N, with the two sums w and r over sorted keys."""
     return 6 * prod(g)
 
 
-@register_flop_formula(ops.relu_affinity_backward.overloadpacket)
+@register(ops.relu_affinity_backward)
 def relu_affinity_backward(
     grad_y: Shape, a: Shape, b: Shape, g: Shape, need_keys: bool, need_g: bool, **kwargs: Any
 ) -> int:

@@ -78,7 +78,7 @@ def computes_the_same(expected: Tensor, result: Tensor) -> bool:
 
 def merge_norm(conv: nn.Module, norm: nn.Module) -> nn.Conv2d | None:
     """The convolution that the two make in ``eval()``; None if they make none, as with the statistics of the batch."""
-    if not isinstance(conv, nn.Conv2d) or isinstance(conv.padding, str) or not hasattr(norm, "running_mean"):
+    if not isinstance(conv, nn.Conv2d) or isinstance(conv.padding, str) or getattr(norm, "running_mean", None) is None:
         return None
     return read_convolution(
         inference_copy(nn.Sequential(conv, norm)).double(),

@@ -8,16 +8,16 @@ Legend: B images, K nodes (keypoints), H×W positions in cells, N = H·W, C chan
 """
 
 import math
-import operator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses import FakeTensor
 from torch.nn.functional import conv2d, pad
 from torch.nn.utils import skip_init
 
 from dgcn_ext import functional, reference
-from dgcn_ext.arguments import check_integer
+from dgcn_ext.arguments import INT_MAX, check_integer
 from dgcn_ext.checks import (
     check_adjacency,
     check_flag,
@@ -53,6 +53,9 @@ class GraphConv(nn.Module):
     graph_conv = staticmethod(reference.graph_conv)
 
     adjacency: Tensor
+    # For the meta device, on which the buffer has no values. Defaults here serve modules pickled without them.
+    _adjacency_values: Tensor | None = None
+    _adjacency_is_unknown = False
 
     def __init__(
         self,
@@ -84,10 +87,11 @@ class GraphConv(nn.Module):
         self.weight = nn.Parameter(torch.empty(num_nodes, num_nodes, device=device, dtype=dtype))
         self.bias = nn.Parameter(torch.empty(num_nodes, device=device, dtype=dtype))
         self.edge_weight = nn.Parameter(torch.empty(num_nodes, num_nodes, device=device, dtype=dtype))
+        if adjacency.is_meta and not self.edge_weight.is_meta:
+            raise ValueError(f"adjacency must have values for a module on {self.edge_weight.device}, got one on meta")
         self.register_buffer("adjacency", adjacency.to(self.edge_weight, copy=True))
-        # For the meta device, on which the buffer has no values.
-        self._adjacency_values = None if adjacency.is_meta else adjacency.cpu().clone()
-        self._adjacency_is_unknown = False
+        if _has_values(adjacency):
+            self._adjacency_values = adjacency.cpu().clone()
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -100,9 +104,10 @@ class GraphConv(nn.Module):
         num_nodes = len(self.adjacency)
         bound = 1 / math.sqrt(num_nodes)
         nn.init.uniform_(self.weight, -bound, bound)
-        nn.init.uniform_(self.bias, -bound, bound)
+        if self.bias is not None:  # users may take it away, as from nn.Conv2d
+            nn.init.uniform_(self.bias, -bound, bound)
         with torch.no_grad():  # by functions that DTensor has
-            diagonal = torch.full_like(self.bias, math.log(num_nodes - 1) if num_nodes > 1 else 0.0)
+            diagonal = torch.full_like(self.edge_weight[0], math.log(num_nodes - 1) if num_nodes > 1 else 0.0)
             self.edge_weight.copy_(torch.diag_embed(diagonal))
 
     def forward(self, x: Tensor, seed: Tensor | int | None = None) -> Tensor:
@@ -151,9 +156,11 @@ class GraphConv(nn.Module):
         weight = (mixing.T if self.aggregate == "source" else mixing) @ exact.weight
         if not computes_the_same(expected, conv2d(x, weight[:, :, None, None], exact.bias).relu()):
             raise ValueError("a hook of the graph convolution changes its output: remove it before fold()")
-        conv = skip_init(nn.Conv2d, num_nodes, num_nodes, 1, device=self.bias.device, dtype=self.bias.dtype)
+        like: dict[str, Any] = {"device": self.edge_weight.device, "dtype": self.edge_weight.dtype}
+        conv = skip_init(nn.Conv2d, num_nodes, num_nodes, 1, bias=exact.bias is not None, **like)
         conv.weight.copy_(weight[:, :, None, None])
-        conv.bias.copy_(exact.bias)
+        if conv.bias is not None:
+            conv.bias.copy_(exact.bias)
         return _FoldedGraphConv(conv.requires_grad_(False), nn.ReLU()).eval()
 
     def extra_repr(self) -> str:
@@ -383,8 +390,6 @@ def _as_seed(seed: Tensor | int | None, x: Tensor) -> Tensor:
     if isinstance(seed, Tensor):
         check_seed(seed, x)
         return seed
-    if isinstance(seed, bool):  # to Python an integer, here a mistake
-        raise TypeError(f"seed must be an integer, got {seed}")
     return torch.full((), check_integer("seed", seed, -(2**63), _LARGEST_SEED), dtype=torch.int64, device=x.device)
 
 
@@ -395,17 +400,18 @@ def _check_features(x: Tensor, name: str, channels: int) -> None:
         raise ValueError(f"x must have shape [B, {name[0]}, H, W] with {name} = {channels}, got {list(x.shape)}")
 
 
+def _has_values(tensor: Tensor) -> bool:
+    return not tensor.is_meta and not isinstance(tensor, FakeTensor)
+
+
 def _check_probabilities(adjacency: Tensor) -> None:
-    if not adjacency.is_meta and not ((adjacency >= 0) & (adjacency <= 1)).all():
+    if _has_values(adjacency) and not ((adjacency >= 0) & (adjacency <= 1)).all():
         low, high = adjacency.aminmax()
         raise ValueError(f"adjacency must be in [0, 1], got values from {low:g} to {high:g}")
 
 
 def _check_channels(name: str, value: int, minimum: int) -> int:
-    """``value`` as an int: numpy's integers are fine, and flags are not."""
-    if isinstance(value, bool) or not hasattr(value, "__index__"):
-        raise TypeError(f"{name} must be an int, got {type(value).__name__}")
-    channels = operator.index(value)
+    channels = check_integer(name, value, -INT_MAX, INT_MAX)
     if channels < minimum:
         raise ValueError(f"{name} must be at least {minimum}, got {channels}")
     return channels

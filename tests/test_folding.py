@@ -73,6 +73,7 @@ def hook_layers(module: DGCM) -> None:
 def exchange_biases(module: DGCM) -> None:
     module.non_local.theta = nn.Conv2d(8, 4, 1, bias=False, dtype=torch.float64)
     module.non_local.affinity = nn.Conv2d(8, 1, 1, dtype=torch.float64)
+    module.graph_conv.bias = None
 
 
 @pytest.mark.parametrize(
@@ -126,6 +127,7 @@ def frozen_batch_norm(channels: int) -> nn.Module:
         (lambda channels: nn.BatchNorm2d(channels, affine=False), True),
         (lambda channels: nn.BatchNorm2d(channels, track_running_stats=False), False),
         (lambda channels: nn.GroupNorm(2, channels), False),
+        (nn.InstanceNorm2d, False),
     ],
 )
 @pytest.mark.parametrize(

@@ -272,8 +272,9 @@ def test_channels_last(device: torch.device) -> None:
     ("change", "error", "message"),
     [
         ({"in_channels": 0}, ValueError, "in_channels must be at least 1, got 0"),
-        ({"in_channels": 24.0}, TypeError, "in_channels must be an int, got float"),
-        ({"lift_channels": True}, TypeError, "lift_channels must be an int, got bool"),
+        ({"in_channels": 24.0}, TypeError, "in_channels must be an integer, got 24.0"),
+        ({"in_channels": torch.tensor(24.0)}, TypeError, r"in_channels must be an integer, got tensor\(24.\)"),
+        ({"lift_channels": True}, TypeError, "lift_channels must be an integer, got True"),
         ({"adjacency": nn.Parameter(torch.eye(3))}, ValueError, "adjacency must not require a gradient"),
         ({"non_local": "no"}, TypeError, "non_local must be True or False, got 'no'"),
         ({"dynamic": "false"}, TypeError, "dynamic must be True or False, got 'false'"),

@@ -11,6 +11,8 @@ import pytest
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch._dynamo.testing import CompileCounter
+from torch._subclasses import FakeTensorMode
 from torch.func import functional_call, vmap
 from torch.nn.utils import parametrizations, prune
 from torch.utils.checkpoint import checkpoint
@@ -141,6 +143,17 @@ def test_checkpointing_draws_the_same_graph_again(module_type: type[DGCM]) -> No
     torch.testing.assert_close(gradient(recomputed, seed=seed, preserve_rng_state=False), gradient(module, seed=seed))
 
 
+def test_another_number_is_not_compiled_again() -> None:
+    """The second number makes the seed dynamic; torch gives up after compiling 8 times."""
+    torch.compiler.reset()
+    module, x = make(DGCMFused), features()
+    counter = CompileCounter()
+    compiled = torch.compile(module, fullgraph=True, backend=counter)
+    for seed in (1, 2, -3, 2**62):
+        assert torch.equal(compiled(x, seed=seed)[1], module(x, seed=seed)[1])
+    assert counter.frame_count == 2
+
+
 def test_vmap_over_seeds() -> None:
     """The plain layer: one graph for each seed, without torch's generator, which vmap refuses."""
     graph, x = make(DGCM).graph_conv, torch.randn(2, 5, 4, 3)
@@ -165,6 +178,19 @@ def test_shapes_on_the_meta_device(module_type: type[DGCM]) -> None:
         module = module_type(24, torch.rand(17, 17), lift_channels=8)
         result = module(torch.empty(2, 24, 5, 3))
     assert [tuple(output.shape) for output in result] == [(2, 24, 5, 3), (2, 17, 5, 3)]
+
+
+def test_fake_tensors() -> None:
+    """As tools do that estimate the memory of a training: the module is built and run, and nothing has values."""
+    with FakeTensorMode():
+        module = DGCMFused(6, torch.rand(5, 5), lift_channels=8)
+        sum(output.sum() for output in module(torch.empty(2, 6, 4, 3))).backward()
+    assert module.graph_conv.edge_weight.grad.shape == (5, 5)
+
+
+def test_a_graph_without_values_does_for_no_other_device() -> None:
+    with pytest.raises(ValueError, match="adjacency must have values for a module on cpu, got one on meta"):
+        GraphConvFused(torch.rand(5, 5, device="meta"))
 
 
 def materialise(module: DGCM, parents_first: bool) -> DGCM:

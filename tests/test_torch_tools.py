@@ -1,9 +1,9 @@
 """The operators in the hands of torch.fx, tensor subclasses and torch's FLOP counter."""
 
-from __future__ import annotations
-
 import copy
 import pickle
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -95,3 +95,9 @@ def test_flops_of_relu_affinity() -> None:
     assert count(relu_affinity, a, b, g) == 252
     for needs, expected in (((False, True), 252), ((True, False), 252), ((True, True), 504)):
         assert count(ops.relu_affinity_backward, g, a, b, g, *needs) == expected
+
+
+def test_modules_are_loaded_again() -> None:
+    """As notebooks do after an edit: torch refuses a second formula or kernel where the first one is still there."""
+    code = "import importlib, dgcn_ext.functional as f; [importlib.reload(m) for m in (f.ops, f.flops, f)]"
+    subprocess.run([sys.executable, "-c", code], check=True)
