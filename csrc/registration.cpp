@@ -5,7 +5,8 @@
 #include <Python.h>
 #include <torch/csrc/stable/library.h>
 
-// A variable, so that it would have to be there even in programs without Python, which only load the operators.
+// The loader resolves a variable at once, a function only when it is called. Weak, so that programs without Python can
+// load this library for its operators: they lack the variable, and never call the functions.
 #pragma weak PyExc_ImportError
 
 namespace dgcn {
@@ -23,7 +24,8 @@ constexpr const char* SCHEMAS[] = {
     "-> (Tensor grad_a, Tensor grad_b, Tensor grad_g)",
 };
 
-// What STABLE_TORCH_LIBRARY does, with its failures looked at: where the names are taken, the macro ends the process.
+// Does what the macro STABLE_TORCH_LIBRARY does, but returns false if the names are taken. The macro throws then, while
+// the library is being loaded, where nobody can catch it: the process ends.
 bool define_operators() {
   TorchLibraryHandle library = nullptr;
   if (aoti_torch_library_init_def("dgcn", __FILE__, __LINE__, &library) != AOTI_TORCH_SUCCESS) return false;

@@ -83,7 +83,7 @@ def is_transformed() -> bool:
 
 
 def needs_gradient(*args: Any) -> bool:
-    """Whether a gradient has to be recorded. It also raises, as it should, on the tangents of forward mode."""
+    """Whether autograd has to record a call. In forward mode it has to as well, so that ``Function.jvp`` raises."""
     return forward_ad._current_level >= 0 or (
         torch.is_grad_enabled() and any(isinstance(arg, Tensor) and arg.requires_grad for arg in args)
     )
@@ -121,7 +121,7 @@ def map_as_one_batch(
 
     def fold(value: Tensor, dim: int | None) -> Tensor:  # [B, ...] of each element -> [size·B, ...]
         elements = value.expand(size, *value.shape) if dim is None else value.movedim(dim, 0)
-        return elements.flatten(0, 1).contiguous()  # for B = 1 flatten() gives a view
+        return elements.flatten(0, 1).contiguous()  # with B = 1 flatten() returns a view of any strides
 
     def unfold(value: Tensor) -> Tensor:
         return value.unflatten(0, (size, value.shape[0] // size))

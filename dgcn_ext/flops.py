@@ -17,7 +17,7 @@ Shape = tuple[int, ...]
 
 
 def register(op: OpOverload) -> Callable[[Callable[..., int]], Callable[..., int]]:
-    """torch refuses a second formula: the first goes, as this module may be loaded again (importlib.reload)."""
+    """As ``register_flop_formula``, which raises where there is a formula already: after importlib.reload()."""
     flop_registry.pop(op.overloadpacket, None)
     return register_flop_formula(op.overloadpacket)
 

@@ -103,9 +103,10 @@ def graph_conv(
             aggregate=aggregate,
             activation=activation,
         )
-    # The operator checks its arguments, and checking them twice takes longer than the arithmetic of a small call. So
-    # check_graph_conv() runs only once something has failed, and writes the message. What the operator would accept
-    # is checked first; and so are the types under torch.compile, which gives up where they are not tensors.
+    # The operator checks its arguments itself, and a second check takes longer than the arithmetic of a small call. So
+    # check_graph_conv() runs only after a failure, to raise its better message. Two checks come before the call: of
+    # adjacency and per_sample, whose mistakes the operator accepts; and, under torch.compile, of the types, as tracing
+    # a value that is not a tensor fails with a message of torch's own.
     if torch.compiler.is_compiling():
         for name, value in (("x", x), ("edge_weight", edge_weight), ("adjacency", adjacency)):
             check_is_tensor(name, value)

@@ -53,7 +53,7 @@ class GraphConv(nn.Module):
     graph_conv = staticmethod(reference.graph_conv)
 
     adjacency: Tensor
-    # For the meta device, on which the buffer has no values. Defaults here serve modules pickled without them.
+    # What a start on the meta device needs. Defaults, as modules pickled by earlier versions lack these attributes.
     _adjacency_values: Tensor | None = None
     _adjacency_is_unknown = False
 
@@ -211,7 +211,7 @@ class ZeroGammaBatchNorm2d(nn.BatchNorm2d):
         nn.init.zeros_(self.weight)
 
     def _check_input_dim(self, input: Tensor) -> None:
-        """Nothing: the layer around it has looked, and torch.fx, which traces into this class, could not."""
+        """No check: the layer around this one checks x. torch.fx traces into this class, and cannot trace the check."""
 
 
 class NonLocal(nn.Module):

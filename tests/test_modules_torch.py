@@ -218,7 +218,7 @@ def test_start_on_the_meta_device(parents_first: bool) -> None:
 
 
 @both
-def test_a_graph_without_values_is_told(module_type: type[DGCM]) -> None:
+def test_a_graph_without_values_is_an_error(module_type: type[DGCM]) -> None:
     def start() -> DGCM:
         with torch.device("meta"):
             module = module_type(6, torch.rand(5, 5), lift_channels=8)
