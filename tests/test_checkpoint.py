@@ -125,6 +125,16 @@ def test_truncated_model(saved, share) -> None:
         load_model(saved)
 
 
+def test_a_link_stays_a_link(tmp_path) -> None:
+    (tmp_path / "disk").mkdir()
+    link, target = tmp_path / "link.json", tmp_path / "disk" / "target.json"
+    link.symlink_to(target)
+    write_json(link, [1])
+    assert link.is_symlink()
+    assert json.loads(target.read_text()) == [1]
+    assert os.listdir(tmp_path / "disk") == ["target.json"]
+
+
 def test_safetensors_of_somebody_else(tmp_path) -> None:
     path = tmp_path / "other.safetensors"
     safetensors.torch.save_file({"weight": torch.zeros(2)}, path)

@@ -229,6 +229,15 @@ def test_outputs_are_tried_first(command, oracle, folder, tmp_path, monkeypatch,
         assert re.fullmatch(rf"dgcn {command}: error: .*{message}\n", error)
 
 
+def test_predict_writes_over_no_input(oracle, folder, tmp_path, capsys) -> None:
+    source = folder / "20.png"
+    before = source.read_bytes()
+    (tmp_path / "link.json").symlink_to(source)
+    assert run("predict", "--source", folder, "-o", tmp_path / "out", "--json-output", tmp_path / "link.json") == 2
+    assert "link.json cannot be written: it is an input or another output" in capsys.readouterr().err
+    assert source.read_bytes() == before
+
+
 def test_odd_files_of_a_folder(oracle, folder, tmp_path, capsys) -> None:
     """What cannot be read is named; hidden files and folders are passed over; nothing waits for a pipe."""
     content = (folder / "140.png").read_bytes()

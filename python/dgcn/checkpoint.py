@@ -46,16 +46,14 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
 
     The content goes to a hidden temporary file in the same folder (created if missing), is fsynced and renamed over
     `path` when the block ends, and the folder is fsynced. If the block raises, the temporary file is removed; if the
-    process is killed, `path` still holds what it held before.
+    process is killed, `path` still holds what it held before. Where `path` is a link, its target is written.
 
     Raises:
         OSError: no room, no permission, a name too long, ...; it names `path`.
     """
-    path = Path(path)
+    asked, path = path, Path(os.path.realpath(path))
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(
-        TEMPORARY_FILES.replace("*", secrets.token_hex(8))
-    )  # short: `path` may be as long as can be
+    temporary = path.with_name(TEMPORARY_FILES.replace("*", secrets.token_hex(8)))  # `path` may be as long as can be
     try:
         with open(temporary, "wb") as file:
             yield file
@@ -65,7 +63,7 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     except BaseException as error:
         temporary.unlink(missing_ok=True)
         if isinstance(error, OSError) and error.filename in (None, str(temporary), temporary):
-            error.filename, error.filename2 = str(path), None
+            error.filename, error.filename2 = str(asked), None
         raise
     if os.name == "posix":  # elsewhere a folder cannot be opened, and the rename is durable without it
         folder = os.open(path.parent, os.O_RDONLY)

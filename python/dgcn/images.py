@@ -12,7 +12,7 @@ import os
 import stat
 import struct
 from collections.abc import Iterator
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
@@ -106,7 +106,7 @@ def _to_rgb(image: Image.Image, upright: bool) -> np.ndarray:
     return np.array(image if turn is None else image.transpose(turn))
 
 
-def _orientation(image: Image.Image) -> object:
+def _orientation(image: Image.Image) -> Any:
     """What the EXIF block of the picture says, of any type: None without a block, or with one that is damaged."""
     try:
         return image.getexif().get(ExifTags.Base.Orientation)

@@ -38,9 +38,10 @@ def make_parser(command: str, documentation: str) -> argparse.ArgumentParser:
 
 def describe(error: BaseException) -> str:
     """What an error says, in one line; an OSError names its file first."""
+    text = str(error)
     if isinstance(error, OSError) and error.filename is not None:
-        return f"{os.fsdecode(error.filename)}: {error.strerror}"
-    return " ".join(str(error).split()) or type(error).__name__
+        text = f"{os.fsdecode(error.filename)}: {error.strerror}"
+    return " ".join(text.split()) or type(error).__name__
 
 
 def positive(text: str) -> int:
@@ -110,6 +111,19 @@ def load_predictor(args: argparse.Namespace, batch_size: int = 1) -> Predictor:
     return Predictor(args.checkpoint, device=device, long_edge=args.long_edge, batch_size=batch_size)
 
 
+def check_outputs(outputs: Iterable[Path | None], inputs: Iterable[Path | None]) -> None:
+    """Before the work: raise OSError or ValueError unless `outputs` can be written, all different and over no input.
+
+    A None is a file that was not asked for."""
+    needed = {path.resolve() for path in inputs if path}
+    for path in outputs:
+        if path:
+            if path.resolve() in needed:
+                raise ValueError(f"{path} cannot be written: it is an input or another output of this command")
+            needed.add(path.resolve())
+            check_writable(path)
+
+
 def check_writable(path: Path) -> None:
     """Create the folder of `path` and try that a file can be written there; raises OSError that names it."""
     try:
@@ -121,7 +135,7 @@ def check_writable(path: Path) -> None:
         open(path, "ab").close()
         if not existed:
             path.unlink()
-        with tempfile.TemporaryFile(dir=path.parent) as file:
+        with tempfile.TemporaryFile(dir=path.resolve().parent) as file:  # that of its target if `path` is a link
             file.write(b"\n")
     except OSError as error:
         raise OSError(error.errno, error.strerror, str(path)) from error
