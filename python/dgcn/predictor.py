@@ -135,6 +135,8 @@ class Predictor:
         _use_one_thread_if_forked()
         device = check_device(device)
         path = DEFAULT_CHECKPOINT if checkpoint is None else checkpoint
+        if not isinstance(path, str | os.PathLike):
+            raise TypeError(f"checkpoint must be the path of a file, got {path!r}")
         model, metadata = load_model(path)
         try:
             default_long_edge = _check_long_edge(metadata.get("long_edge", DEFAULT_LONG_EDGE))
