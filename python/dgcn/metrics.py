@@ -158,7 +158,7 @@ def _match(
         raise ValueError(f"sigmas must be a positive number for each keypoint, got {reprlib.repr(sigmas)}")
     if isinstance(annotations, str | os.PathLike | Mapping):
         records = {record.image_id: record for record in read_ground_truth(annotations, oks_sigmas.size)}
-    elif isinstance(annotations, Sequence) and all(isinstance(record, ImageRecord) for record in annotations):
+    elif _are_records(annotations):
         records = {record.image_id: record for record in annotations}
     else:
         raise TypeError(
@@ -181,6 +181,10 @@ def _match(
         evaluation.params.kpt_oks_sigmas = oks_sigmas
         evaluation.evaluate()
     return evaluation
+
+
+def _are_records(annotations: Any) -> bool:
+    return isinstance(annotations, Sequence) and all(isinstance(record, ImageRecord) for record in annotations)
 
 
 def _to_coco(persons: Sequence[Mapping[str, Any]], numbers: Mapping[CocoId, int]) -> COCO:
