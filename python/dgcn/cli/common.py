@@ -115,27 +115,29 @@ def check_outputs(outputs: Iterable[Path | None], inputs: Iterable[Path | None])
     """Before the work: raise OSError or ValueError unless `outputs` can be written, all different and over no input.
 
     A None is a file that was not asked for."""
-    needed = {path.resolve() for path in inputs if path}
+    needed = {os.path.realpath(path) for path in inputs if path}
     for path in outputs:
         if path:
-            if path.resolve() in needed:
+            target = os.path.realpath(path)
+            if target in needed:
                 raise ValueError(f"{path} cannot be written: it is an input or another output of this command")
-            needed.add(path.resolve())
+            needed.add(target)
             check_writable(path)
 
 
 def check_writable(path: Path) -> None:
     """Create the folder of `path` and try that a file can be written there; raises OSError that names it."""
+    target = Path(os.path.realpath(path))  # of a link, which stays as it is; resolve() raises where links form a loop
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        target.parent.mkdir(parents=True, exist_ok=True)
         if path.is_fifo() or path.is_char_device():
             # Files are written beside `path` and renamed, which would replace /dev/null.
             raise OSError(errno.EINVAL, "is a pipe or a device, not a file")
-        existed = path.exists()
-        open(path, "ab").close()
+        existed = target.exists()
+        open(target, "ab").close()
         if not existed:
-            path.unlink()
-        with tempfile.TemporaryFile(dir=path.resolve().parent) as file:  # that of its target if `path` is a link
+            target.unlink()
+        with tempfile.TemporaryFile(dir=target.parent) as file:
             file.write(b"\n")
     except OSError as error:
         raise OSError(error.errno, error.strerror, str(path)) from error
