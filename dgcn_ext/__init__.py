@@ -12,6 +12,7 @@ imported, ``import dgcn_ext`` registers the compiled operators, so that saved pr
 """
 
 from importlib import import_module
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from dgcn_ext.loading import register_with_torch
@@ -72,4 +73,9 @@ def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
 
 
+if find_spec(f"{__name__}._pifpaf") is None:
+    raise ImportError(
+        f"{__path__[0]} holds the sources of dgcn_ext, but nothing compiled for this Python: `pip install .` in the "
+        "dgcn repository compiles it, and outside of that folder Python finds what is installed"
+    )
 register_with_torch()

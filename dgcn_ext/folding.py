@@ -73,7 +73,7 @@ def computes_the_same(expected: Tensor, result: Tensor) -> bool:
     """Whether two float64 results are equal but for rounding; on the meta device, whether their shapes are."""
     if expected.shape != result.shape:
         return False
-    return expected.is_meta or torch.allclose(result, expected, rtol=1e-6, atol=1e-9)
+    return expected.is_meta or torch.allclose(result, expected, rtol=1e-6, atol=1e-9, equal_nan=True)
 
 
 def merge_norm(conv: nn.Module, norm: nn.Module) -> nn.Conv2d | None:

@@ -27,7 +27,8 @@ from dgcn.checkpoint import (
     save_training_state,
     write_json,
 )
-from dgcn.model import DGCN, build_model
+from dgcn.model import DGCN, ModelConfig, build_model
+from dgcn.skeleton import COCO
 
 
 @pytest.fixture(scope="module")
@@ -48,13 +49,14 @@ def saved(model, tmp_path) -> Path:
     return path
 
 
-def rewrite(path: Path, *, drop: str | None = None, add: dict | None = None, document: dict | None = None) -> None:
-    """Write the checkpoint at `path` again with other tensors, or with entries of its header changed."""
+def rewrite(path: Path, *, drop: str | None = None, add: dict | None = None, document: dict | str = "") -> None:
+    """Write the checkpoint at `path` again with other tensors, or with its header replaced or entries of it changed."""
     with safetensors.safe_open(path, framework="pt") as file:
         header = file.metadata()
     tensors = safetensors.torch.load_file(path)
     tensors = {name: tensor for name, tensor in tensors.items() if name != drop} | (add or {})
-    header[HEADER_KEY] = json.dumps(json.loads(header[HEADER_KEY]) | (document or {}))
+    changed = document if isinstance(document, str) else json.dumps(json.loads(header[HEADER_KEY]) | document)
+    header[HEADER_KEY] = changed or header[HEADER_KEY]
     safetensors.torch.save_file(tensors, path, metadata=header)
 
 
@@ -123,6 +125,16 @@ def test_truncated_model(saved, share) -> None:
         load_model(saved)
 
 
+def test_a_link_stays_a_link(tmp_path) -> None:
+    (tmp_path / "disk").mkdir()
+    link, target = tmp_path / "link.json", tmp_path / "disk" / "target.json"
+    link.symlink_to(target)
+    write_json(link, [1])
+    assert link.is_symlink()
+    assert json.loads(target.read_text()) == [1]
+    assert os.listdir(tmp_path / "disk") == ["target.json"]
+
+
 def test_safetensors_of_somebody_else(tmp_path) -> None:
     path = tmp_path / "other.safetensors"
     safetensors.torch.save_file({"weight": torch.zeros(2)}, path)
@@ -130,12 +142,30 @@ def test_safetensors_of_somebody_else(tmp_path) -> None:
         load_model(path)
 
 
-def test_header_without_an_entry(saved) -> None:
-    with safetensors.safe_open(saved, framework="pt") as file:
-        header = json.loads(file.metadata()[HEADER_KEY])
-    del header["config"]
-    safetensors.torch.save_file({"weight": torch.zeros(2)}, saved, metadata={HEADER_KEY: json.dumps(header)})
-    with pytest.raises(ValueError, match=r"model\.safetensors is damaged: its header has no config"):
+@pytest.mark.parametrize(
+    ("header", "message"),
+    [
+        ("{", "is not JSON"),
+        ("[" * 100_000, "is not JSON"),
+        ("[]", "has no format_version"),
+        ({"config": None}, "config in its header must be an object, got None"),
+        ({"metadata": []}, r"metadata in its header must be an object, got \[\]"),
+        ({"format_version": 2, "versions": None}, "has checkpoint format 2"),
+        ({"config": {"backbone": "x"}}, "no entries .*'skeleton'"),
+        ({"config": ModelConfig().to_dict() | {"levels": None}}, "cannot use: .*NoneType"),
+        ({"config": ModelConfig().to_dict() | {"skeleton": {**COCO.to_dict(), "limbs": [1]}}}, "cannot use: .*int"),
+    ],
+)
+def test_damaged_header(saved, header, message) -> None:
+    rewrite(saved, document=header)
+    with pytest.raises(ValueError, match=message) as error:
+        load_model(saved)
+    assert str(error.value).startswith(str(saved))
+
+
+def test_weights_that_are_not_numbers(model, saved) -> None:
+    rewrite(saved, add={"mean_of_a_layer": torch.tensor([1.0, torch.nan])})
+    with pytest.raises(ValueError, match=r"model\.safetensors does not fit .*mean_of_a_layer holds NaN or infinity"):
         load_model(saved)
 
 

@@ -68,6 +68,15 @@ def test_nobody_reads_stdout(oracle, folder, tmp_path, monkeypatch, capsys) -> N
     assert (result.returncode, result.stderr) == (0, b"")
 
 
+def test_closed_streams(oracle, folder, tmp_path, monkeypatch) -> None:
+    for name in ("stdout", "stderr"):
+        monkeypatch.setattr(sys, name, None)  # what `>&-` makes of it
+    assert run("predict", "--source", folder / "20.png", "-o", tmp_path) == 0
+    assert json.loads((tmp_path / "predictions.json").read_text())["images"]
+    sys.stdout.close()
+    sys.stderr.close()
+
+
 def test_a_full_disk_under_stdout_is_one_line(oracle, folder, tmp_path, monkeypatch, capsys) -> None:
     with open("/dev/full", "w") as stdout:
         monkeypatch.setattr(sys, "stdout", stdout)

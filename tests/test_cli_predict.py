@@ -229,6 +229,23 @@ def test_outputs_are_tried_first(command, oracle, folder, tmp_path, monkeypatch,
         assert re.fullmatch(rf"dgcn {command}: error: .*{message}\n", error)
 
 
+def test_predict_writes_over_no_input(oracle, folder, tmp_path, capsys) -> None:
+    source = folder / "20.png"
+    before = source.read_bytes()
+    (tmp_path / "link.json").symlink_to(source)
+    assert run("predict", "--source", folder, "-o", tmp_path / "out", "--json-output", tmp_path / "link.json") == 2
+    assert "link.json cannot be written: it is an input or another output" in capsys.readouterr().err
+    assert source.read_bytes() == before
+
+
+def test_an_output_that_is_a_link_to_a_new_file(oracle, folder, tmp_path) -> None:
+    link, target = tmp_path / "link.json", tmp_path / "target.json"
+    link.symlink_to(target.name)
+    assert run("predict", "--source", folder / "20.png", "-o", tmp_path / "out", "--json-output", link) == 0
+    assert link.is_symlink()
+    assert json.loads(target.read_text())["images"]
+
+
 def test_odd_files_of_a_folder(oracle, folder, tmp_path, capsys) -> None:
     """What cannot be read is named; hidden files and folders are passed over; nothing waits for a pipe."""
     content = (folder / "140.png").read_bytes()

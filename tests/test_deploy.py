@@ -26,6 +26,13 @@ def run(script: str, *arguments: Path) -> None:
     assert result.returncode == 0, result.stderr
 
 
+def test_sources_that_are_not_compiled_say_so(tmp_path: Path) -> None:
+    shutil.copytree(PACKAGE, tmp_path / "dgcn_ext", ignore=shutil.ignore_patterns("*.so", "*.pyd"))
+    command = [sys.executable, "-S", "-c", "import dgcn_ext"]  # without the installed packages
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert f"{tmp_path / 'dgcn_ext'} holds the sources of dgcn_ext, but nothing compiled" in result.stderr
+
+
 def test_saved_programs_find_the_operators(tmp_path: Path) -> None:
     torch.manual_seed(0)
     module = DGCMFused(16, torch.rand(5, 5), lift_channels=8).double()  # so that rounding is no matter

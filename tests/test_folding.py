@@ -161,6 +161,12 @@ def test_a_norm_over_the_batch_stays_in_the_folded_module() -> None:
         torch.testing.assert_close(ours, theirs)
 
 
+def test_fold_of_a_graph_convolution_that_holds_nan() -> None:
+    layer = GraphConv(torch.ones(3, 3))
+    nn.init.constant_(layer.weight, torch.nan)
+    assert layer.fold()(torch.ones(1, 3, 2, 2)).isnan().all()  # and no complaint about a hook
+
+
 def test_fold_refuses_a_hook_that_changes_the_graph_convolution() -> None:
     module = DGCM(6, torch.rand(5, 5), lift_channels=8)
     module.graph_conv.register_forward_hook(lambda layer, inputs, output: 2 * output)

@@ -98,6 +98,9 @@ def test_a_damaged_exif_block_does_no_harm(picture) -> None:
     start = content.index(b"Exif") + 6
     content[start : start + 4] = b"none"
     assert read_image(bytes(content), upright=True).shape == (90, 60, 3)
+    for block in (b"Exif\0\0none", b"MM\0*\0"):  # no TIFF, and one that ends too early
+        for format in ("PNG", "WEBP"):
+            assert read_image(encode(picture, format, exif=block), upright=True).shape == (60, 90, 3)
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "CMYK", "YCbCr"])

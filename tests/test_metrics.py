@@ -142,6 +142,8 @@ def test_bootstrap_extremes(noisy) -> None:
     assert bootstrap_interval(dataset(3, []), [], resamples=10) == (-1.0, -1.0)
     with pytest.raises(ValueError, match=r"resamples must be at least 1, got 0"):
         bootstrap_interval(truth, results, resamples=0)
+    with pytest.raises(TypeError, match=r"resamples must be an integer, got 2\.5"):
+        bootstrap_interval(truth, results, resamples=2.5)
 
 
 def test_ids_of_any_type_rank_alike(noisy) -> None:
@@ -221,6 +223,12 @@ def test_bad_results(noisy, change, message) -> None:
     with pytest.raises(ValueError, match=message) as error:
         evaluate_keypoints(truth, [results[0], results[1] | change])
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("annotations", [None, 3, [1], b"set.json"])
+def test_annotations_of_other_types(annotations) -> None:
+    with pytest.raises(TypeError, match="annotations must be a path, the content of a COCO file, or its records, got "):
+        evaluate_keypoints(annotations, [])
 
 
 @pytest.mark.parametrize("results", [None, 5, "results.json", {"image_id": 1}, ["results.json"], [None]])

@@ -240,6 +240,8 @@ def test_arguments_of_other_types(arguments, message) -> None:
 def test_a_model_of_another_type() -> None:
     with pytest.raises(TypeError, match="model must be a DGCN, got str"):
         Predictor.from_model("model.safetensors")
+    with pytest.raises(TypeError, match="checkpoint must be the path of a file, got 3"):
+        Predictor(3)
 
 
 @pytest.mark.parametrize(

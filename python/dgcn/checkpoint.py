@@ -17,6 +17,7 @@ import io
 import json
 import os
 import pickle
+import reprlib
 import secrets
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -45,16 +46,14 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
 
     The content goes to a hidden temporary file in the same folder (created if missing), is fsynced and renamed over
     `path` when the block ends, and the folder is fsynced. If the block raises, the temporary file is removed; if the
-    process is killed, `path` still holds what it held before.
+    process is killed, `path` still holds what it held before. Where `path` is a link, its target is written.
 
     Raises:
         OSError: no room, no permission, a name too long, ...; it names `path`.
     """
-    path = Path(path)
+    asked, path = path, Path(os.path.realpath(path))
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(
-        TEMPORARY_FILES.replace("*", secrets.token_hex(8))
-    )  # short: `path` may be as long as can be
+    temporary = path.with_name(TEMPORARY_FILES.replace("*", secrets.token_hex(8)))  # `path` may be as long as can be
     try:
         with open(temporary, "wb") as file:
             yield file
@@ -64,7 +63,7 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     except BaseException as error:
         temporary.unlink(missing_ok=True)
         if isinstance(error, OSError) and error.filename in (None, str(temporary), temporary):
-            error.filename, error.filename2 = str(path), None
+            error.filename, error.filename2 = str(asked), None
         raise
     if os.name == "posix":  # elsewhere a folder cannot be opened, and the rename is durable without it
         folder = os.open(path.parent, os.O_RDONLY)
@@ -120,7 +119,10 @@ def load_model(path: str | os.PathLike[str], device: str | torch.device = "cpu")
     """
     path = Path(path)
     document, tensors = _read_safetensors(path)
-    model = build_from_config(ModelConfig.from_dict(document["config"]))
+    try:
+        model = build_from_config(ModelConfig.from_dict(document["config"]))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path} has a configuration that this version of dgcn cannot use: {error}") from error
     check_tensors(path, model.state_dict(), tensors)
     model.load_state_dict(tensors)
     return model.eval().to(device), document["metadata"]
@@ -171,19 +173,26 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tenso
         raise ValueError(f"{path} is not a safetensors file or is damaged: {_first_line(error)}") from error
     if HEADER_KEY not in header:
         raise ValueError(f'{path} was not written by dgcn: its header has no entry "{HEADER_KEY}"')
-    document = json.loads(header[HEADER_KEY])
-    if missing := sorted({"format_version", "config", "versions", "metadata"} - document.keys()):
-        raise ValueError(f"{path} is damaged: its header has no {', '.join(missing)}")
+    try:
+        document = json.loads(header[HEADER_KEY])
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f'{path} is damaged: the entry "{HEADER_KEY}" of its header is not JSON: {error}') from error
+    if not isinstance(document, dict) or "format_version" not in document:
+        raise ValueError(f'{path} is damaged: the entry "{HEADER_KEY}" of its header has no format_version')
     if document["format_version"] != FORMAT_VERSION:
         raise ValueError(
-            f"{path} has checkpoint format {document['format_version']}, this version of dgcn reads {FORMAT_VERSION}"
-            f" (written by dgcn {document['versions']['dgcn']})"
+            f"{path} has checkpoint format {document['format_version']!r}, this version of dgcn reads {FORMAT_VERSION}"
+            f" (written with the versions {document.get('versions')})"
         )
+    for key in ("config", "versions", "metadata"):
+        if not isinstance(document.get(key), dict):
+            found = reprlib.repr(document.get(key))
+            raise ValueError(f"{path} is damaged: {key} in its header must be an object, got {found}")
     return document, tensors
 
 
 def check_tensors(path: Path, expected: Mapping[str, torch.Tensor], found: Mapping[str, torch.Tensor]) -> None:
-    """Raise ValueError unless names and shapes agree."""
+    """Raise ValueError unless names and shapes agree and all values are finite."""
     problems = [f"{name} is missing" for name in expected.keys() - found.keys()]
     problems += [f"{name} is unknown" for name in found.keys() - expected.keys()]
     problems += [
@@ -191,6 +200,7 @@ def check_tensors(path: Path, expected: Mapping[str, torch.Tensor], found: Mappi
         for name in expected.keys() & found.keys()
         if found[name].shape != expected[name].shape
     ]
+    problems += [f"{name} holds NaN or infinity" for name, tensor in found.items() if not tensor.isfinite().all()]
     if problems:
         shown = "; ".join(sorted(problems)[:3])
         more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""

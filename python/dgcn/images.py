@@ -10,8 +10,9 @@ import contextlib
 import io
 import os
 import stat
+import struct
 from collections.abc import Iterator
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
@@ -94,7 +95,7 @@ def _errors_name(name: str) -> Iterator[None]:
 def _to_rgb(image: Image.Image, upright: bool) -> np.ndarray:
     image.load()
     # Only now: PNG may hold its orientation after the pixels, and TIFF drops it once it is applied.
-    turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1)) if upright else None
+    turn = _TURNS.get(_orientation(image)) if upright else None
     if image.mode == "F" or (image.mode == "I" and image.format != "PPM"):
         raise ValueError("its pixels have 32 bits, and no known range")
     if image.mode.startswith("I"):  # 16 bits, also what PPM files hold as mode I
@@ -103,3 +104,11 @@ def _to_rgb(image: Image.Image, upright: bool) -> np.ndarray:
         image = image.convert("RGBA")  # a palette with transparency cannot become RGB at once
     image = image.convert("RGB")
     return np.array(image if turn is None else image.transpose(turn))
+
+
+def _orientation(image: Image.Image) -> Any:
+    """What the EXIF block of the picture says, of any type: None without a block, or with one that is damaged."""
+    try:
+        return image.getexif().get(ExifTags.Base.Orientation)
+    except (SyntaxError, struct.error):  # Pillow's, of a PNG or WebP; it forgives a JPEG the same damage
+        return None

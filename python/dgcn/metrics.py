@@ -19,6 +19,8 @@ import numpy as np
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval, Params
 
+from dgcn_ext.arguments import INT_MAX, check_integer
+
 from .coco import Annotations, CocoId, ImageRecord, is_id, read_ground_truth, to_rows
 
 METRICS = ("AP", "AP50", "AP75", "APM", "APL", "AR", "AR50", "AR75", "ARM", "ARL")
@@ -72,7 +74,7 @@ def bootstrap_interval(
     seconds. Resamples without ground truth are left out; (-1, -1) if there is no ground truth at all.
     Arguments and errors are those of `evaluate_keypoints`.
     """
-    if resamples < 1:
+    if check_integer("resamples", resamples, -INT_MAX, INT_MAX) < 1:
         raise ValueError(f"resamples must be at least 1, got {resamples}")
     evaluation = _match(annotations, results, image_ids, sigmas)
     matches = _Matches(evaluation)
@@ -156,8 +158,12 @@ def _match(
         raise ValueError(f"sigmas must be a positive number for each keypoint, got {reprlib.repr(sigmas)}")
     if isinstance(annotations, str | os.PathLike | Mapping):
         records = {record.image_id: record for record in read_ground_truth(annotations, oks_sigmas.size)}
-    else:
+    elif _are_records(annotations):
         records = {record.image_id: record for record in annotations}
+    else:
+        raise TypeError(
+            f"annotations must be a path, the content of a COCO file, or its records, got {reprlib.repr(annotations)}"
+        )
     # Of detections with one score, those in the first image count first: the numbers keep the order of the ids.
     order = sorted(records, key=lambda image_id: (isinstance(image_id, str), image_id))
     numbers = {image_id: number for number, image_id in enumerate(order, start=1)}
@@ -175,6 +181,10 @@ def _match(
         evaluation.params.kpt_oks_sigmas = oks_sigmas
         evaluation.evaluate()
     return evaluation
+
+
+def _are_records(annotations: Any) -> bool:
+    return isinstance(annotations, Sequence) and all(isinstance(record, ImageRecord) for record in annotations)
 
 
 def _to_coco(persons: Sequence[Mapping[str, Any]], numbers: Mapping[CocoId, int]) -> COCO:

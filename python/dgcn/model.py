@@ -87,10 +87,12 @@ class ModelConfig:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> ModelConfig:
-        """Raises ValueError on an entry this version does not know."""
-        unknown = set(values) - set(cls.__dataclass_fields__)
-        if unknown:
+        """Raises ValueError on entries this version does not know or misses, TypeError or ValueError on bad values."""
+        names = set(cls.__dataclass_fields__)
+        if unknown := set(values) - names:
             raise ValueError(f"model configuration has unknown entries {sorted(unknown)}; a newer dgcn wrote it")
+        if missing := names - set(values):
+            raise ValueError(f"model configuration has no entries {sorted(missing)}")
         skeleton = Skeleton.from_dict(values["skeleton"])
         return cls(**{**values, "levels": tuple(values["levels"]), "skeleton": skeleton})
 

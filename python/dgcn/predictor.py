@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
-from tqdm import tqdm
 
 from dgcn_ext.arguments import INT_MAX, check_integer
 from dgcn_ext.decoder import DecoderConfig, PifPafDecoder
@@ -26,6 +25,7 @@ from .codec import PifPafCodec
 from .images import EncodedImage, read_image
 from .metrics import evaluate_keypoints
 from .model import DGCN
+from .progress import Progress
 from .transforms import Preprocess, normalize_size, resize_pad
 
 DEFAULT_LONG_EDGE = 513
@@ -135,6 +135,8 @@ class Predictor:
         _use_one_thread_if_forked()
         device = check_device(device)
         path = DEFAULT_CHECKPOINT if checkpoint is None else checkpoint
+        if not isinstance(path, str | os.PathLike):
+            raise TypeError(f"checkpoint must be the path of a file, got {path!r}")
         model, metadata = load_model(path)
         try:
             default_long_edge = _check_long_edge(metadata.get("long_edge", DEFAULT_LONG_EDGE))
@@ -223,7 +225,7 @@ class Predictor:
             annotations: the set's JSON, checked as for training, but only its list of pictures is used.
             force_complete: give every person every keypoint. OKS counts a missing keypoint as wrong, so a guess can
                 only gain; PifPaf is evaluated in this way.
-            progress: show a progress bar on stderr, if that is a terminal.
+            progress: show a progress bar on stderr; where that is no terminal, log a line now and then.
 
         Returns:
             Results with the image ids and the category id of the set.
@@ -244,12 +246,12 @@ class Predictor:
             record.check()
         decoder = self._completing_decoder if force_complete else self._decoder
         predictions = self._batch((record.read() for record in records), decoder)
-        bar = tqdm(predictions, total=len(records), unit="image", leave=False, disable=None if progress else True)
-        return [
-            pose.to_coco(record.image_id, record.category_id)
-            for record, poses in zip(records, bar, strict=True)
-            for pose in poses
-        ]
+        results = []
+        with Progress("evaluation", len(records), unit="image", shown=progress) as steps:
+            for record, poses in zip(records, predictions, strict=True):
+                results += [pose.to_coco(record.image_id, record.category_id) for pose in poses]
+                steps.step()
+        return results
 
     def evaluate(self, images: str | Path, annotations: str | Path) -> dict[str, float]:
         """The ten numbers of `evaluate_keypoints` on a COCO keypoint set; arguments as for `predict_dataset`."""

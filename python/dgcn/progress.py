@@ -16,31 +16,47 @@ LOG_SECONDS = 30.0
 class Progress:
     """A bar on stderr; where that is no terminal, a log line after the first step and then every `LOG_SECONDS`.
 
+    The last step has no line: what follows it says that the work is done.
+
     Args:
         title: what is under way.
         total: steps of it.
         done: steps that an earlier run has done.
+        unit: what a step is called.
+        shown: whether there is a bar, or lines, at all.
         clock: seconds since some moment.
     """
 
-    def __init__(self, title: str, total: int, done: int, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        title: str,
+        total: int,
+        done: int = 0,
+        *,
+        unit: str = "step",
+        shown: bool = True,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.title, self.total, self.done, self.first = title, total, done, done
+        self.unit = unit
         self.clock = clock
         self.start = clock()
-        self.next_line = self.start
-        self.bar = tqdm(desc=title, total=total, initial=done, unit="step", leave=False, disable=None)
+        self.next_line = self.start if shown else float("inf")
+        self.bar = tqdm(desc=title, total=total, initial=done, unit=unit, leave=False, disable=None if shown else True)
 
-    def step(self, loss: float) -> None:
-        """Count a step; `loss` is shown."""
+    def step(self, **numbers: float) -> None:
+        """Count a step; `numbers`, such as the loss, are shown with their names."""
         self.done += 1
-        self.bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
+        texts = {name: f"{number:.3f}" for name, number in numbers.items()}
+        self.bar.set_postfix(texts, refresh=False)
         self.bar.update()
         now = self.clock()
-        if self.bar.disable and now >= self.next_line:
+        if self.bar.disable and now >= self.next_line and self.done < self.total:
             self.next_line = now + LOG_SECONDS
             rate = (self.done - self.first) / max(now - self.start, 1e-9)  # steps per second
             left = tqdm.format_interval((self.total - self.done) / rate)
-            log.info(f"{self.title}: step {self.done}/{self.total}, {rate:.2f} steps/s, ETA {left}, loss {loss:.3f}")
+            line = f"{self.title}: {self.unit} {self.done}/{self.total}, {rate:.2f} {self.unit}s/s, ETA {left}"
+            log.info(", ".join([line, *(f"{name} {text}" for name, text in texts.items())]))
 
     def __enter__(self) -> Progress:
         return self

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import io
+import logging
 import os
 import sys
 import warnings
@@ -29,9 +30,13 @@ COMMANDS = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the sub-command that `argv` (default: the process's arguments) names; returns the exit status."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:  # closed by the caller; the next file that is opened would take its place
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115 - until the process ends
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a terminal of few characters shows the others as \xd7, say
             stream.reconfigure(errors="backslashreplace")
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
     warnings.filterwarnings("ignore", module=r"PIL\.")  # on EXIF blocks and large pictures, without the file's name
     try:
         return _run(sys.argv[1:] if argv is None else argv)

@@ -38,9 +38,10 @@ def make_parser(command: str, documentation: str) -> argparse.ArgumentParser:
 
 def describe(error: BaseException) -> str:
     """What an error says, in one line; an OSError names its file first."""
+    text = str(error)
     if isinstance(error, OSError) and error.filename is not None:
-        return f"{os.fsdecode(error.filename)}: {error.strerror}"
-    return " ".join(str(error).split()) or type(error).__name__
+        text = f"{os.fsdecode(error.filename)}: {error.strerror}"
+    return " ".join(text.split()) or type(error).__name__
 
 
 def positive(text: str) -> int:
@@ -110,18 +111,33 @@ def load_predictor(args: argparse.Namespace, batch_size: int = 1) -> Predictor:
     return Predictor(args.checkpoint, device=device, long_edge=args.long_edge, batch_size=batch_size)
 
 
+def check_outputs(outputs: Iterable[Path | None], inputs: Iterable[Path | None]) -> None:
+    """Before the work: raise OSError or ValueError unless `outputs` can be written, all different and over no input.
+
+    A None is a file that was not asked for."""
+    needed = {os.path.realpath(path) for path in inputs if path}
+    for path in outputs:
+        if path:
+            target = os.path.realpath(path)
+            if target in needed:
+                raise ValueError(f"{path} cannot be written: it is an input or another output of this command")
+            needed.add(target)
+            check_writable(path)
+
+
 def check_writable(path: Path) -> None:
     """Create the folder of `path` and try that a file can be written there; raises OSError that names it."""
+    target = Path(os.path.realpath(path))  # of a link, which stays as it is; resolve() raises where links form a loop
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        target.parent.mkdir(parents=True, exist_ok=True)
         if path.is_fifo() or path.is_char_device():
             # Files are written beside `path` and renamed, which would replace /dev/null.
             raise OSError(errno.EINVAL, "is a pipe or a device, not a file")
-        existed = path.exists()
-        open(path, "ab").close()
+        existed = target.exists()
+        open(target, "ab").close()
         if not existed:
-            path.unlink()
-        with tempfile.TemporaryFile(dir=path.parent) as file:
+            target.unlink()
+        with tempfile.TemporaryFile(dir=target.parent) as file:
             file.write(b"\n")
     except OSError as error:
         raise OSError(error.errno, error.strerror, str(path)) from error

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from .common import CocoWriter, add_model_arguments, check_writable, load_predictor, make_parser, write_overlay
+from .common import CocoWriter, add_model_arguments, check_outputs, load_predictor, make_parser, write_overlay
 
 PICTURE = Path(__file__).parent.parent / "assets" / "astronaut.jpg"
 
@@ -31,8 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from ..images import read_image
 
     overlay, json_path = (args.output / f"{args.source.stem}.dgcn{suffix}" for suffix in (".jpg", ".json"))
-    for path in (overlay, json_path):
-        check_writable(path)
+    check_outputs((overlay, json_path), (args.source, args.checkpoint))
     predictor = load_predictor(args)
     image = read_image(args.source, upright=True)
     predictor(image)  # the first pass also allocates and picks algorithms

@@ -12,7 +12,6 @@ AP and AR are means over OKS thresholds 0.50 to 0.95; 50 and 75 are single thres
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,7 +19,7 @@ from pathlib import Path
 from .common import (
     add_batch_argument,
     add_model_arguments,
-    check_writable,
+    check_outputs,
     load_predictor,
     make_parser,
     positive,
@@ -53,9 +52,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     from ..coco import read_coco
     from ..metrics import bootstrap_interval, evaluate_keypoints
 
-    check_outputs(args)
     predictor = load_predictor(args, args.batch_size)
     records = read_coco(args.images, args.annotations, predictor.skeleton)
+    pictures = (record.path for record in records)
+    check_outputs((args.json_output, args.results), (args.annotations, args.checkpoint, *pictures))
     if not any(record.persons for record in records):
         warning = f"{args.annotations} has no person with keypoints: every number is n/a"
         print(f"dgcn eval: warning: {warning}", file=sys.stderr)
@@ -78,13 +78,3 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.results:
         write_json(args.results, results)
     return 0
-
-
-def check_outputs(args: argparse.Namespace) -> None:
-    """Before the work: raise OSError or ValueError unless the results can be written, over nothing that is needed."""
-    paths = [path for path in (args.annotations, args.json_output, args.results) if path]
-    if len({path.resolve() for path in paths}) < len(paths):
-        raise ValueError("--annotations, --json-output and --results must be different files")
-    for path in (args.json_output, args.results):
-        if path:
-            check_writable(path)

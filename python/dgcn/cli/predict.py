@@ -30,6 +30,7 @@ from .common import (
     CocoWriter,
     add_batch_argument,
     add_model_arguments,
+    check_outputs,
     check_writable,
     describe,
     load_predictor,
@@ -63,8 +64,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     paths = list_pictures(args.source)
     json_path = args.json_output or args.output / "predictions.json"
-    for path in (json_path, args.output / f"any{OVERLAY_SUFFIX}"):
-        check_writable(path)
+    check_outputs([json_path], [*paths, args.checkpoint])
+    check_writable(args.output / f"any{OVERLAY_SUFFIX}")
     for journal in sorted(json_path.parent.glob(f"{glob.escape(json_path.name)}.*{JOURNAL_SUFFIX}")):
         warn(f"{journal} has the results of another run, which was killed or is not done; it is left as it is")
     predictor = load_predictor(args, args.batch_size)
@@ -90,12 +91,11 @@ def predict(predictor: Predictor, paths: Sequence[Path], output: Path, writer: C
     """Add what is found in each picture to `writer` and draw it into the folder `output`.
 
     Returns how many pictures could not be read or drawn; a warning names each."""
-    from tqdm import tqdm
-
     from ..images import read_image
+    from ..progress import Progress
 
     problems = 0
-    bar = tqdm(total=len(paths), unit="image", leave=False, disable=None)
+    progress = Progress("prediction", len(paths), unit="image")
     waiting: deque[tuple[Path, Path, np.ndarray]] = deque()  # read, on its way through the network
 
     def read() -> Iterator[np.ndarray]:
@@ -106,12 +106,12 @@ def predict(predictor: Predictor, paths: Sequence[Path], output: Path, writer: C
             except (OSError, ValueError) as error:
                 warn(describe(error))
                 problems += 1
-                bar.update()
+                progress.step()
                 continue
             waiting.append((path, output / name, image))
             yield image
 
-    with bar:
+    with progress:
         for poses in predictor.batch(read()):
             path, overlay, image = waiting.popleft()
             writer.add(path, image, poses)
@@ -120,7 +120,7 @@ def predict(predictor: Predictor, paths: Sequence[Path], output: Path, writer: C
             except (OSError, ValueError) as error:
                 warn(describe(error))
                 problems += 1
-            bar.update()
+            progress.step()
     return problems
 
 

@@ -14,7 +14,6 @@ before it is evaluated; an evaluation that failed or was interrupted is the firs
 from __future__ import annotations
 
 import argparse
-import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -34,7 +33,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     from ..engine import BEST_FILE, LAST_FILE, fit
 
     config = build_config(args)
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
     with logging_redirect_tqdm():
         try:
             history = fit(config)
