@@ -15,7 +15,7 @@ import torch
 from timm.utils import ModelEmaV3
 from torch import nn
 
-from .backbone import MobileNetV1
+from .backbone import MOBILENET, MobileNetV1
 from .checkpoint import check_tensors, load_model, load_training_state, save_model, save_training_state, write_json
 from .coco import read_coco
 from .codec import PifPafCodec
@@ -24,7 +24,7 @@ from .graph import distance_matrix
 from .interrupt import Interrupted, InterruptGuard
 from .loader import EpochBatches, LoadingError, open_batches, plan_workers
 from .losses import PifPafLoss
-from .model import DGCN, ModelConfig, build_model
+from .model import DGCN, ModelConfig, build_from_config, build_model
 from .optim import build_optimizer, learning_rate, set_training
 from .predictor import Predictor, check_device
 from .progress import Progress
@@ -39,8 +39,13 @@ log = logging.getLogger(__name__)
 class Trainer:
     """The objects of one run and the state that a resumed run needs of each."""
 
-    def __init__(self, config: TrainConfig) -> None:
-        """Checks all that the run will need, then builds the network. Raises as `fit`."""
+    def __init__(self, config: TrainConfig, *, is_resumed: bool = False) -> None:
+        """Checks all that the run will need, then builds the network. Raises as `fit`.
+
+        Args:
+            config: of the run.
+            is_resumed: `restore` will replace every weight: do not look for those that the run began with.
+        """
         self.config = config
         self.device = check_device(config.device)
         torch.use_deterministic_algorithms(config.deterministic)
@@ -48,7 +53,7 @@ class Trainer:
         np.random.seed(config.seed)  # noqa: NPY002 - timm and other libraries may draw from it
         torch.manual_seed(config.seed)
 
-        initial = load_initial(config)
+        initial = build_from_config(config.model) if is_resumed else load_initial(config)
         self.dataset = CocoKeypoints(
             config.train_images,
             config.train_annotations,
@@ -81,9 +86,14 @@ class Trainer:
         values = {name: getattr(config.model, name) for name in ModelConfig.__dataclass_fields__}
         distances = distance_matrix(*self.dataset.persons()) if config.model.graph in ("dynamic", "soft") else None
         if config.freeze_epochs and not config.pretrained and config.init_trunk is None:
+            start = (
+                "--init-trunk"
+                if config.model.backbone == MOBILENET
+                else "--pretrained, as the paper starts from ImageNet,"
+            )
             log.warning(
-                f"the backbone starts from random weights and is frozen for {config.freeze_epochs} epochs: pass "
-                "--pretrained, as the paper starts from ImageNet, or --freeze-epochs 0"
+                f"the backbone starts from random weights and is frozen for {config.freeze_epochs} epochs: pass {start}"
+                " or --freeze-epochs 0"
             )
         model = build_model(**values, pretrained=config.pretrained, distances=distances)
         if config.init_trunk is not None:
@@ -168,7 +178,7 @@ class Trainer:
         generator = torch.Generator().manual_seed(self.config.seed * 1_000_003 + epoch)
         order = torch.randperm(len(self.dataset), generator=generator).tolist()
         self.dataset.set_epoch(epoch)
-        return EpochBatches(self.dataset, order, self.config.batch_size, shared=self.workers > 0), generator
+        return EpochBatches(self.dataset, order, self.config.batch_size), generator
 
     def train_epoch(self, epoch: int, guard: InterruptGuard) -> None:
         """Train to the end of `epoch` from wherever `self.step` stands."""
@@ -299,7 +309,7 @@ def fit(config: TrainConfig) -> list[dict[str, Any]]:
     with locked(config.work_dir):
         path = find_state(config.work_dir, config.resume)
         state = None if path is None else load_state(path, config)
-        trainer = Trainer(config)
+        trainer = Trainer(config, is_resumed=state is not None)
         if path is not None and state is not None:
             trainer.restore(state, path)
         with InterruptGuard(trainer.last_saved) as guard:

@@ -106,6 +106,8 @@ class TrainConfig:
             raise ValueError(f"seed must be at most {MAX_SEED}, got {self.seed}")
         self.transform()
         normalize_size(self.val_long_edge)
+        if self.init_checkpoint is not None and (self.pretrained or self.init_trunk is not None):
+            raise ValueError("init_checkpoint must be given without init_trunk and pretrained: it holds every weight")
         if self.model.backbone != MOBILENET and self.init_trunk is not None:
             raise ValueError(f"init_trunk needs the backbone '{MOBILENET}', got '{self.model.backbone}'")
 
