@@ -68,6 +68,13 @@ def test_nobody_reads_stdout(oracle, folder, tmp_path, monkeypatch, capsys) -> N
     assert (result.returncode, result.stderr) == (0, b"")
 
 
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&- >&- 2>&-"])
+def test_streams_that_are_closed(closed) -> None:
+    """As a service manager may leave them."""
+    assert subprocess.run(f"{sys.executable} -m dgcn {closed}", shell=True, stderr=subprocess.PIPE).returncode == 2
+    assert subprocess.run(f"{sys.executable} -m dgcn --version {closed}", shell=True).returncode == 0
+
+
 def test_a_full_disk_under_stdout_is_one_line(oracle, folder, tmp_path, monkeypatch, capsys) -> None:
     with open("/dev/full", "w") as stdout:
         monkeypatch.setattr(sys, "stdout", stdout)
