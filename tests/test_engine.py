@@ -398,6 +398,8 @@ def test_paths_may_be_strings(config):
         ({"batch_size": 2.0}, r"batch_size must be an integer, got 2\.0"),
         ({"workers": True}, "workers must be an integer, got True"),
         ({"long_edge": 65.0}, r"the input size must be an integer, got 65\.0"),
+        ({"work_dir": ""}, "work_dir must not be empty"),
+        ({"resume": ""}, "resume must not be empty"),
         ({"val_images": None}, "val_images must be a path, got None"),
         ({"resume": True}, "resume must be 'auto', a path or None, got True"),
         ({"device": "nonsense"}, "device"),

@@ -257,9 +257,11 @@ class Trainer:
 
 
 def load_initial(config: TrainConfig) -> DGCN | None:
-    """The model of `init_checkpoint`. Raises ValueError unless it is the configured one."""
+    """The model of `init_checkpoint`. Raises ValueError unless it is the configured one, and the only start."""
     if config.init_checkpoint is None:
         return None
+    if config.pretrained or config.init_trunk is not None:
+        raise ValueError("init_checkpoint must be given without init_trunk and pretrained: it holds every weight")
     model, _ = load_model(config.init_checkpoint)
     if changes := list(differences(config.model.to_dict(), model.config.to_dict())):
         raise ValueError(
