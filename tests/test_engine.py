@@ -400,6 +400,7 @@ def test_paths_may_be_strings(config):
         ({"long_edge": 65.0}, r"the input size must be an integer, got 65\.0"),
         ({"work_dir": ""}, "work_dir must not be empty"),
         ({"resume": ""}, "resume must not be empty"),
+        ({"long_edge": 16385}, "long_edge must be at most 8192"),
         ({"val_images": None}, "val_images must be a path, got None"),
         ({"resume": True}, "resume must be 'auto', a path or None, got True"),
         ({"device": "nonsense"}, "device"),

@@ -74,6 +74,7 @@ class Trainer:
         # Convolutions run fastest in this layout, on the CPU as on a GPU.
         self.model = (initial or self.build()).to(self.device).to(memory_format=torch.channels_last)
         self.ema = ModelEmaV3(self.model, decay=config.ema, use_warmup=True) if config.ema else None
+        self.predictor()  # which refuses a long edge that the decoder cannot take: now, not after an epoch
         self.optimizer = build_optimizer(self.model, config)
         self.step = 0  # optimizer steps done since the start of the run
         self.sums: dict[str, float] = {}  # loss terms summed over the current epoch
@@ -106,6 +107,12 @@ class Trainer:
     def evaluated(self) -> DGCN:
         """The weights that are evaluated and saved."""
         return self.ema.module if self.ema is not None else self.model
+
+    def predictor(self) -> Predictor:
+        """What the validation images are evaluated with."""
+        # What is drawn here (folding makes new layers) must not show in the training: it may happen twice or never.
+        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
+            return Predictor.from_model(self.evaluated, device=self.config.device, long_edge=self.config.val_long_edge)
 
     def state(self) -> dict[str, Any]:
         state = {
@@ -231,11 +238,8 @@ class Trainer:
         config = self.config
         title = f"epoch {len(self.history)}/{config.epochs}"
         log.info(f"{title}: evaluating")
-        # What is drawn here (folding makes new layers) must not show in the training: it may happen twice or never.
-        generators = torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else [])
-        with guard.at_once(), generators:
-            predictor = Predictor.from_model(self.evaluated, device=config.device, long_edge=config.val_long_edge)
-            metrics = predictor.evaluate(config.val_images, config.val_annotations)
+        with guard.at_once():
+            metrics = self.predictor().evaluate(config.val_images, config.val_annotations)
         best = max((record["AP"] for record in self.history if "AP" in record), default=-1.0)
         self.history[-1].update(metrics)
         self.save_results(*([BEST_FILE] if metrics["AP"] > best else []), LAST_FILE)
