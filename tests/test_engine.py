@@ -12,12 +12,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import torch
 from stick_figures import write_set
 
+from dgcn import interrupt
 from dgcn.checkpoint import load_model, load_training_state, save_model, save_training_state
 from dgcn.engine import BEST_FILE, HISTORY_FILE, LAST_FILE, STATE_FILE, Interrupted, TrainConfig, Trainer, fit
 from dgcn.interrupt import InterruptGuard
@@ -167,6 +169,22 @@ def test_a_signal_to_the_whole_process_group_saves(config, number):
     assert load_training_state(config.work_dir / STATE_FILE)["step"] >= 2
 
 
+def test_a_run_in_another_thread(config):
+    """As a notebook or a server starts it."""
+    with ThreadPoolExecutor(1) as pool:
+        assert len(pool.submit(fit, dataclasses.replace(config, epochs=1, workers=1)).result()) == 1
+
+
+def test_resume_needs_nothing_but_the_state(config, tmp_path):
+    """The checkpoint that the run began with may be gone, and the network need not be there for ImageNet weights."""
+    checkpoint = tmp_path / "start.safetensors"
+    save_model(checkpoint, Trainer(config).model, {})
+    begun = dataclasses.replace(config, init_checkpoint=checkpoint)
+    fit(begun)
+    checkpoint.unlink()
+    assert len(fit(dataclasses.replace(begun, resume="auto"))) == 2
+
+
 def test_resume_auto_starts_where_there_is_nothing(config):
     assert len(fit(dataclasses.replace(config, epochs=1, resume="auto"))) == 1
 
@@ -182,11 +200,11 @@ def test_a_finished_run_is_not_overwritten(config):
 def test_a_frozen_backbone_of_random_weights_is_warned_of(config, caplog):
     with caplog.at_level(logging.WARNING):
         Trainer(config)
-    assert "pass --pretrained" in caplog.text
+    assert "pass --init-trunk or --freeze-epochs 0" in caplog.text
     caplog.clear()
     with caplog.at_level(logging.WARNING):
         Trainer(dataclasses.replace(config, freeze_epochs=0))
-    assert "pass --pretrained" not in caplog.text
+    assert "pass --init-trunk" not in caplog.text
 
 
 def test_frozen_epochs_leave_the_backbone_alone(config):
@@ -246,6 +264,7 @@ def test_a_second_signal_does_not_wait_for_the_step(config, monkeypatch):
         os.kill(os.getpid(), signal.SIGINT)
         os.kill(os.getpid(), signal.SIGINT)
 
+    monkeypatch.setattr(interrupt, "REPEAT_SECONDS", 0.0)
     monkeypatch.setattr(Trainer, "train_step", interrupted_step)
     with pytest.raises(Interrupted, match="interrupted twice; no training state was saved yet"):
         fit(config)
@@ -379,10 +398,14 @@ def test_paths_may_be_strings(config):
         ({"batch_size": 2.0}, r"batch_size must be an integer, got 2\.0"),
         ({"workers": True}, "workers must be an integer, got True"),
         ({"long_edge": 65.0}, r"the input size must be an integer, got 65\.0"),
+        ({"work_dir": ""}, "work_dir must not be empty"),
+        ({"resume": ""}, "resume must not be empty"),
+        ({"long_edge": 16385}, "long_edge must be at most 8192"),
         ({"val_images": None}, "val_images must be a path, got None"),
         ({"resume": True}, "resume must be 'auto', a path or None, got True"),
         ({"device": "nonsense"}, "device"),
         ({"init_trunk": Path("trunk.npz"), "model": ModelConfig()}, "init_trunk needs the backbone"),
+        ({"init_checkpoint": "a.safetensors", "pretrained": True}, "init_checkpoint must be given without init_trunk"),
         ({"batch_size": 9}, "batch_size must be at most the 8 training images, got 9"),
     ],
 )

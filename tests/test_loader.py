@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import os
+import re
 import signal
+from multiprocessing.reduction import ForkingPickler
 
 import pytest
 import torch
@@ -28,7 +30,7 @@ def dataset(tmp_path) -> CocoKeypoints:
 
 def load(dataset: CocoKeypoints, workers: int) -> list[dict]:
     """Two batches of two."""
-    batches = EpochBatches(dataset, range(4), 2, shared=workers > 0)
+    batches = EpochBatches(dataset, range(4), 2)
     generator = torch.Generator()
     with open_batches(batches, range(2), workers=workers, prefetch=2, pin_memory=False, generator=generator) as loaded:
         return list(loaded)
@@ -76,15 +78,17 @@ def test_any_error_names_the_picture(dataset, monkeypatch):
     assert "in fail" in str(failure.value.__cause__)  # its traceback
 
 
-def test_shared_memory_that_fills_up(dataset, monkeypatch):
-    """Raised in the thread of a queue, this error would leave the training process waiting forever."""
+@pytest.mark.parametrize("message", ["unable to allocate shared memory(shm)", "[Errno 24] Too many open files"])
+def test_a_batch_that_cannot_be_sent(dataset, monkeypatch, message):
+    """The queue's thread would drop it, and the training process would wait forever."""
 
-    def full(tensor: torch.Tensor) -> torch.Tensor:
-        raise RuntimeError("unable to allocate shared memory(shm): No space left on device (28)")
+    def fail(storage: object) -> None:
+        raise RuntimeError(message)
 
-    monkeypatch.setattr(torch.Tensor, "share_memory_", full)
-    with pytest.raises(LoadingError, match=r"a batch could not be loaded: .*No space left on device"):
+    monkeypatch.setitem(ForkingPickler._extra_reducers, torch.UntypedStorage, fail)
+    with pytest.raises(LoadingError, match=rf"^a batch could not be loaded: {re.escape(message)}$"):
         load(dataset, 1)
+    assert no_process_is_left()
 
 
 def test_a_killed_process_is_told(dataset, monkeypatch):

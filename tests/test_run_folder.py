@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import multiprocessing
 import os
@@ -54,6 +55,15 @@ def test_a_file_system_without_locks(tmp_path, monkeypatch, caplog):
     with caplog.at_level(logging.WARNING), locked(tmp_path):
         pass
     assert "cannot be locked (Operation not supported)" in caplog.text
+
+
+def test_a_full_disk(tmp_path, monkeypatch):
+    def full(*arguments: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(run_folder.os, "write", full)
+    with pytest.raises(OSError, match=r"No space left on device: '.*\.lock'"), locked(tmp_path):
+        pass
 
 
 def test_what_a_killed_run_left_half_written_is_removed(tmp_path):

@@ -15,7 +15,7 @@ import torch
 from timm.utils import ModelEmaV3
 from torch import nn
 
-from .backbone import MobileNetV1
+from .backbone import MOBILENET, MobileNetV1
 from .checkpoint import check_tensors, load_model, load_training_state, save_model, save_training_state, write_json
 from .coco import read_coco
 from .codec import PifPafCodec
@@ -24,7 +24,7 @@ from .graph import distance_matrix
 from .interrupt import Interrupted, InterruptGuard
 from .loader import EpochBatches, LoadingError, open_batches, plan_workers
 from .losses import PifPafLoss
-from .model import DGCN, ModelConfig, build_model
+from .model import DGCN, ModelConfig, build_from_config, build_model
 from .optim import build_optimizer, learning_rate, set_training
 from .predictor import Predictor, check_device
 from .progress import Progress
@@ -39,8 +39,13 @@ log = logging.getLogger(__name__)
 class Trainer:
     """The objects of one run and the state that a resumed run needs of each."""
 
-    def __init__(self, config: TrainConfig) -> None:
-        """Checks all that the run will need, then builds the network. Raises as `fit`."""
+    def __init__(self, config: TrainConfig, *, is_resumed: bool = False) -> None:
+        """Checks all that the run will need, then builds the network. Raises as `fit`.
+
+        Args:
+            config: of the run.
+            is_resumed: `restore` will replace every weight: do not look for those that the run began with.
+        """
         self.config = config
         self.device = check_device(config.device)
         torch.use_deterministic_algorithms(config.deterministic)
@@ -48,7 +53,7 @@ class Trainer:
         np.random.seed(config.seed)  # noqa: NPY002 - timm and other libraries may draw from it
         torch.manual_seed(config.seed)
 
-        initial = load_initial(config)
+        initial = build_from_config(config.model) if is_resumed else load_initial(config)
         self.dataset = CocoKeypoints(
             config.train_images,
             config.train_annotations,
@@ -69,6 +74,7 @@ class Trainer:
         # Convolutions run fastest in this layout, on the CPU as on a GPU.
         self.model = (initial or self.build()).to(self.device).to(memory_format=torch.channels_last)
         self.ema = ModelEmaV3(self.model, decay=config.ema, use_warmup=True) if config.ema else None
+        self.predictor()  # which refuses a long edge that the decoder cannot take: now, not after an epoch
         self.optimizer = build_optimizer(self.model, config)
         self.step = 0  # optimizer steps done since the start of the run
         self.sums: dict[str, float] = {}  # loss terms summed over the current epoch
@@ -81,9 +87,14 @@ class Trainer:
         values = {name: getattr(config.model, name) for name in ModelConfig.__dataclass_fields__}
         distances = distance_matrix(*self.dataset.persons()) if config.model.graph in ("dynamic", "soft") else None
         if config.freeze_epochs and not config.pretrained and config.init_trunk is None:
+            start = (
+                "--init-trunk"
+                if config.model.backbone == MOBILENET
+                else "--pretrained, as the paper starts from ImageNet,"
+            )
             log.warning(
-                f"the backbone starts from random weights and is frozen for {config.freeze_epochs} epochs: pass "
-                "--pretrained, as the paper starts from ImageNet, or --freeze-epochs 0"
+                f"the backbone starts from random weights and is frozen for {config.freeze_epochs} epochs: pass {start}"
+                " or --freeze-epochs 0"
             )
         model = build_model(**values, pretrained=config.pretrained, distances=distances)
         if config.init_trunk is not None:
@@ -96,6 +107,12 @@ class Trainer:
     def evaluated(self) -> DGCN:
         """The weights that are evaluated and saved."""
         return self.ema.module if self.ema is not None else self.model
+
+    def predictor(self) -> Predictor:
+        """What the validation images are evaluated with."""
+        # What is drawn here (folding makes new layers) must not show in the training: it may happen twice or never.
+        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
+            return Predictor.from_model(self.evaluated, device=self.config.device, long_edge=self.config.val_long_edge)
 
     def state(self) -> dict[str, Any]:
         state = {
@@ -168,7 +185,7 @@ class Trainer:
         generator = torch.Generator().manual_seed(self.config.seed * 1_000_003 + epoch)
         order = torch.randperm(len(self.dataset), generator=generator).tolist()
         self.dataset.set_epoch(epoch)
-        return EpochBatches(self.dataset, order, self.config.batch_size, shared=self.workers > 0), generator
+        return EpochBatches(self.dataset, order, self.config.batch_size), generator
 
     def train_epoch(self, epoch: int, guard: InterruptGuard) -> None:
         """Train to the end of `epoch` from wherever `self.step` stands."""
@@ -221,11 +238,8 @@ class Trainer:
         config = self.config
         title = f"epoch {len(self.history)}/{config.epochs}"
         log.info(f"{title}: evaluating")
-        # What is drawn here (folding makes new layers) must not show in the training: it may happen twice or never.
-        generators = torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else [])
-        with guard.at_once(), generators:
-            predictor = Predictor.from_model(self.evaluated, device=config.device, long_edge=config.val_long_edge)
-            metrics = predictor.evaluate(config.val_images, config.val_annotations)
+        with guard.at_once():
+            metrics = self.predictor().evaluate(config.val_images, config.val_annotations)
         best = max((record["AP"] for record in self.history if "AP" in record), default=-1.0)
         self.history[-1].update(metrics)
         self.save_results(*([BEST_FILE] if metrics["AP"] > best else []), LAST_FILE)
@@ -247,9 +261,11 @@ class Trainer:
 
 
 def load_initial(config: TrainConfig) -> DGCN | None:
-    """The model of `init_checkpoint`. Raises ValueError unless it is the configured one."""
+    """The model of `init_checkpoint`. Raises ValueError unless it is the configured one, and the only start."""
     if config.init_checkpoint is None:
         return None
+    if config.pretrained or config.init_trunk is not None:
+        raise ValueError("init_checkpoint must be given without init_trunk and pretrained: it holds every weight")
     model, _ = load_model(config.init_checkpoint)
     if changes := list(differences(config.model.to_dict(), model.config.to_dict())):
         raise ValueError(
@@ -299,7 +315,7 @@ def fit(config: TrainConfig) -> list[dict[str, Any]]:
     with locked(config.work_dir):
         path = find_state(config.work_dir, config.resume)
         state = None if path is None else load_state(path, config)
-        trainer = Trainer(config)
+        trainer = Trainer(config, is_resumed=state is not None)
         if path is not None and state is not None:
             trainer.restore(state, path)
         with InterruptGuard(trainer.last_saved) as guard:

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import signal
+import threading
+import time
 from collections.abc import Callable, Iterator
 from types import FrameType
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 """Ctrl-C, what a scheduler sends before it kills, and a terminal that closes."""
+
+
+REPEAT_SECONDS = 1.0
+"""Within this time of the first signal another one is the same request: `timeout`, `make` and others send two."""
 
 
 class Interrupted(KeyboardInterrupt):
@@ -19,17 +25,19 @@ class InterruptGuard:
     """Within its block, a signal of `SIGNALS` waits for the step in progress; SIGHUP not where nohup has it ignored.
 
     The step's end calls `check`; what may be broken off anywhere runs within `at_once`. Both raise KeyboardInterrupt.
-    A second signal does not wait: it raises Interrupted with the message that `last_saved` returns.
+    A second signal, after `REPEAT_SECONDS`, does not wait: it raises Interrupted with the message that `last_saved`
+    returns. In another thread than the main one no signal arrives, and the block leaves the handlers alone.
     """
 
     def __init__(self, last_saved: Callable[[], str]) -> None:
         self.last_saved = last_saved
-        self.requested = False
+        self.requested_at: float | None = None  # of time.monotonic
         self.stops_at_once = False
 
     def __enter__(self) -> InterruptGuard:
-        self.previous = {number: signal.getsignal(number) for number in SIGNALS}
-        if self.previous[signal.SIGHUP] == signal.SIG_IGN:
+        in_main_thread = threading.current_thread() is threading.main_thread()
+        self.previous = {number: signal.getsignal(number) for number in SIGNALS if in_main_thread}
+        if self.previous.get(signal.SIGHUP) == signal.SIG_IGN:
             del self.previous[signal.SIGHUP]
         for number in self.previous:
             signal.signal(number, self.request)
@@ -40,15 +48,17 @@ class InterruptGuard:
             signal.signal(number, handler)
 
     def request(self, number: int, frame: FrameType | None) -> None:
-        if self.requested:
+        if self.requested_at is not None:
+            if time.monotonic() - self.requested_at < REPEAT_SECONDS:
+                return
             raise Interrupted(f"interrupted twice; {self.last_saved()}")
-        self.requested = True
+        self.requested_at = time.monotonic()
         if self.stops_at_once:
             raise KeyboardInterrupt
 
     def check(self) -> None:
         """Raise KeyboardInterrupt if a signal has come."""
-        if self.requested:
+        if self.requested_at is not None:
             raise KeyboardInterrupt
 
     @contextlib.contextmanager

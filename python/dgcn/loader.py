@@ -6,6 +6,7 @@ import contextlib
 import logging
 import multiprocessing
 import multiprocessing.connection
+import multiprocessing.queues
 import os
 import signal
 import traceback
@@ -42,6 +43,13 @@ class Failure:
     message: str
     traceback: str
 
+    @classmethod
+    def of(cls, error: Exception, what: str) -> Failure:
+        """`error`, raised while `what` was loaded."""
+        reason = " ".join(str(error).split()) or type(error).__name__
+        message = reason if what in reason else f"{what} could not be loaded: {reason}"
+        return cls(message, "".join(traceback.format_exception(error)))
+
     def error(self) -> LoadingError:
         error = LoadingError(self.message)
         error.__cause__ = RuntimeError(self.traceback)
@@ -55,14 +63,12 @@ class EpochBatches(Dataset[dict[str, Any] | Failure]):
         dataset: what is loaded.
         order: index of every sample, in the order in which they are taken.
         batch_size: samples in a batch; an incomplete last batch is left out.
-        shared: put the batches into shared memory, for the process that asked for them.
     """
 
-    def __init__(self, dataset: CocoKeypoints, order: Sequence[int], batch_size: int, *, shared: bool) -> None:
+    def __init__(self, dataset: CocoKeypoints, order: Sequence[int], batch_size: int) -> None:
         self.dataset = dataset
         self.order = order
         self.batch_size = batch_size
-        self.shared = shared
 
     def __len__(self) -> int:
         return len(self.order) // self.batch_size
@@ -77,16 +83,9 @@ class EpochBatches(Dataset[dict[str, Any] | Failure]):
                 what = str(self.dataset.records[index].path)
                 items.append(self.dataset[index])
             what = "a batch"
-            batch = self.dataset.collate(items)
-            if self.shared:
-                # Here and not in the queue's thread, which drops what does not fit and leaves the reader waiting.
-                for tensor in _tensors(batch):
-                    tensor.share_memory_()
+            return self.dataset.collate(items)
         except Exception as error:  # raised again, as a LoadingError, in the training process
-            reason = " ".join(str(error).split()) or type(error).__name__
-            message = reason if what in reason else f"{what} could not be loaded: {reason}"
-            return Failure(message, traceback.format_exc())
-        return batch
+            return Failure.of(error, what)
 
 
 def fit_to_shared_memory(workers: int, batch_bytes: int, free_bytes: int) -> tuple[int, int]:
@@ -142,6 +141,16 @@ def init_worker(worker_id: int) -> None:
     os.setsid()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_DFL)
+    multiprocessing.queues.Queue._on_queue_feeder_error = _send_failure  # type: ignore[attr-defined]
+
+
+def _send_failure(queue: Any, error: Exception, item: tuple[int, Any]) -> None:
+    """Send an error in the place of a batch that cannot be sent: shared memory is full, or too many files are open.
+
+    The queue sends in a thread of its own. By default it drops such a batch, and the training process waits forever.
+    """
+    number, _ = item
+    queue.put((number, Failure.of(error, "a batch")))
 
 
 @contextlib.contextmanager
@@ -183,8 +192,10 @@ def open_batches(
     iterator = iter(loader)
     processes = [process for process in multiprocessing.active_children() if process not in earlier]
     # torch's handler raises wherever the training process is when one of them dies, which may be in the middle of a
-    # step. The iterator notices without it, when it waits for a batch.
-    signal.signal(signal.SIGCHLD, handler or signal.SIG_DFL)
+    # step. The iterator notices without it, when it waits for a batch. In another thread than the main one torch leaves
+    # the handler alone, and Python would refuse to change it.
+    if signal.getsignal(signal.SIGCHLD) != handler:
+        signal.signal(signal.SIGCHLD, handler or signal.SIG_DFL)
     try:
         yield _checked(iterator, processes)
     finally:
@@ -206,9 +217,9 @@ def _checked(iterator: Iterator[Any], processes: Sequence[BaseProcess]) -> Itera
         except (RuntimeError, OSError, EOFError) as error:  # what torch and the pipes raise about a lost process
             multiprocessing.connection.wait([process.sentinel for process in processes], _EXIT_SECONDS)
             exit_codes = [process.exitcode for process in processes if process.exitcode is not None]
-            if not exit_codes:
-                raise
-            raise LoadingError(f"a process that loads pictures {describe_exit(exit_codes[0])}") from error
+            if exit_codes:
+                raise LoadingError(f"a process that loads pictures {describe_exit(exit_codes[0])}") from error
+            raise Failure.of(error, "a batch").error() from error
         if isinstance(batch, Failure):
             raise batch.error()
         yield batch

@@ -41,9 +41,12 @@ def locked(folder: Path) -> Iterator[None]:
             raise BlockingIOError(f"work_dir {folder} is being written by another run, {_owner(file)}") from None
         except OSError as error:  # a network file system without locks
             log.warning(f"{folder} cannot be locked ({error.strerror}): see to it that no other run writes there")
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {os.uname().nodename}\n")
-        file.flush()
+        owner = f"process {os.getpid()} on {os.uname().nodename}\n"
+        try:
+            os.ftruncate(file.fileno(), 0)
+            os.write(file.fileno(), owner.encode())
+        except OSError as error:  # that of a full disk names no file
+            raise OSError(error.errno, error.strerror, str(folder / LOCK_FILE)) from error
         for leftover in folder.glob(TEMPORARY_FILES):  # of a run that was killed while it wrote
             leftover.unlink(missing_ok=True)
         yield

@@ -89,10 +89,14 @@ class TrainConfig:
     def __post_init__(self) -> None:
         for name in (*_REQUIRED_PATHS, *_OPTIONAL_PATHS):
             value = getattr(self, name)
+            if value == "":  # of which `Path` would make the current folder
+                raise ValueError(f"{name} must not be empty")
             if isinstance(value, (str, os.PathLike)):
                 object.__setattr__(self, name, Path(value))
             elif value is not None or name in _REQUIRED_PATHS:
                 raise TypeError(f"{name} must be a path, got {value!r}")
+        if self.resume == "":
+            raise ValueError("resume must not be empty")
         if not isinstance(self.resume, (str, os.PathLike, type(None))):
             raise TypeError(f"resume must be 'auto', a path or None, got {self.resume!r}")
         check_types(self)

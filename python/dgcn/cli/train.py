@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .common import add_device_argument, choose_device, input_size, make_parser, positive
@@ -52,11 +51,11 @@ def build_parser() -> argparse.ArgumentParser:
 
     data = parser.add_argument_group("data")
     for split, role in (("train", "training"), ("val", "validation")):
-        data.add_argument(f"--{split}-images", type=Path, required=True, metavar="DIR", help=f"{role} pictures")
+        data.add_argument(f"--{split}-images", required=True, metavar="DIR", help=f"{role} pictures")
         data.add_argument(
-            f"--{split}-annotations", type=Path, required=True, metavar="JSON", help="their COCO keypoint annotations"
+            f"--{split}-annotations", required=True, metavar="JSON", help="their COCO keypoint annotations"
         )
-    data.add_argument("--work-dir", type=Path, required=True, metavar="DIR", help="where everything is written")
+    data.add_argument("--work-dir", required=True, metavar="DIR", help="where everything is written")
     data.add_argument("--workers", type=int, default=1, help="processes that load pictures (default: %(default)s)")
 
     model = parser.add_argument_group("model")
@@ -104,10 +103,8 @@ def build_parser() -> argparse.ArgumentParser:
 
     start = parser.add_argument_group("start")
     start.add_argument("--pretrained", action="store_true", help="ImageNet weights of the backbone, from timm")
-    start.add_argument("--init-trunk", type=Path, metavar="NPZ", help="weights of the mobilenetv1_075 trunk")
-    start.add_argument(
-        "--init-checkpoint", type=Path, metavar="FILE", help="weights of a dgcn checkpoint of this model"
-    )
+    start.add_argument("--init-trunk", metavar="NPZ", help="weights of the mobilenetv1_075 trunk")
+    start.add_argument("--init-checkpoint", metavar="FILE", help="weights of a dgcn checkpoint of this model")
     start.add_argument(
         "--resume",
         nargs="?",
