@@ -177,7 +177,8 @@ check-lowest: build
 	    tests/test_transforms.py tests/test_visualize.py
 
 OPERATOR_TESTS := $(wildcard tests/test_philox.py tests/test_graph_conv*.py tests/test_relu_affinity*.py) \
-    tests/test_func.py tests/test_torch_tools.py
+    tests/test_func.py tests/test_torch_tools.py \
+    tests/test_modules_torch.py tests/test_folding.py
 check-torch-2.13: build
 	test -x .venv-2.13/bin/python || $(PYTHON) -m venv .venv-2.13
 	PIP_CONSTRAINT= .venv-2.13/bin/pip install --quiet torch==2.13.0 numpy pytest pytest-benchmark hypothesis setuptools
