@@ -23,11 +23,11 @@ def hold(folder: Path, held: Event) -> None:
     with locked(folder):
         child = os.fork()
         if child == 0:
-            time.sleep(60)
+            time.sleep(3600)
             os._exit(0)
         (folder / "child").write_text(str(child))
         held.set()
-        time.sleep(60)
+        time.sleep(3600)
 
 
 def test_one_run_at_a_time(tmp_path):
