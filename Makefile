@@ -23,7 +23,8 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
-CPP := $(wildcard csrc/*.h csrc/*.cpp csrc/*/*.h csrc/*/*.cpp csrc/*/*.cu csrc/*/*.cuh tests/cpp/*.h tests/cpp/*.cpp \
+CPP := $(foreach level,* */* */*/*,$(wildcard $(addprefix csrc/$(level),.h .cpp .cu .cuh))) \
+       $(wildcard tests/cpp/*.h tests/cpp/*.cpp \
                   tests/cpp/package/*.cpp tests/fuzz/*.h tests/fuzz/*.cpp benchmarks/*.cpp)
 export PIP_CONSTRAINT := constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1

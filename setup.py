@@ -183,7 +183,7 @@ class NinjaBuild(build_ext):
 
 TORCH_OPS = [CSRC / "registration.cpp"]
 for folder in ("graph_conv", "nonlocal"):
-    TORCH_OPS += [path for path in (CSRC / folder).glob("*") if path.suffix in (".cpp", ".cu")]
+    TORCH_OPS += [path for path in (CSRC / folder).rglob("*") if path.suffix in (".cpp", ".cu")]
 
 EXTENSIONS = [
     Extension(
@@ -191,7 +191,7 @@ EXTENSIONS = [
         [
             "csrc/pifpaf_bindings.cpp",
             "csrc/pifpaf_encoder_bindings.cpp",
-            *(str(path.relative_to(ROOT)) for path in (CSRC / "pifpaf").glob("*.cpp")),
+            *(str(path.relative_to(ROOT)) for path in (CSRC / "pifpaf").rglob("*.cpp")),
         ],
         include_dirs=["csrc"],
         extra_compile_args=["-ffp-contract=off"],  # a fused multiply-add would round unlike numpy's two operations

@@ -4,7 +4,7 @@
 
 Eight images (and one) at stride 4 of a 641 px input, C = 128 channels; bench_relu_affinity.py says what dense and
 composed are, in float32 proper (no TF32). "copy" is one device copy of g, which reads it once and writes it once: the
-operator's passes over memory are counted in csrc/nonlocal/nonlocal_cuda.cuh. g is contiguous, or its channels are
+operator's passes over memory are counted in csrc/nonlocal/cuda/kernels.cuh. g is contiguous, or its channels are
 neighbours, as after a convolution in channels_last.
 """
 

@@ -20,7 +20,7 @@
 
 #include <cmath>
 
-#include "../philox.h"
+#include "common/philox.h"
 
 namespace dgcn {
 

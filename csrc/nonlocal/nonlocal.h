@@ -27,7 +27,7 @@
 #include <cstdint>
 #include <cstring>
 
-#include "../host_device.h"
+#include "common/host_device.h"
 
 namespace dgcn::nonlocal {
 

@@ -3,11 +3,11 @@
 #include <cstddef>
 #include <utility>
 
-#include "pifpaf/evidence.h"
-#include "pifpaf/grow.h"
-#include "pifpaf/occupancy.h"
+#include "pifpaf/decode/evidence.h"
+#include "pifpaf/decode/grow.h"
+#include "pifpaf/decode/occupancy.h"
+#include "pifpaf/decode/suppress.h"
 #include "pifpaf/parallel.h"
-#include "pifpaf/suppress.h"
 
 namespace dgcn::pifpaf {
 namespace {

@@ -9,10 +9,10 @@
 #include <vector>
 
 #include "pifpaf/config.h"
-#include "pifpaf/connections.h"
+#include "pifpaf/decode/connections.h"
+#include "pifpaf/decode/seeds.h"
 #include "pifpaf/fields.h"
 #include "pifpaf/person.h"
-#include "pifpaf/seeds.h"
 #include "pifpaf/skeleton.h"
 #include "pifpaf/stage_times.h"
 

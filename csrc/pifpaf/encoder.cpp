@@ -6,9 +6,9 @@
 #include <string>
 #include <utility>
 
-#include "pifpaf/encode_claims.h"
-#include "pifpaf/encode_paf.h"
-#include "pifpaf/encode_pif.h"
+#include "pifpaf/encode/claims.h"
+#include "pifpaf/encode/paf.h"
+#include "pifpaf/encode/pif.h"
 #include "pifpaf/parallel.h"
 
 namespace dgcn::pifpaf {

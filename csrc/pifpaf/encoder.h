@@ -11,8 +11,8 @@
 #include <cstddef>
 #include <vector>
 
-#include "pifpaf/encode_background.h"
-#include "pifpaf/encode_poses.h"
+#include "pifpaf/encode/background.h"
+#include "pifpaf/encode/poses.h"
 #include "pifpaf/skeleton.h"
 
 namespace dgcn::pifpaf {

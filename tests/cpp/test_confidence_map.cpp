@@ -5,7 +5,7 @@
 #include <vector>
 
 #include "check.h"
-#include "pifpaf/confidence_map.h"
+#include "pifpaf/decode/confidence_map.h"
 
 using namespace dgcn::pifpaf;
 

@@ -4,7 +4,7 @@
 #include <vector>
 
 #include "check.h"
-#include "pifpaf/connections.h"
+#include "pifpaf/decode/connections.h"
 
 using namespace dgcn::pifpaf;
 

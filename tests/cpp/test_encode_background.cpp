@@ -4,7 +4,7 @@
 #include <vector>
 
 #include "check.h"
-#include "pifpaf/encode_background.h"
+#include "pifpaf/encode/background.h"
 
 using namespace dgcn::pifpaf;
 

@@ -2,7 +2,7 @@
 #include <vector>
 
 #include "check.h"
-#include "pifpaf/encode_claims.h"
+#include "pifpaf/encode/claims.h"
 
 using namespace dgcn::pifpaf;
 

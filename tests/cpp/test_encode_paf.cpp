@@ -3,7 +3,7 @@
 #include <vector>
 
 #include "check.h"
-#include "pifpaf/encode_paf.h"
+#include "pifpaf/encode/paf.h"
 
 using namespace dgcn::pifpaf;
 

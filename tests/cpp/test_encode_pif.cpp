@@ -3,7 +3,7 @@
 #include <vector>
 
 #include "check.h"
-#include "pifpaf/encode_pif.h"
+#include "pifpaf/encode/pif.h"
 
 using namespace dgcn::pifpaf;
 

@@ -3,7 +3,7 @@
 #include <vector>
 
 #include "check.h"
-#include "pifpaf/encode_poses.h"
+#include "pifpaf/encode/poses.h"
 
 using namespace dgcn::pifpaf;
 

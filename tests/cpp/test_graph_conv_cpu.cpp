@@ -11,8 +11,8 @@
 #include <vector>
 
 #include "check.h"
-#include "graph_conv/graph_conv_cpu.h"
-#include "simd.h"
+#include "common/simd.h"
+#include "graph_conv/cpu/kernels.h"
 
 using namespace dgcn;
 using Values = std::vector<double>;

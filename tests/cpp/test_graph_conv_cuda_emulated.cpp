@@ -5,7 +5,7 @@
 #include <random>
 
 #include "cuda_memory.h"
-#include "graph_conv/graph_conv_cuda_plan.h"
+#include "graph_conv/cuda/plan.h"
 
 namespace dgcn::cuda {
 alignas(16) unsigned char shared_memory[cuda_on_host::kSharedBytes + cuda_on_host::kGuardBytes];

@@ -4,7 +4,7 @@
 #include <vector>
 
 #include "check.h"
-#include "pifpaf/grow.h"
+#include "pifpaf/decode/grow.h"
 
 using namespace dgcn::pifpaf;
 

@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "check.h"
-#include "pifpaf/kernels.h"
+#include "pifpaf/decode/kernels.h"
 
 using namespace dgcn::pifpaf;
 

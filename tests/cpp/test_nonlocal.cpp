@@ -6,8 +6,8 @@
 #include <vector>
 
 #include "check.h"
+#include "nonlocal/cpu/sorted_keys.h"
 #include "nonlocal/nonlocal.h"
-#include "nonlocal/sorted_keys.h"
 
 using namespace dgcn::nonlocal;
 

@@ -6,8 +6,8 @@
 #include <random>
 
 #include "cuda_memory.h"
-#include "nonlocal/nonlocal_cuda.cuh"
-#include "nonlocal/nonlocal_cuda_rows.cuh"
+#include "nonlocal/cuda/kernels.cuh"
+#include "nonlocal/cuda/rows.cuh"
 
 namespace dgcn::nonlocal::cuda {
 alignas(16) unsigned char shared_memory[cuda_on_host::kSharedBytes + cuda_on_host::kGuardBytes];

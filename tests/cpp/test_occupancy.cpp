@@ -1,7 +1,7 @@
 #include <algorithm>
 
 #include "check.h"
-#include "pifpaf/occupancy.h"
+#include "pifpaf/decode/occupancy.h"
 
 using namespace dgcn::pifpaf;
 

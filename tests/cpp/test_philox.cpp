@@ -1,6 +1,6 @@
 // Philox4x32-10 against Random123's published known answers, and the edge-draw convention built on it.
 #include "check.h"
-#include "philox.h"
+#include "common/philox.h"
 
 using dgcn::Philox4;
 

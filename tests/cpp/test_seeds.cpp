@@ -1,7 +1,7 @@
 #include <vector>
 
 #include "check.h"
-#include "pifpaf/seeds.h"
+#include "pifpaf/decode/seeds.h"
 
 using namespace dgcn::pifpaf;
 

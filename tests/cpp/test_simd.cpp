@@ -5,7 +5,7 @@
 #include <vector>
 
 #include "check.h"
-#include "simd.h"
+#include "common/simd.h"
 
 namespace {
 

@@ -3,7 +3,7 @@
 #include <vector>
 
 #include "check.h"
-#include "pifpaf/suppress.h"
+#include "pifpaf/decode/suppress.h"
 
 using namespace dgcn::pifpaf;
 

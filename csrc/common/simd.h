@@ -1,0 +1,279 @@
+// Vectors for the CPU kernels, on the vector extensions that GCC and Clang share. Included only by files that are
+// compiled for one instruction set, which give
+//
+//   struct Isa {
+//     static constexpr int kVectorBytes;  // width of a SIMD register
+//   };
+//
+// Everything here is in an unnamed namespace: two such files must never share the machine code of one function. For the
+// same reason nothing of the standard library is used that could leave an out-of-line copy.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+#include <type_traits>
+#include <utility>
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+#include "common/stored_types.h"
+
+namespace dgcn {
+namespace {
+
+template <typename To, typename From>
+inline To bit_cast(From value) {
+  static_assert(sizeof(To) == sizeof(From));
+  To result;
+  memcpy(&result, &value, sizeof(To));
+  return result;
+}
+
+// ---- Stored types ---------------------------------------------------------------------------------------------------
+// Branch-free, so that the compiler vectorises the loops around them.
+
+inline float widen(float value) { return value; }
+inline double widen(double value) { return value; }
+inline float widen(BFloat16 value) { return bit_cast<float>(static_cast<uint32_t>(value.bits) << 16); }
+inline float widen(Float16 value) {
+  const uint32_t sign = static_cast<uint32_t>(value.bits & 0x8000u) << 16;
+  const uint32_t magnitude = static_cast<uint32_t>(value.bits & 0x7fffu) << 13;
+  const uint32_t finite = bit_cast<uint32_t>(bit_cast<float>(magnitude) * 0x1p112f);  // moves the exponent's bias
+  return bit_cast<float>(sign | (magnitude >= 0x0f800000u ? magnitude | 0x7f800000u : finite));
+}
+
+template <typename Out, typename In>
+inline Out convert(In value) {
+  return widen(value);
+}
+template <>
+inline BFloat16 convert<BFloat16>(float value) {  // round to nearest even
+  const uint32_t bits = bit_cast<uint32_t>(value);
+  const uint32_t rounded = (bits + 0x7fffu + (bits >> 16 & 1u)) >> 16;
+  return {static_cast<uint16_t>(value != value ? 0x7fc0u : rounded)};
+}
+template <>
+inline Float16 convert<Float16>(float value) {  // round to nearest even
+  const uint32_t bits = bit_cast<uint32_t>(value), sign = bits >> 16 & 0x8000u, magnitude = bits & 0x7fffffffu;
+  const uint32_t normal = (magnitude - (112u << 23) + 0xfffu + (magnitude >> 13 & 1u)) >> 13;
+  // Adding 0.5 leaves a subnormal's bits, rounded by the addition itself, in the low end of the mantissa.
+  const uint32_t subnormal = bit_cast<uint32_t>(bit_cast<float>(magnitude) + 0.5f) - bit_cast<uint32_t>(0.5f);
+  const uint32_t special = magnitude > 0x7f800000u ? 0x7e00u : 0x7c00u;
+  const uint32_t finite = magnitude < 0x38800000u ? subnormal : normal;
+  return {static_cast<uint16_t>(sign | (magnitude >= 0x47800000u ? special : finite))};
+}
+
+#if defined(__AVX512F__)
+constexpr uint16_t kAllLanes = 0xffff;  // GCC 12 warns of its own intrinsics in the forms without a mask
+#endif
+
+/// The lanes of vectors a and b by turns, from lane `first` on.
+template <int first, typename Vector, size_t... Lane>
+inline Vector interleave(Vector a, Vector b, std::index_sequence<Lane...>) {
+  constexpr int kLanes = sizeof...(Lane);
+#if defined(__clang__) || __GNUC__ >= 12
+  return __builtin_shufflevector(a, b, (first + Lane / 2 + Lane % 2 * kLanes)...);
+#else
+  typedef std::conditional_t<sizeof(a[0]) == 2, int16_t, std::conditional_t<sizeof(a[0]) == 4, int32_t, int64_t>> Index;
+  typedef Index Indices __attribute__((vector_size(sizeof(Vector))));
+  return __builtin_shuffle(a, b, Indices{static_cast<Index>(first + Lane / 2 + Lane % 2 * kLanes)...});
+#endif
+}
+
+// ---- Vectors --------------------------------------------------------------------------------------------------------
+
+template <typename T, class Isa>
+struct Simd {
+  static constexpr int kLanes = Isa::kVectorBytes / sizeof(T);
+  typedef T Vector __attribute__((vector_size(Isa::kVectorBytes)));
+
+  static inline Vector load(const T* from) {
+    Vector value;
+    memcpy(&value, from, sizeof(Vector));
+    return value;
+  }
+  static inline Vector broadcast(T value) { return value - Vector{}; }  // "-" as x - 0 is x: no instruction
+  static inline void store(T* to, Vector value) { memcpy(to, &value, sizeof(Vector)); }
+
+  /// max(value, 0), and NaN for NaN.
+  static inline Vector relu(Vector value) {
+    // Compilers do not see that AVX-512's maximum, 0 > value ? 0 : value, is one instruction.
+#if defined(__AVX512F__)
+    if constexpr (std::is_same_v<T, float>)
+      return bit_cast<Vector>(_mm512_maskz_max_ps(kAllLanes, _mm512_setzero_ps(), bit_cast<__m512>(value)));
+    else
+      return bit_cast<Vector>(_mm512_maskz_max_pd(kAllLanes & 0xff, _mm512_setzero_pd(), bit_cast<__m512d>(value)));
+#else
+    return Vector{} > value ? Vector{} : value;
+#endif
+  }
+
+  /// Keeps the compiler from loading the value anew for each of its uses.
+  static inline void keep_in_register([[maybe_unused]] Vector& value) {
+#if defined(__x86_64__)
+    asm("" : "+v"(value));
+#endif
+  }
+
+  /// The sums of the kLanes vectors that of(0), of(1), ... return: adding the halves of two of them, interleaved, leaves
+  /// half as many partial sums of each, and so on.
+  template <int count = kLanes, int first = 0, int step = 1, typename Of>
+  static inline __attribute__((always_inline)) Vector sums(const Of& of) {
+    if constexpr (count == 1) {
+      return of(first);
+    } else {
+      constexpr auto lanes = std::make_index_sequence<kLanes>();
+      const Vector even = sums<count / 2, first, 2 * step>(of), odd = sums<count / 2, first + step, 2 * step>(of);
+      return interleave<0>(even, odd, lanes) + interleave<kLanes / 2>(even, odd, lanes);
+    }
+  }
+
+  static inline T sum(Vector value) {
+    // By way of memory: shuffles of a vector's parts are not portable between compilers, and cost the same.
+    typedef T Part __attribute__((vector_size(16)));
+    T lanes[kLanes];
+    store(lanes, value);
+    Part total;
+    memcpy(&total, lanes, sizeof(Part));
+    for (int lane = sizeof(Part) / sizeof(T); lane < kLanes; lane += sizeof(Part) / sizeof(T)) {
+      Part part;
+      memcpy(&part, lanes + lane, sizeof(Part));
+      total += part;
+    }
+    if constexpr (sizeof(T) == 4) return (total[0] + total[1]) + (total[2] + total[3]);
+    return total[0] + total[1];
+  }
+};
+
+// ---- Pixels as they are stored --------------------------------------------------------------------------------------
+
+/// A row of pixels as vectors of T. Pixels are loaded and stored by units of kVectors vectors; load(row, v) is the v-th
+/// vector of the row. Within a unit the order of pixels is the loader's own affair: whatever works on pixels one by one,
+/// or sums over all of them, need not know it; lane(p) tells where the unit's pixel p went.
+template <typename Stored, class Isa>
+struct Pixels {
+  using S = Simd<Stored, Isa>;
+  static constexpr int kVectors = 1, kUnit = S::kLanes;
+
+  static inline int lane(int pixel) { return pixel; }
+  static inline typename S::Vector load(const Stored* row, int v) { return S::load(row + v * S::kLanes); }
+  static inline void store(Stored* unit, const typename S::Vector* vectors) { S::store(unit, *vectors); }
+};
+
+/// The even pixels of a unit, then the odd ones: they are the low and high halves of 32-bit words, and need no shuffles.
+template <class Isa>
+struct Pixels<BFloat16, Isa> {
+  using S = Simd<float, Isa>;
+  typedef uint32_t Words __attribute__((vector_size(Isa::kVectorBytes)));
+  static constexpr int kVectors = 2, kUnit = 2 * S::kLanes;
+
+  static inline int lane(int pixel) { return pixel % 2 * S::kLanes + pixel / 2; }
+  static inline typename S::Vector load(const BFloat16* row, int v) {
+    Words words;
+    memcpy(&words, row + v / 2 * kUnit, sizeof(Words));
+    return bit_cast<typename S::Vector>(v % 2 == 0 ? words << 16 : words & 0xffff0000u);
+  }
+  static inline void store(BFloat16* unit, const typename S::Vector* vectors) {
+    const Words words = (rounded(vectors[0]) >> 16) | (rounded(vectors[1]) & 0xffff0000u);
+    memcpy(unit, &words, sizeof(Words));
+  }
+
+ private:
+  /// The high half rounded to nearest even, as in convert<BFloat16>.
+  static inline Words rounded(typename S::Vector value) {
+    const Words bits = bit_cast<Words>(value);
+    return value != value ? Words{} + 0x7fc00000u : bits + ((bits >> 16 & 1u) + 0x7fffu);
+  }
+};
+
+template <class Isa>
+struct Pixels<Float16, Isa> {
+  using S = Simd<float, Isa>;
+  static constexpr int kVectors = 1, kUnit = S::kLanes;
+
+  static inline int lane(int pixel) { return pixel; }
+  static inline typename S::Vector load(const Float16* row, int v) {
+    const Float16* from = row + v * S::kLanes;
+#if defined(__AVX512F__)
+    return bit_cast<typename S::Vector>(
+        _mm512_maskz_cvtph_ps(kAllLanes, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from))));
+#elif defined(__F16C__)
+    return bit_cast<typename S::Vector>(_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from))));
+#else
+    float lanes[S::kLanes];
+    for (int lane = 0; lane < S::kLanes; ++lane) lanes[lane] = widen(from[lane]);
+    return S::load(lanes);
+#endif
+  }
+  static inline void store(Float16* unit, const typename S::Vector* vectors) {
+#if defined(__AVX512F__)
+    const __m256i halves = _mm512_maskz_cvtps_ph(kAllLanes, bit_cast<__m512>(*vectors), _MM_FROUND_TO_NEAREST_INT);
+    memcpy(unit, &halves, sizeof(halves));
+#elif defined(__F16C__)
+    const __m128i halves = _mm256_cvtps_ph(bit_cast<__m256>(*vectors), _MM_FROUND_TO_NEAREST_INT);
+    memcpy(unit, &halves, sizeof(halves));
+#else
+    float lanes[S::kLanes];
+    S::store(lanes, *vectors);
+    for (int lane = 0; lane < S::kLanes; ++lane) unit[lane] = convert<Float16>(lanes[lane]);
+#endif
+  }
+};
+
+// ---- Transposition --------------------------------------------------------------------------------------------------
+
+/// A square of elements in registers, of 8 by 8 and 32 bytes a side at most: a larger one needs more registers than
+/// there are.
+template <typename T, class Isa>
+struct Square {
+  static constexpr int kBytes = Isa::kVectorBytes == 16 || sizeof(T) == 2 ? 16 : 32;
+  static constexpr int kSide = kBytes / sizeof(T);
+  typedef std::conditional_t<sizeof(T) == 2, uint16_t, std::conditional_t<sizeof(T) == 4, uint32_t, uint64_t>> Bits;
+  typedef Bits Vector __attribute__((vector_size(kBytes)));
+
+  /// out[c·out_stride + r] = in[r·in_stride + c]. Interleaving the two halves of the rows moves the top bit of an
+  /// element's row number to the bottom of its column number; once for each bit, and rows and columns have changed
+  /// places. Unrolled, or GCC 12 keeps the rows of AVX2 in memory, at five times the cost.
+  static inline void transpose(const T* in, int64_t in_stride, T* out, int64_t out_stride) {
+    constexpr auto lanes = std::make_index_sequence<kSide>();
+    Vector rows[kSide];
+#pragma GCC unroll 8
+    for (int r = 0; r < kSide; ++r) memcpy(&rows[r], in + r * in_stride, kBytes);
+#pragma GCC unroll 8
+    for (int bit = 1; bit < kSide; bit *= 2) {
+      Vector next[kSide];
+#pragma GCC unroll 8
+      for (int r = 0; r < kSide / 2; ++r) {
+        next[2 * r] = interleave<0>(rows[r], rows[r + kSide / 2], lanes);
+        next[2 * r + 1] = interleave<kSide / 2>(rows[r], rows[r + kSide / 2], lanes);
+      }
+#pragma GCC unroll 8
+      for (int r = 0; r < kSide; ++r) rows[r] = next[r];
+    }
+#pragma GCC unroll 8
+    for (int r = 0; r < kSide; ++r) memcpy(out + r * out_stride, &rows[r], kBytes);
+  }
+};
+
+/// out[c·out_stride + r] = in[r·in_stride + c] for all r < rows and c < columns.
+template <class Isa, typename T>
+void transpose(const T* in, int64_t in_stride, T* out, int64_t out_stride, int64_t rows, int64_t columns) {
+  constexpr int kSide = Square<T, Isa>::kSide;
+  if (rows < kSide || columns < kSide) {
+    for (int64_t r = 0; r < rows; ++r)
+      for (int64_t c = 0; c < columns; ++c) out[c * out_stride + r] = in[r * in_stride + c];
+    return;
+  }
+  for (int64_t row = 0; row < rows; row += kSide)
+    for (int64_t column = 0; column < columns; column += kSide) {
+      // The last squares overlap their neighbours.
+      const int64_t r = row < rows - kSide ? row : rows - kSide,
+                    c = column < columns - kSide ? column : columns - kSide;
+      Square<T, Isa>::transpose(in + r * in_stride + c, in_stride, out + c * out_stride + r, out_stride);
+    }
+}
+
+}  // namespace
+}  // namespace dgcn

@@ -1,0 +1,446 @@
+// The kernels of the graph convolution on CUDA. Free of torch: operator.cu launches them, and
+// tests/cpp/test_graph_conv_cuda_emulated.cpp runs the same source on the host. Legend: graph_conv.h.
+//
+// At K = 17 in float32 a forward moves 2·17·4 = 136 bytes a pixel for 2·17² = 578 operations, a backward (reads grad_y, x
+// and y, writes grad_x) 272 bytes for 1,156: four operations a byte, where an H100 has twenty on its ordinary float32
+// units. Memory decides, and tensor cores would add nothing but the rounding of TF32. But it does not decide by much: at
+// 13 bytes a cycle an SM has 10 cycles for a pixel forward and 21 backward, and all the instructions around those
+// multiplications together, counted in the machine code, take about 8 and 16 to issue. Hence:
+//   - Every feature crosses device memory once, in 16-byte pieces wherever its row happens to start: maps have 16n + 1
+//     cells a side, so hardly any row of NCHW is aligned. Shared memory sits in between: pieces on one side, any pixel of
+//     any node on the other, which also makes NCHW and channels_last one to the arithmetic.
+//   - S and M stay in the SM. Each block builds them anew, once per sample: a microsecond or two that all blocks spend at
+//     the same time, instead of a launch and a trip through memory. At [8, 17, 81, 81] that is most of the time, so the
+//     parameters arrive all at once and no loop over them waits for memory.
+//   - A block loads, computes and stores one tile after the other. It does not prefetch: the other blocks of its SM use
+//     the memory meanwhile, and the tile can be twice as large.
+//   - Blocks own fixed, contiguous ranges of tiles. Samples change seldom within a block, and every sum has one order.
+//   - Parameter gradients are linear in dM, so each block carries its own dM to the end. What is left for the second
+//     launch is a sum over blocks.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+
+#include "graph_conv/cuda/matrices.cuh"
+#include "graph_conv/cuda/tiles.cuh"
+#include "graph_conv/graph_conv.h"
+
+namespace dgcn::cuda {
+
+// ---- Forward --------------------------------------------------------------------------------------------------------
+
+constexpr int kForwardThreads = 256;
+constexpr int kForwardColumns = 4;  // of a product with pixels; see kPixelOutputs
+
+/// Blocks whose registers an SM must hold. In float64 arithmetic is the bottleneck, and one block can have all.
+template <typename A>
+constexpr int resident_blocks(bool shared) {
+  return shared && sizeof(A) == 4 ? 2 : 1;
+}
+
+template <typename T, typename A>
+struct ForwardArguments {
+  Tiling tiling;
+  GraphParams<A> params;
+  const T* x;
+  const T* residual;  ///< or null
+  T* y;
+  bool per_sample, relu;
+  A* workspace;  ///< for every block forward_kept + forward_scratch, where these do not fit into shared memory
+};
+
+/// M and b, which a block keeps, and S, W and the scratch of fold(). The adjacency is gone when fold() needs an operand.
+__host__ __device__ constexpr int64_t forward_kept(int nodes) { return operand_size(nodes) + round_up(nodes, 4); }
+__host__ __device__ constexpr int64_t forward_scratch(int nodes) {
+  return matrix_size(nodes) + operand_size(nodes) + 2 * copy_size(nodes);
+}
+
+/// y = act(M x + b) (+ residual). With `kShared` the matrices are in shared memory, the scratch where the tiles go later;
+/// else in the workspace.
+template <typename T, typename A, bool kShared>
+__global__ void __launch_bounds__(kForwardThreads, resident_blocks<A>(kShared))
+    forward_kernel(const ForwardArguments<T, A> arguments) {
+  extern __shared__ __align__(16) unsigned char shared_memory[];
+  const Tiling& tiling = arguments.tiling;
+  const GraphParams<A>& params = arguments.params;
+  const int K = params.nodes;
+  A* const from_x = kShared ? reinterpret_cast<A*>(shared_memory)
+                            : arguments.workspace + blockIdx.x * (forward_kept(K) + forward_scratch(K));
+  A* const bias = from_x + operand_size(K);
+  A* const after = from_x + forward_kept(K);
+  T* const x = reinterpret_cast<T*>(kShared ? reinterpret_cast<unsigned char*>(after) : shared_memory);
+  T* const y = x + tiling.elements;
+  A* const s = kShared ? reinterpret_cast<A*>(x) : after;
+  A* const weight_copy = s + matrix_size(K);
+  A* const scratch = weight_copy + copy_size(K);
+
+  clear(from_x, operand_size(K));
+  fetch<kShared>(bias, params.bias, K);
+  const TileRange range(tiling);
+  for (int64_t index = range.begin; index < range.end;) {
+    const int64_t image = index / tiling.tiles_per_image;
+    const int64_t end = arguments.per_sample ? std::min(range.end, (image + 1) * tiling.tiles_per_image) : range.end;
+    const A* const weight = fetch_matrix<kShared>(weight_copy, params.weight, K);
+    fold<kShared, A>(from_x, nullptr, s, scratch, weight, scratch, params, arguments.per_sample ? image : 0);
+
+    for (; index < end; ++index) {
+      const Tile<T> tile(tiling, index);
+      load_tile(x, arguments.x, tiling, tile);
+      if (arguments.residual != nullptr) load_tile(y, arguments.residual, tiling, tile);
+      wait_for_loads();
+      product<kPixelOutputs, kForwardColumns, 1, A>(
+          from_x, K, tile.pixels, tile.pixel_step,
+          [&](int k, int offset) { return static_cast<A>(x[tile.row(k) + offset]); },
+          [&](int j, const auto& columns, A(&value)[kForwardColumns]) {
+            T* const row = y + tile.row(j);
+            DGCN_UNROLL()
+            for (int c = 0; c < kForwardColumns; ++c) {
+              value[c] += bias[j];  // last, so that small products are not rounded on top of it
+              if (arguments.relu && value[c] < A(0)) value[c] = 0;  // written so that NaN stays NaN
+            }
+            if (arguments.residual != nullptr) {
+              DGCN_UNROLL()
+              for (int c = 0; c < kForwardColumns; ++c)
+                if (c < columns.present) value[c] += static_cast<A>(row[columns.offset[c]]);
+            }
+            DGCN_UNROLL()
+            for (int c = 0; c < kForwardColumns; ++c)
+              if (c < columns.present) row[columns.offset[c]] = static_cast<T>(value[c]);
+          });
+      __syncthreads();
+      store_tile(arguments.y, y, tiling, tile);
+      __syncthreads();  // before the next tile, or the matrices, take the memory
+    }
+  }
+}
+
+// ---- Backward -------------------------------------------------------------------------------------------------------
+
+constexpr int kBackwardThreads = 256;
+constexpr int kBackwardColumns = 2;  // of a product with pixels: dM has most of the registers
+
+// A thread holds a 5×9 part of dM: 14 values from shared memory feed 45 multiplications, and the 8 parts of K = 17 make 8
+// warps, each reading side by side.
+constexpr int kPartRows = 5;
+constexpr int kPartColumns = 9;
+
+/// How dM = Σ_p g_p x_pᵀ is divided among a block: thread t has part t / slices, and of the pixels every slices-th from
+/// t % slices on. Part p has the rows p / columns + i·rows and the columns p % columns + j·columns.
+struct Parts {
+  int rows, columns;  ///< parts in either direction
+  int slices;         ///< divides the block, unless no thread gets a second part
+
+  __host__ __device__ int count() const { return rows * columns; }
+};
+
+/// One thread's part of dM and db = Σ_p g_p. Rows and columns beyond K repeat the last one, and are dropped at the end.
+template <typename A>
+struct OuterProduct {
+  A products[kPartRows][kPartColumns];
+  A sums[kPartRows];
+
+  __device__ void clear() {
+    DGCN_UNROLL()
+    for (int i = 0; i < kPartRows; ++i) {
+      sums[i] = 0;
+      DGCN_UNROLL()
+      for (int j = 0; j < kPartColumns; ++j) products[i][j] = 0;
+    }
+  }
+
+  template <typename T>
+  __device__ void add(const T* g, const T* x, const Tile<T>& tile, int nodes, const Parts& parts, int part, int slice) {
+    const int row = part / parts.columns, column = part % parts.columns;
+    const T *g_row[kPartRows], *x_row[kPartColumns];
+    DGCN_UNROLL()
+    for (int i = 0; i < kPartRows; ++i)
+      g_row[i] = g + tile.row(std::min(row + i * parts.rows, nodes - 1)) + slice * tile.pixel_step;
+    DGCN_UNROLL()
+    for (int j = 0; j < kPartColumns; ++j)
+      x_row[j] = x + tile.row(std::min(column + j * parts.columns, nodes - 1)) + slice * tile.pixel_step;
+
+    const int step = parts.slices * tile.pixel_step;
+    DGCN_UNROLL(1)
+    for (int pixel = slice; pixel < tile.pixels; pixel += parts.slices) {
+      A g_value[kPartRows];
+      DGCN_UNROLL()
+      for (int i = 0; i < kPartRows; ++i) {
+        g_value[i] = static_cast<A>(*g_row[i]);
+        g_row[i] += step;
+        sums[i] += g_value[i];
+      }
+      DGCN_UNROLL()
+      for (int j = 0; j < kPartColumns; ++j) {
+        const A x_value = static_cast<A>(*x_row[j]);
+        x_row[j] += step;
+        DGCN_UNROLL()
+        for (int i = 0; i < kPartRows; ++i) products[i][j] += g_value[i] * x_value;
+      }
+    }
+  }
+
+  /// Adds to, or overwrites, `slice` of totals [slices, K·K + K].
+  __device__ void deposit(A* totals, int nodes, const Parts& parts, int part, int slice, bool add) const {
+    const int first_row = part / parts.columns, first_column = part % parts.columns;
+    A* const dm = totals + slice * (nodes * nodes + nodes);
+    A* const db = dm + nodes * nodes;
+    DGCN_UNROLL()
+    for (int i = 0; i < kPartRows; ++i) {
+      const int row = first_row + i * parts.rows;
+      if (row >= nodes) continue;
+      if (first_column == 0) db[row] = sums[i] + (add ? db[row] : A(0));
+      DGCN_UNROLL()
+      for (int j = 0; j < kPartColumns; ++j) {
+        const int column = first_column + j * parts.columns;
+        if (column >= nodes) continue;
+        A& total = dm[row * nodes + column];
+        total = products[i][j] + (add ? total : A(0));
+      }
+    }
+  }
+};
+
+/// gradients = (dM, db): the slices of `totals`, added up in order.
+template <typename A>
+__device__ void add_slices(A* gradients, const A* totals, int nodes, int slices) {
+  const int size = nodes * nodes + nodes;
+  for (int e = threadIdx.x; e < size; e += blockDim.x) {
+    A total = 0;
+    for (int slice = 0; slice < slices; ++slice) total += totals[slice * size + e];
+    gradients[e] = total;
+  }
+  __syncthreads();
+}
+
+/// Elements of the gradients of W_d, W and b, one after the other.
+template <typename A>
+__host__ __device__ int64_t partial_size(const GraphParams<A>& params) {
+  const int64_t K = params.nodes;
+  return K * K + (params.weight != nullptr ? K * K : 0) + (params.bias != nullptr ? K : 0);
+}
+
+/// partial = the gradients of W_d, W and b that follow from `gradients` = (dM, db), or += them. `s`, `effective` (which is
+/// used up) and `weight` are those of fold(). `scratch`: a matrix and an operand.
+template <typename A>
+__device__ void parameter_gradients(A* partial, bool add, const A* gradients, const A* s, A* effective, const A* weight,
+                                    A* scratch, const GraphParams<A>& params) {
+  const int K = params.nodes;
+  const auto store = [&](A* to, A value) { *to = value + (add ? *to : A(0)); };
+  const A* grad_p = gradients;  // M = P, unless there is a weight
+  A* rest = partial + K * K;
+  if (weight != nullptr) {
+    A* const dp = scratch;
+    A* const operand = scratch + matrix_size(K);
+    make_operand(operand, s, K, !params.mode.target);  // [r, t] = P_rt
+    __syncthreads();
+    matrix_product(
+        operand, K, [&](int r, int c) { return gradients[r * K + c]; },
+        [&](int t, int c, A value) { store(rest + t * K + c, value); });  // dW_tc = Σ_r P_rt dM_rc
+    __syncthreads();
+    make_operand(operand, weight, K, true);  // [c, t] = W_tc
+    __syncthreads();
+    matrix_product(
+        operand, K, [&](int c, int r) { return gradients[r * K + c]; },
+        [&](int t, int r, A value) { dp[r * K + t] = value; });  // dP_rt = Σ_c dM_rc W_tc
+    __syncthreads();
+    grad_p = dp;
+    rest += K * K;
+  }
+  edge_weight_gradient(effective, s, grad_p, effective, K, params.mode, threadIdx.x, blockDim.x);
+  __syncthreads();
+  for (int e = threadIdx.x; e < K * K; e += blockDim.x) store(partial + e, effective[e]);
+  if (params.bias != nullptr)
+    for (int e = threadIdx.x; e < K; e += blockDim.x) store(rest + e, gradients[K * K + e]);
+  __syncthreads();
+}
+
+/// g = 0 where y is not positive, over whole tiles; what lies between the rows is of no consequence.
+template <typename T, typename A>
+__device__ void mask_by(const T* y, T* g, int elements) {
+  for (int e = threadIdx.x * kPiece<T>; e < elements; e += blockDim.x * kPiece<T>) {
+    T g_piece[kPiece<T>], y_piece[kPiece<T>];
+    copy_piece(g_piece, g + e);
+    copy_piece(y_piece, y + e);
+    DGCN_UNROLL()
+    for (int i = 0; i < kPiece<T>; ++i)
+      if (!(static_cast<A>(y_piece[i]) > A(0))) g_piece[i] = static_cast<T>(A(0));
+    copy_piece(g + e, g_piece);
+  }
+}
+
+template <typename T, typename A>
+struct BackwardArguments {
+  Tiling tiling;
+  GraphParams<A> params;
+  const T* grad_y;
+  const T* x;
+  const T* y;  ///< null: where ReLU let through is computed again from x
+  T* grad_x;   ///< or null
+  A* partial;  ///< [blocks, partial_size(params)], or null
+  bool per_sample, relu;
+  Parts parts;
+  A* workspace;  ///< as in ForwardArguments
+};
+
+/// M in both directions, b, S, the adjacency and W, which a block keeps, and scratch: that of fold(), which is less than
+/// (dM, db) and either its slices or what leads from it to the parameters.
+__host__ __device__ constexpr int64_t backward_kept(int nodes) {
+  return 2 * operand_size(nodes) + round_up(nodes, 4) + 2 * matrix_size(nodes) + copy_size(nodes);
+}
+__host__ __device__ constexpr int64_t backward_scratch(int nodes, int slices) {
+  const int64_t sliced = slices * gradient_size(nodes), chain = matrix_size(nodes) + operand_size(nodes);
+  return gradient_size(nodes) + (sliced > chain ? sliced : chain);
+}
+
+/// grad_x = Mᵀ g, where g is grad_y where ReLU let through, and this block's share of the parameter gradients. `kShared`:
+/// as for forward_kernel; also, a thread has one part of dM at most, and keeps it in registers from tile to tile.
+template <typename T, typename A, bool kShared>
+__global__ void __launch_bounds__(kBackwardThreads, resident_blocks<A>(kShared))
+    backward_kernel(const BackwardArguments<T, A> arguments) {
+  extern __shared__ __align__(16) unsigned char shared_memory[];
+  const Tiling& tiling = arguments.tiling;
+  const GraphParams<A>& params = arguments.params;
+  const Parts& parts = arguments.parts;
+  const int K = params.nodes, slices = parts.slices;
+  A* const from_grad_y = kShared ? reinterpret_cast<A*>(shared_memory)
+                                 : arguments.workspace + blockIdx.x * (backward_kept(K) + backward_scratch(K, slices));
+  A* const from_x = from_grad_y + operand_size(K);
+  A* const bias = from_x + operand_size(K);
+  A* const s = bias + round_up(K, 4);
+  A* const effective = s + matrix_size(K);
+  A* const weight_copy = effective + matrix_size(K);
+  A* const after = from_grad_y + backward_kept(K);
+  T* const g = reinterpret_cast<T*>(kShared ? reinterpret_cast<unsigned char*>(after) : shared_memory);
+  T* const x = g + tiling.elements;
+  T* const y = x + tiling.elements;
+  T* const grad_x = y;  // y has done its work when grad_x appears
+  A* const gradients = kShared ? reinterpret_cast<A*>(g) : after;
+  A* const scratch = gradients + gradient_size(K);
+  A* const totals = scratch;  // [slices, K·K + K]; what follows from their sum overwrites them
+
+  const bool need_x = arguments.grad_x != nullptr, need_params = arguments.partial != nullptr;
+  const bool recompute = arguments.relu && arguments.y == nullptr;
+  const int slice = threadIdx.x % slices, first_part = threadIdx.x / slices;
+  A* const partial = need_params ? arguments.partial + blockIdx.x * partial_size(params) : nullptr;
+
+  clear(from_grad_y, 2 * operand_size(K));
+  fetch<kShared>(bias, params.bias, K);
+  const A* const weight = fetch_matrix<kShared>(weight_copy, params.weight, K);
+  bool add = false;  // to `partial`
+  const TileRange range(tiling);
+  for (int64_t index = range.begin; index < range.end;) {
+    const int64_t image = index / tiling.tiles_per_image, sample = arguments.per_sample ? image : 0;
+    const int64_t end = arguments.per_sample ? std::min(range.end, (image + 1) * tiling.tiles_per_image) : range.end;
+    fold<kShared, A>(recompute ? from_x : nullptr, need_x ? from_grad_y : nullptr, s, effective, weight, gradients,
+                     params, sample);
+    OuterProduct<A> outer;
+    outer.clear();
+    if (!kShared) clear(totals, slices * (K * K + K));
+
+    for (; index < end; ++index) {
+      const Tile<T> tile(tiling, index);
+      load_tile(g, arguments.grad_y, tiling, tile);
+      if (need_params || recompute) load_tile(x, arguments.x, tiling, tile);
+      if (arguments.relu && !recompute) load_tile(y, arguments.y, tiling, tile);
+      wait_for_loads();
+      if (recompute)
+        product<kPixelOutputs, 1, 1, A>(
+            from_x, K, tile.pixels, tile.pixel_step,
+            [&](int k, int offset) { return static_cast<A>(x[tile.row(k) + offset]); },
+            [&](int j, const auto& column, const A(&sum)[1]) {
+              if (!(sum[0] + bias[j] > A(0))) g[tile.row(j) + column.offset[0]] = static_cast<T>(A(0));
+            });
+      else if (arguments.relu)
+        mask_by<T, A>(y, g, tiling.elements);
+      __syncthreads();
+      if (need_x)
+        product<kPixelOutputs, kBackwardColumns, 1, A>(
+            from_grad_y, K, tile.pixels, tile.pixel_step,
+            [&](int j, int offset) { return static_cast<A>(g[tile.row(j) + offset]); },
+            [&](int k, const auto& columns, const A(&sums)[kBackwardColumns]) {
+              T* const row = grad_x + tile.row(k);
+              DGCN_UNROLL()
+              for (int c = 0; c < kBackwardColumns; ++c)
+                if (c < columns.present) row[columns.offset[c]] = static_cast<T>(sums[c]);
+            });
+      if (need_params && kShared) {
+        if (first_part < parts.count()) outer.add(g, x, tile, K, parts, first_part, slice);
+      } else if (need_params) {
+        for (int part = first_part; part < parts.count(); part += blockDim.x / slices) {
+          outer.clear();
+          outer.add(g, x, tile, K, parts, part, slice);
+          outer.deposit(totals, K, parts, part, slice, true);
+        }
+      }
+      __syncthreads();
+      if (need_x) store_tile(arguments.grad_x, grad_x, tiling, tile);
+      __syncthreads();  // before the next tile, or the matrices, take the memory
+    }
+
+    if (!need_params) continue;
+    if (kShared && first_part < parts.count()) outer.deposit(totals, K, parts, first_part, slice, false);
+    __syncthreads();
+    add_slices(gradients, totals, K, slices);
+    parameter_gradients(partial, add, gradients, s, effective, weight, scratch, params);
+    add = true;
+  }
+}
+
+/// Where the sums of the partial gradients go; null where a parameter is.
+template <typename A>
+struct ReduceArguments {
+  const A* partial;  ///< [blocks, size]
+  int64_t blocks, size;
+  A* edge_weight;
+  A* weight;
+  A* bias;
+  int nodes;
+};
+
+constexpr int kReduceEntries = 32;  // of a block, side by side: whole lines of memory
+constexpr int kReduceThreads = 1024;
+
+/// Adds up the blocks of backward_kernel: a fixed share of them per thread, then the threads in order.
+template <typename A>
+__global__ void __launch_bounds__(kReduceThreads) reduce_kernel(const ReduceArguments<A> arguments) {
+  extern __shared__ __align__(16) unsigned char shared_memory[];
+  A* const sums = reinterpret_cast<A*>(shared_memory);  // [shares, kReduceEntries]
+  const int lane = threadIdx.x % kReduceEntries, shares = blockDim.x / kReduceEntries;
+  const int64_t entry = int64_t{blockIdx.x} * kReduceEntries + lane;
+  const int64_t blocks = entry < arguments.size ? arguments.blocks : 0;
+  A sum = 0;
+  DGCN_UNROLL(8)
+  for (int64_t block = threadIdx.x / kReduceEntries; block < blocks; block += shares)
+    sum += arguments.partial[block * arguments.size + entry];
+  sums[threadIdx.x] = sum;
+  __syncthreads();
+  if (threadIdx.x >= kReduceEntries || entry >= arguments.size) return;
+  for (int share = 1; share < shares; ++share) sum += sums[share * kReduceEntries + lane];
+
+  const int64_t edges = int64_t{arguments.nodes} * arguments.nodes, rest = entry - edges;
+  if (rest < 0)
+    arguments.edge_weight[entry] = sum;
+  else if (arguments.weight == nullptr)
+    arguments.bias[rest] = sum;
+  else if (rest < edges)
+    arguments.weight[rest] = sum;
+  else
+    arguments.bias[rest - edges] = sum;
+}
+
+// ---- Sampling -------------------------------------------------------------------------------------------------------
+
+constexpr int kSampleThreads = 256;
+constexpr int64_t kMostSampleBlocks = 1 << 20;
+
+/// draw [samples, K, K] ~ Bernoulli(A).
+template <typename A>
+__global__ void __launch_bounds__(kSampleThreads)
+    sample_kernel(A* draw, const int64_t samples, const GraphParams<A> params) {
+  for (int64_t n = blockIdx.x; n < samples; n += gridDim.x)
+    effective_adjacency(draw + n * params.nodes * params.nodes, params, static_cast<uint32_t>(n), threadIdx.x,
+                        blockDim.x);
+}
+
+}  // namespace dgcn::cuda

@@ -1,0 +1,88 @@
+#include "pifpaf/decode/grow.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstddef>
+
+namespace dgcn::pifpaf {
+
+void Grower::grow(ConnectionSet& connections, const GrowPass& pass, Joint* person) {
+  heap_.clear();
+  entered_ = 0;
+  for (int k = 0; k < skeleton_.num_keypoints(); ++k) {
+    if (person[k].found()) push_limbs(k, person);
+  }
+  while (!heap_.empty()) {
+    Branch branch = pop();
+    const DirectedLimb& limb = *branch.limb;
+    if (person[limb.end].found()) continue;
+    if (branch.joint.found()) {
+      person[limb.end] = branch.joint;
+      push_limbs(limb.end, person);
+      continue;
+    }
+    branch.joint = connect(connections, pass, limb, person[limb.start]);
+    branch.key = branch.joint.confidence;
+    if (branch.joint.found()) push(branch);
+  }
+}
+
+void Grower::fill_missing(Joint* person) {
+  std::vector<int> reached;
+  for (int k = 0; k < skeleton_.num_keypoints(); ++k) {
+    if (person[k].found()) reached.push_back(k);
+  }
+  std::stable_sort(reached.begin(), reached.end(),
+                   [&](int a, int b) { return person[a].confidence > person[b].confidence; });
+  for (std::size_t i = 0; i < reached.size(); ++i) {  // breadth first: `reached` grows while it is walked
+    const Joint start = person[reached[i]];
+    for (const DirectedLimb& limb : skeleton_.outgoing(reached[i])) {
+      if (person[limb.end].found()) continue;
+      person[limb.end] = {config_.complete_confidence, start.x, start.y, start.scale};
+      reached.push_back(limb.end);
+    }
+  }
+}
+
+void Grower::push_limbs(int keypoint, const Joint* person) {
+  const float key = std::sqrt(person[keypoint].confidence);
+  for (const DirectedLimb& limb : skeleton_.outgoing(keypoint)) {
+    if (!person[limb.end].found()) push({key, 0, &limb, {}});
+  }
+}
+
+void Grower::push(Branch branch) {
+  branch.order = entered_++;
+  heap_.push_back(branch);
+  std::push_heap(heap_.begin(), heap_.end(), comes_later);
+}
+
+Grower::Branch Grower::pop() {
+  std::pop_heap(heap_.begin(), heap_.end(), comes_later);
+  const Branch branch = heap_.back();
+  heap_.pop_back();
+  return branch;
+}
+
+bool Grower::comes_later(const Branch& a, const Branch& b) {
+  return a.key != b.key ? a.key < b.key : a.order > b.order;
+}
+
+/// The joint at the end of a limb, not found where the limb leads nowhere or fails the reverse match.
+Joint Grower::connect(ConnectionSet& connections, const GrowPass& pass, const DirectedLimb& limb,
+                      const Joint& start) const {
+  LimbConnections& candidates = connections[static_cast<std::size_t>(limb.limb)];
+  Joint joint = candidates.follow(limb.backward, start, pass.window);
+  joint.confidence = std::sqrt(joint.confidence * start.confidence);
+  if (joint.confidence < config_.keypoint_threshold ||
+      joint.confidence < config_.keypoint_threshold_relative * start.confidence)
+    return {};
+  if (!pass.reverse_match || !joint.found()) return joint;
+
+  const Joint back = candidates.follow(!limb.backward, joint, pass.window);
+  const float distance = std::fabs(back.x - start.x) + std::fabs(back.y - start.y);
+  const bool leads_back = back.found() && distance <= config_.reverse_max_distance * start.scale;
+  return leads_back ? joint : Joint{};
+}
+
+}  // namespace dgcn::pifpaf
