@@ -209,8 +209,10 @@ if WITH_TORCH:
         )
     )
 
+DGCN = ["dgcn", *(f"dgcn.{room}" for room in ("cli", "data", "evaluation", "model", "predict", "training"))]
+
 setup(
-    packages=["dgcn_ext", "dgcn_ext.reference", *(["dgcn", "dgcn.cli"] if WITH_TORCH else [])],
+    packages=["dgcn_ext", "dgcn_ext.reference", *(DGCN if WITH_TORCH else [])],
     package_dir={"dgcn": "python/dgcn"},
     package_data={"dgcn_ext": ["py.typed", "*.pyi"], "dgcn": ["py.typed", "assets/*"]},
     install_requires=REQUIREMENTS if WITH_TORCH else ["numpy>=1.24"],

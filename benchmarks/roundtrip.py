@@ -34,7 +34,7 @@ import machine
 import numpy as np
 
 from dgcn.codec import PifPafCodec
-from dgcn.metrics import evaluate_keypoints
+from dgcn.evaluation.oks import evaluate_keypoints
 from dgcn.skeleton import COCO, Annotation, Skeleton
 from dgcn_ext.decoder import DecoderConfig, PifPafDecoder
 

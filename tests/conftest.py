@@ -44,7 +44,7 @@ def oracle(monkeypatch: pytest.MonkeyPatch) -> None:
     from cli_cases import PICTURES
     from oracle import Oracle
 
-    from dgcn import predictor
+    from dgcn.predict import predictor
 
     monkeypatch.setattr(predictor, "load_model", lambda path: (Oracle(PICTURES), {"long_edge": 513}))
 

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from dgcn.codec import PifPafCodec
-from dgcn.model import Output
+from dgcn.data.transforms import resize_pad
+from dgcn.model.network import Output
 from dgcn.skeleton import COCO, Annotation
-from dgcn.transforms import resize_pad
 
 STRIDE = 8
 CERTAIN = 12.0  # logit

@@ -10,7 +10,7 @@ import torch
 from torch.nn.functional import conv2d, relu6
 from torch.nn.utils import prune
 
-from dgcn.backbone import MOBILENET, MobileNetV1, build_backbone
+from dgcn.model.backbone import MOBILENET, MobileNetV1, build_backbone
 
 
 def random_trunk(path: Path) -> Path:

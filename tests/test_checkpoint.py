@@ -16,18 +16,17 @@ import pytest
 import safetensors.torch
 import torch
 
-from dgcn import checkpoint
-from dgcn.checkpoint import (
+from dgcn.files import atomic_write, write_json
+from dgcn.model import checkpoint
+from dgcn.model.checkpoint import (
     DEFAULT_CHECKPOINT,
     HEADER_KEY,
-    atomic_write,
     load_model,
     load_training_state,
     save_model,
     save_training_state,
-    write_json,
 )
-from dgcn.model import DGCN, ModelConfig, build_model
+from dgcn.model.network import DGCN, ModelConfig, build_model
 from dgcn.skeleton import COCO
 
 
@@ -305,8 +304,8 @@ def test_write_json_refuses_what_is_not_json(tmp_path) -> None:
 # Imports torch once; then, for one folder after the other, forks a process that saves there until it is killed.
 SAVE_FOREVER = """
 import os, sys, torch
-from dgcn.checkpoint import save_model, save_training_state
-from dgcn.model import build_model
+from dgcn.model.checkpoint import save_model, save_training_state
+from dgcn.model.network import build_model
 
 torch.set_num_threads(1)
 

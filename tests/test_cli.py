@@ -123,7 +123,7 @@ def required(tmp_path: Path) -> Iterator[str]:
 
 
 def test_train_flags_have_the_defaults_of_the_configuration(tmp_path) -> None:
-    from dgcn.engine import TrainConfig
+    from dgcn.training.loop import TrainConfig
 
     config = build_config(build_parser().parse_args([*required(tmp_path), "--device", "cpu"]))
     names = ("train_images", "train_annotations", "val_images", "val_annotations", "work_dir")
@@ -176,7 +176,7 @@ def test_mistakes_in_train_flags_are_one_line(flags, message, tmp_path, capsys) 
     ],
 )
 def test_train_announces_what_it_wrote(metrics, message, tmp_path, monkeypatch, capsys) -> None:
-    from dgcn import engine
+    from dgcn.training import loop as engine
 
     history = [{"epoch": number, **record} for number, record in enumerate(metrics, start=1)]
     monkeypatch.setattr(engine, "fit", lambda config: history)

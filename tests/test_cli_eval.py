@@ -13,12 +13,12 @@ import pytest
 from cli_cases import PICTURES, run
 from oracle import Oracle, coco_set, picture, standing, with_orientation
 
-from dgcn import checkpoint
-from dgcn import predictor as predictor_module
-from dgcn.checkpoint import save_model
-from dgcn.coco import read_coco
-from dgcn.metrics import METRICS
-from dgcn.model import build_model
+from dgcn import files
+from dgcn.data.coco_format import read_coco
+from dgcn.evaluation.oks import METRICS
+from dgcn.model.checkpoint import save_model
+from dgcn.model.network import build_model
+from dgcn.predict import predictor as predictor_module
 from dgcn.skeleton import COCO
 
 
@@ -82,7 +82,7 @@ def test_eval_keeps_the_numbers_of_a_full_disk(oracle, folder, annotations, tmp_
     def full(path: Path, document: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device", str(path))
 
-    monkeypatch.setattr(checkpoint, "write_json", full)
+    monkeypatch.setattr(files, "write_json", full)
     path = tmp_path / "metrics.json"
     assert run("eval", "--images", folder, "--annotations", annotations, "--json-output", path) == 2
     output = capsys.readouterr()

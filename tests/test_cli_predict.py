@@ -18,10 +18,10 @@ from cli_cases import PICTURES, run
 from oracle import Oracle, picture
 from PIL import Image
 
-from dgcn import predictor
 from dgcn.cli.common import load_predictor, write_overlay
 from dgcn.cli.predict import list_pictures, overlay_names
-from dgcn.images import read_image, read_size
+from dgcn.data.images import read_image, read_size
+from dgcn.predict import predictor
 from dgcn.skeleton import COCO
 
 

@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 from oracle import Oracle, box, picture, standing, with_orientation
 
-from dgcn.coco import AREA_OF_BOX, ImageRecord, read_coco, read_ground_truth
 from dgcn.codec import PifPafCodec
-from dgcn.data import CocoKeypoints
-from dgcn.metrics import evaluate_keypoints
-from dgcn.predictor import Predictor
+from dgcn.data.coco_format import AREA_OF_BOX, ImageRecord, read_coco, read_ground_truth
+from dgcn.data.dataset import CocoKeypoints
+from dgcn.data.transforms import TrainTransform
+from dgcn.evaluation.oks import evaluate_keypoints
+from dgcn.predict.predictor import Predictor
 from dgcn.skeleton import COCO
-from dgcn.transforms import TrainTransform
 
 SIZE = (96, 128)  # width, height
 PERSON = standing(40, 30, 80)

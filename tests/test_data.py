@@ -11,12 +11,12 @@ import torch
 from torch.utils.data import DataLoader
 
 from dgcn.codec import PifPafCodec
-from dgcn.data import CocoKeypoints
-from dgcn.images import read_image
-from dgcn.loader import init_worker
-from dgcn.losses import TargetBatch
+from dgcn.data.dataset import CocoKeypoints
+from dgcn.data.images import read_image
+from dgcn.data.loader import init_worker
+from dgcn.data.transforms import TrainTransform
 from dgcn.skeleton import COCO
-from dgcn.transforms import TrainTransform
+from dgcn.training.losses import TargetBatch
 
 SIZE = 129
 

@@ -19,13 +19,13 @@ import pytest
 import torch
 from stick_figures import write_set
 
-from dgcn import interrupt
-from dgcn.checkpoint import load_model, load_training_state, save_model, save_training_state
-from dgcn.engine import BEST_FILE, HISTORY_FILE, LAST_FILE, STATE_FILE, Interrupted, TrainConfig, Trainer, fit
-from dgcn.interrupt import InterruptGuard
-from dgcn.loader import LoadingError
-from dgcn.model import ModelConfig, build_model
-from dgcn.predictor import Predictor
+from dgcn.data.loader import LoadingError
+from dgcn.model.checkpoint import load_model, load_training_state, save_model, save_training_state
+from dgcn.model.network import ModelConfig, build_model
+from dgcn.predict.predictor import Predictor
+from dgcn.training import interrupt
+from dgcn.training.interrupt import InterruptGuard
+from dgcn.training.loop import BEST_FILE, HISTORY_FILE, LAST_FILE, STATE_FILE, Interrupted, TrainConfig, Trainer, fit
 
 TINY = ModelConfig(backbone="mobilenetv1_075", lift_channels=16, non_local=False)
 
@@ -88,8 +88,8 @@ def run_in_process(config: TrainConfig, killed_at: int | None = None) -> subproc
     code = f"""
 import os, signal, torch
 from pathlib import Path, PosixPath
-from dgcn.engine import TrainConfig, Trainer, fit
-from dgcn.model import ModelConfig
+from dgcn.training.loop import TrainConfig, Trainer, fit
+from dgcn.model.network import ModelConfig
 
 train_step = Trainer.train_step
 

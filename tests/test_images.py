@@ -13,7 +13,7 @@ import pytest
 from PIL import Image, ImageOps
 from PIL.Image import Transpose
 
-from dgcn.images import read_image, read_size
+from dgcn.data.images import read_image, read_size
 
 ORIENTATION = 0x0112
 LOSSLESS = ("BMP", "JPEG2000", "PNG", "PPM", "TIFF")

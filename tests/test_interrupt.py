@@ -9,8 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from dgcn import interrupt
-from dgcn.interrupt import Interrupted, InterruptGuard
+from dgcn.training import interrupt
+from dgcn.training.interrupt import Interrupted, InterruptGuard
 
 
 def saved() -> str:

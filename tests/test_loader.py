@@ -13,12 +13,12 @@ import pytest
 import torch
 from stick_figures import write_set
 
-from dgcn import loader
 from dgcn.codec import PifPafCodec
-from dgcn.data import CocoKeypoints
-from dgcn.loader import EpochBatches, LoadingError, describe_exit, fit_to_shared_memory, open_batches, plan_workers
+from dgcn.data import loader
+from dgcn.data.dataset import CocoKeypoints
+from dgcn.data.loader import EpochBatches, LoadingError, describe_exit, fit_to_shared_memory, open_batches, plan_workers
+from dgcn.data.transforms import TrainTransform
 from dgcn.skeleton import COCO
-from dgcn.transforms import TrainTransform
 
 
 @pytest.fixture

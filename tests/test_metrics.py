@@ -8,8 +8,8 @@ import json
 import numpy as np
 import pytest
 
-from dgcn.coco import read_ground_truth
-from dgcn.metrics import METRICS, bootstrap_interval, evaluate_keypoints
+from dgcn.data.coco_format import read_ground_truth
+from dgcn.evaluation.oks import METRICS, bootstrap_interval, evaluate_keypoints
 from dgcn.skeleton import COCO
 
 PERSONS = {"id": 1, "name": "person", "keypoints": list(COCO.keypoints), "skeleton": []}

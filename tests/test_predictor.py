@@ -13,10 +13,10 @@ import torch
 from oracle import Oracle, coco_set, picture, standing, with_orientation
 from PIL import Image
 
-from dgcn import predictor as predictor_module
-from dgcn.metrics import evaluate_keypoints
-from dgcn.model import build_model
-from dgcn.predictor import DEFAULT_LONG_EDGE, Pose, Predictor
+from dgcn.evaluation.oks import evaluate_keypoints
+from dgcn.model.network import build_model
+from dgcn.predict import predictor as predictor_module
+from dgcn.predict.predictor import DEFAULT_LONG_EDGE, Pose, Predictor
 from dgcn_ext.decoder import DecoderConfig
 
 PICTURES = {

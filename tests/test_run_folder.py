@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from dgcn import run_folder
-from dgcn.run_folder import BEST_FILE, HISTORY_FILE, LAST_FILE, STATE_FILE, find_state, locked
+from dgcn.training import run_folder
+from dgcn.training.run_folder import BEST_FILE, HISTORY_FILE, LAST_FILE, STATE_FILE, find_state, locked
 
 FORK = multiprocessing.get_context("fork")
 

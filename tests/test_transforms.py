@@ -5,16 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from dgcn.data.transforms import PAD_COLOR, Preprocess, TrainTransform, resize_pad, transform_annotation
+from dgcn.sizes import normalize_size, padded_size
 from dgcn.skeleton import COCO, Annotation
-from dgcn.transforms import (
-    PAD_COLOR,
-    Preprocess,
-    TrainTransform,
-    normalize_size,
-    padded_size,
-    resize_pad,
-    transform_annotation,
-)
 
 PLAIN = {"brightness": 0.0, "contrast": 0.0, "saturation": 0.0, "grayscale_probability": 0.0}
 

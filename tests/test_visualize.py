@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from dgcn.predict.visualize import draw_poses
 from dgcn.skeleton import COCO
-from dgcn.visualize import draw_poses
 
 
 @dataclass

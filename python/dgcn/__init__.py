@@ -10,8 +10,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .model import DGCN, ModelConfig, build_model
-    from .predictor import Pose, Predictor
+    from .model.network import DGCN, ModelConfig, build_model
+    from .predict.predictor import Pose, Predictor
     from .skeleton import COCO, Skeleton
 
     __version__: str
@@ -20,12 +20,12 @@ __all__ = ["COCO", "DGCN", "ModelConfig", "Pose", "Predictor", "Skeleton", "__ve
 
 _HOME = {
     "COCO": "skeleton",
-    "DGCN": "model",
-    "ModelConfig": "model",
-    "Pose": "predictor",
-    "Predictor": "predictor",
+    "DGCN": "model.network",
+    "ModelConfig": "model.network",
+    "Pose": "predict.predictor",
+    "Predictor": "predict.predictor",
     "Skeleton": "skeleton",
-    "build_model": "model",
+    "build_model": "model.network",
 }
 
 

@@ -137,9 +137,9 @@ def decoder() -> str:
 
 
 def shipped_model() -> str:
-    from ..checkpoint import DEFAULT_CHECKPOINT
-    from ..images import read_image
-    from ..predictor import Predictor
+    from ..data.images import read_image
+    from ..model.checkpoint import DEFAULT_CHECKPOINT
+    from ..predict.predictor import Predictor
     from .demo import PICTURE
 
     found = len(Predictor()(read_image(PICTURE, upright=True)))

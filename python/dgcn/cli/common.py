@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import numpy as np
 
-    from ..predictor import Pose, Predictor
+    from ..predict.predictor import Pose, Predictor
     from ..skeleton import Skeleton
 
 JOURNAL_SUFFIX = ".partial"
@@ -54,7 +54,7 @@ def positive(text: str) -> int:
 
 def input_size(text: str) -> int:
     """Type of a flag for a size of the network's input: 16n+1 pixels."""
-    from ..transforms import normalize_size
+    from ..sizes import normalize_size
 
     try:
         return normalize_size(int(text))
@@ -104,7 +104,7 @@ def load_predictor(args: argparse.Namespace, batch_size: int = 1) -> Predictor:
     """The predictor that the flags ask for; from here on this process reads pictures of up to 2^30 pixels."""
     from PIL import Image
 
-    from ..predictor import Predictor
+    from ..predict.predictor import Predictor
 
     Image.MAX_IMAGE_PIXELS = 2**29  # Pillow refuses what has twice that. Its default refuses what some phones take.
     device = choose_device(args.device)
@@ -152,8 +152,8 @@ def write_overlay(path: Path, image: np.ndarray, poses: Sequence[Pose], skeleton
     """
     from PIL import Image
 
-    from ..checkpoint import atomic_write
-    from ..visualize import draw_poses
+    from ..files import atomic_write
+    from ..predict.visualize import draw_poses
 
     height, width = image.shape[:2]
     if max(height, width) > JPEG_MAX_EDGE:
@@ -217,7 +217,7 @@ class CocoWriter:
 
     def finish(self) -> None:
         """Write the data set and remove the journal; raises OSError, and keeps the journal, if there is no room."""
-        from ..checkpoint import write_json
+        from ..files import write_json
 
         annotations = [annotation for picture in self._pictures for annotation in picture["annotations"]]
         document = {

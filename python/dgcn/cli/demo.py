@@ -28,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     import torch
 
-    from ..images import read_image
+    from ..data.images import read_image
 
     overlay, json_path = (args.output / f"{args.source.stem}.dgcn{suffix}" for suffix in (".jpg", ".json"))
     check_outputs((overlay, json_path), (args.source, args.checkpoint))

@@ -16,14 +16,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from .common import (
-    add_batch_argument,
-    add_model_arguments,
-    check_outputs,
-    load_predictor,
-    make_parser,
-    positive,
-)
+from .common import add_batch_argument, add_model_arguments, check_outputs, load_predictor, make_parser, positive
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -48,9 +41,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     args = parser.parse_args(argv)
 
-    from ..checkpoint import write_json
-    from ..coco import read_coco
-    from ..metrics import bootstrap_interval, evaluate_keypoints
+    from ..data.coco_format import read_coco
+    from ..evaluation.oks import bootstrap_interval, evaluate_keypoints
+    from ..files import write_json
 
     predictor = load_predictor(args, args.batch_size)
     records = read_coco(args.images, args.annotations, predictor.skeleton)

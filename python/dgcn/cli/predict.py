@@ -41,7 +41,7 @@ from .common import (
 if TYPE_CHECKING:
     import numpy as np
 
-    from ..predictor import Predictor
+    from ..predict.predictor import Predictor
 
 # HEIC cannot be read: it is listed so that such a picture in a folder is reported.
 SUFFIXES = {
@@ -91,7 +91,7 @@ def predict(predictor: Predictor, paths: Sequence[Path], output: Path, writer: C
     """Add what is found in each picture to `writer` and draw it into the folder `output`.
 
     Returns how many pictures could not be read or drawn; a warning names each."""
-    from ..images import read_image
+    from ..data.images import read_image
     from ..progress import Progress
 
     problems = 0

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 from .common import add_device_argument, choose_device, input_size, make_parser, positive
 
 if TYPE_CHECKING:
-    from ..engine import TrainConfig
+    from ..training.loop import TrainConfig
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -29,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     from tqdm.contrib.logging import logging_redirect_tqdm
 
-    from ..engine import BEST_FILE, LAST_FILE, fit
+    from ..training.loop import BEST_FILE, LAST_FILE, fit
 
     config = build_config(args)
     with logging_redirect_tqdm():
@@ -190,9 +190,9 @@ def build_config(args: argparse.Namespace) -> TrainConfig:
     """The configuration that the flags spell; every flag carries the name of its field."""
     from dataclasses import fields
 
-    from ..engine import TrainConfig
-    from ..losses import LossConfig
-    from ..model import ModelConfig
+    from ..model.network import ModelConfig
+    from ..training.loop import TrainConfig
+    from ..training.losses import LossConfig
 
     values = vars(args) | {
         "device": choose_device(args.device),

@@ -19,14 +19,15 @@ from torch import nn
 from dgcn_ext.arguments import INT_MAX, check_integer
 from dgcn_ext.decoder import DecoderConfig, PifPafDecoder
 
-from .checkpoint import DEFAULT_CHECKPOINT, load_model
-from .coco import CocoId, ImageRecord, read_coco
-from .codec import PifPafCodec
-from .images import EncodedImage, read_image
-from .metrics import evaluate_keypoints
-from .model import DGCN
-from .progress import Progress
-from .transforms import Preprocess, normalize_size, resize_pad
+from ..codec import PifPafCodec
+from ..data.coco_format import CocoId, ImageRecord, read_coco
+from ..data.images import EncodedImage, read_image
+from ..data.transforms import Preprocess, resize_pad
+from ..evaluation.oks import evaluate_keypoints
+from ..model.checkpoint import DEFAULT_CHECKPOINT, load_model
+from ..model.network import DGCN
+from ..progress import Progress
+from ..sizes import normalize_size
 
 DEFAULT_LONG_EDGE = 513
 """Network input in pixels where the checkpoint does not say which one it was evaluated at."""
@@ -121,7 +122,7 @@ class Predictor:
     ) -> None:
         """
         Args:
-            checkpoint: a file of `dgcn.checkpoint.save_model`; default: the model that ships with dgcn.
+            checkpoint: a file of `dgcn.model.checkpoint.save_model`; default: the model that ships with dgcn.
             device: where the network runs.
             long_edge: pictures are scaled until their long edge has this many pixels, 16n+1; default: what the
                 checkpoint was evaluated at.

@@ -11,33 +11,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from numbers import Integral
 
 import cv2
 import numpy as np
 
-from .skeleton import Annotation, Skeleton
+from ..sizes import normalize_size, padded_size
+from ..skeleton import Annotation, Skeleton
 
 PAD_COLOR = (124, 116, 104)
 """RGB of every pixel outside the picture: the mean of ImageNet, near zero once the network has normalised it."""
-
-_MULTIPLE = 16  # the coarsest stride; sizes are 16 n + 1, so that a cell is centred on the first and on the last pixel
-
-
-def normalize_size(long_edge: int) -> int:
-    """`long_edge` itself. Raises ValueError, naming the sizes next to it, unless it is 16 n + 1 with n >= 1."""
-    if not isinstance(long_edge, Integral):
-        raise TypeError(f"the input size must be an integer, got {long_edge!r}")
-    if long_edge <= 1 or (long_edge - 1) % _MULTIPLE:
-        below = max(1, (long_edge - 1) // _MULTIPLE)
-        sizes = f"{below * _MULTIPLE + 1} or {(below + 1) * _MULTIPLE + 1}"
-        raise ValueError(f"the input size must be a multiple of {_MULTIPLE} plus 1 (say {sizes}), got {long_edge}")
-    return long_edge
-
-
-def padded_size(pixels: int) -> int:
-    """The smallest size of the form 16 n + 1 that holds `pixels` pixels."""
-    return max(1, math.ceil((pixels - 1) / _MULTIPLE)) * _MULTIPLE + 1
 
 
 @dataclass(frozen=True)

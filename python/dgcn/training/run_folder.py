@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TextIO
 
-from .checkpoint import TEMPORARY_FILES
+from ..files import TEMPORARY_FILES
 
 log = logging.getLogger(__name__)
 

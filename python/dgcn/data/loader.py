@@ -19,7 +19,7 @@ import cv2
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from .data import CocoKeypoints
+from .dataset import CocoKeypoints
 
 log = logging.getLogger(__name__)
 

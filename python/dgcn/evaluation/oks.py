@@ -1,9 +1,9 @@
 """COCO keypoint average precision (OKS), computed by pycocotools.
 
-Ground truth is a COCO keypoint set, read as for training (`dgcn.coco`); results are COCO keypoint results: dicts with
-``image_id``, ``category_id``, ``keypoints`` (x, y, v times K, pixels of the original image; v is not read) and
-``score``. A result's area is that of its ``bbox``, or of the box around its keypoints where it has none. Index legend:
-T OKS thresholds, D detections, I images, R recall thresholds.
+Ground truth is a COCO keypoint set, read as for training (`dgcn.data.coco_format`); results are COCO keypoint results:
+dicts with ``image_id``, ``category_id``, ``keypoints`` (x, y, v times K, pixels of the original image; v is not read)
+and ``score``. A result's area is that of its ``bbox``, or of the box around its keypoints where it has none. Index
+legend: T OKS thresholds, D detections, I images, R recall thresholds.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from pycocotools.cocoeval import COCOeval, Params
 
 from dgcn_ext.arguments import INT_MAX, check_integer
 
-from .coco import Annotations, CocoId, ImageRecord, is_id, read_ground_truth, to_rows
+from ..data.coco_format import Annotations, CocoId, ImageRecord, is_id, read_ground_truth, to_rows
 
 METRICS = ("AP", "AP50", "AP75", "APM", "APL", "AR", "AR50", "AR75", "ARM", "ARL")
 """The ten numbers of COCO keypoint evaluation, in the order in which pycocotools summarises them."""
 
 GroundTruth = Annotations | Sequence[ImageRecord]
-"""Path of a COCO keypoint JSON, its content, or what `dgcn.coco.read_coco` made of it."""
+"""Path of a COCO keypoint JSON, its content, or what `dgcn.data.coco_format.read_coco` made of it."""
 
 
 def evaluate_keypoints(

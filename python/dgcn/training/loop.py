@@ -15,21 +15,22 @@ import torch
 from timm.utils import ModelEmaV3
 from torch import nn
 
-from .backbone import MOBILENET, MobileNetV1
-from .checkpoint import check_tensors, load_model, load_training_state, save_model, save_training_state, write_json
-from .coco import read_coco
-from .codec import PifPafCodec
-from .data import CocoKeypoints
-from .graph import distance_matrix
+from ..codec import PifPafCodec
+from ..data.coco_format import read_coco
+from ..data.dataset import CocoKeypoints
+from ..data.loader import EpochBatches, LoadingError, open_batches, plan_workers
+from ..files import write_json
+from ..graph import distance_matrix
+from ..model.backbone import MOBILENET, MobileNetV1
+from ..model.checkpoint import check_tensors, load_model, load_training_state, save_model, save_training_state
+from ..model.network import DGCN, ModelConfig, build_from_config, build_model
+from ..predict.predictor import Predictor, check_device
+from ..progress import Progress
+from .config import TrainConfig, differences
 from .interrupt import Interrupted, InterruptGuard
-from .loader import EpochBatches, LoadingError, open_batches, plan_workers
 from .losses import PifPafLoss
-from .model import DGCN, ModelConfig, build_from_config, build_model
 from .optim import build_optimizer, learning_rate, set_training
-from .predictor import Predictor, check_device
-from .progress import Progress
 from .run_folder import BEST_FILE, HISTORY_FILE, LAST_FILE, STATE_FILE, find_state, locked
-from .train_config import TrainConfig, differences
 
 __all__ = ["BEST_FILE", "HISTORY_FILE", "LAST_FILE", "STATE_FILE", "Interrupted", "TrainConfig", "Trainer", "fit"]
 

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from .coco import read_coco
-from .codec import PifPafCodec, Targets
-from .skeleton import Skeleton
+from ..codec import PifPafCodec, Targets
+from ..skeleton import Skeleton
+from .coco_format import read_coco
 from .transforms import TrainTransform
 
 

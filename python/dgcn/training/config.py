@@ -9,11 +9,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .backbone import MOBILENET
-from .checks import check_at_least, check_below_one, check_choice, check_positive, check_types
+from ..checks import check_at_least, check_below_one, check_choice, check_positive, check_types
+from ..data.transforms import TrainTransform
+from ..model.backbone import MOBILENET
+from ..model.network import ModelConfig
+from ..sizes import normalize_size
 from .losses import LossConfig
-from .model import ModelConfig
-from .transforms import TrainTransform, normalize_size
 
 OPTIMIZERS = ("sgd", "adamw")
 MAX_SEED = 2**32 - 1  # numpy's global generator takes no more

@@ -24,8 +24,8 @@ from typing import Any, NoReturn, TypeGuard
 import numpy as np
 from numpy.typing import ArrayLike
 
+from ..skeleton import Annotation, Skeleton
 from .images import read_image, read_size
-from .skeleton import Annotation, Skeleton
 
 log = logging.getLogger(__name__)
 

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .checks import check_at_least, check_choice, check_positive, check_types
-from .data import TargetBatch
-from .model import Output
+from ..checks import check_at_least, check_choice, check_positive, check_types
+from ..data.dataset import TargetBatch
+from ..model.network import Output
 
 REGRESSIONS = ("smooth_l1", "laplace")
 REGRESSION_UNIT = 1000.0

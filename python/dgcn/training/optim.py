@@ -7,8 +7,8 @@ import math
 import torch
 from torch import nn
 
-from .model import DGCN
-from .train_config import TrainConfig
+from ..model.network import DGCN
+from .config import TrainConfig
 
 
 def build_optimizer(model: DGCN, config: TrainConfig) -> torch.optim.Optimizer:

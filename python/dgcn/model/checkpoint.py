@@ -12,72 +12,29 @@ Nothing here unpickles untrusted data.
 
 from __future__ import annotations
 
-import contextlib
 import io
 import json
 import os
 import pickle
 import reprlib
-import secrets
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import safetensors
 import safetensors.torch
 import torch
 
-from .model import DGCN, ModelConfig, build_from_config
+from ..files import atomic_write, write_json
+from .network import DGCN, ModelConfig, build_from_config
 
 FORMAT_VERSION = 1
 HEADER_KEY = "dgcn"
-TEMPORARY_FILES = ".dgcn-*.tmp"
-"""Pattern of the names that files have until they are complete; a process that is killed leaves them behind."""
 
-DEFAULT_CHECKPOINT = Path(__file__).parent / "assets" / "dgcn_mobilenetv1_075_coco320.safetensors"
+DEFAULT_CHECKPOINT = Path(__file__).parent.parent / "assets" / "dgcn_mobilenetv1_075_coco320.safetensors"
 """The model that ships with the package."""
-
-
-@contextlib.contextmanager
-def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
-    """Open a binary file that appears under `path` complete or not at all.
-
-    The content goes to a hidden temporary file in the same folder (created if missing), is fsynced and renamed over
-    `path` when the block ends, and the folder is fsynced. If the block raises, the temporary file is removed; if the
-    process is killed, `path` still holds what it held before. Where `path` is a link, its target is written.
-
-    Raises:
-        OSError: no room, no permission, a name too long, ...; it names `path`.
-    """
-    asked, path = path, Path(os.path.realpath(path))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(TEMPORARY_FILES.replace("*", secrets.token_hex(8)))  # `path` may be as long as can be
-    try:
-        with open(temporary, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException as error:
-        temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.filename in (None, str(temporary), temporary):
-            error.filename, error.filename2 = str(asked), None
-        raise
-    if os.name == "posix":  # elsewhere a folder cannot be opened, and the rename is durable without it
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-
-
-def write_json(path: str | os.PathLike[str], document: Any) -> None:
-    """Write `document` as indented JSON, atomically. NaN and infinities raise ValueError: they are not JSON."""
-    text = json.dumps(document, indent=2, allow_nan=False) + "\n"
-    with atomic_write(path) as file:
-        file.write(text.encode())
 
 
 def save_model(path: str | os.PathLike[str], model: DGCN, metadata: Mapping[str, Any]) -> None:

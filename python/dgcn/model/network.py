@@ -11,16 +11,10 @@ from torch import Tensor, nn
 from dgcn_ext import DGCM, DGCMFused
 from dgcn_ext.folding import inference_copy, merge_norms
 
+from ..checks import check_at_least, check_choice, check_types
+from ..graph import coco_distances, hand_crafted_adjacency, identity_adjacency, ones_adjacency, soft_adjacency
+from ..skeleton import COCO, Skeleton
 from .backbone import MOBILENET, MobileNetV1, build_backbone, check_channels
-from .checks import check_at_least, check_choice, check_types
-from .graph import (
-    coco_distances,
-    hand_crafted_adjacency,
-    identity_adjacency,
-    ones_adjacency,
-    soft_adjacency,
-)
-from .skeleton import COCO, Skeleton
 
 GRAPHS = ("dynamic", "soft", "hand", "identity", "ones")
 SEMANTICS = ("literal", "mask")

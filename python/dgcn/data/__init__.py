@@ -1,0 +1,1 @@
+"""Data sets: the annotation format, pictures, augmentation, batches."""
