@@ -250,7 +250,11 @@ def test_range_of_each_option(name):
     if isinstance(getattr(DecoderConfig(), name), int):
         beyond = [low - 1, high + 1]
     else:
-        beyond = [np.nextafter(np.float32(low), -np.inf), np.nextafter(np.float32(high), np.inf), float("nan")]
+        beyond = [
+            np.nextafter(np.float32(low), np.float32(-np.inf)),
+            np.nextafter(np.float32(high), np.float32(np.inf)),
+            float("nan"),
+        ]
     for value in (low, high):
         assert getattr(DecoderConfig(**{name: value}), name) == value
     for value in beyond:
