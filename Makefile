@@ -167,8 +167,8 @@ PORTABLE := ATEN_CPU_CAPABILITY=default DGCN_CPU_CAPABILITY=portable OMP_NUM_THR
 AVX2 := ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 DGCN_CPU_CAPABILITY=avx2
 
 # Everything but torch and Python at the lowest versions that setup.py allows, with the headless and then with the full
-# build of OpenCV. Packages in a folder of their own, ahead of those in .venv. With AVX2 alone, as check-torch-2.13 is with
-# none: so CI sees other machines too.
+# build of OpenCV. Packages in a folder of their own, ahead of those in .venv. With AVX2 alone, and check-torch-2.13 with the
+# portable kernels on one thread: so CI sees other machines too.
 LOWEST = $(shell sed -n 's/^    "\([a-z-]*\)>=\(.*\)",$$/\1==\2/p' setup.py)
 check-lowest: build
 	PIP_CONSTRAINT= $(BIN)/pip install --quiet --no-deps --upgrade --target build/lowest $(LOWEST)
@@ -186,7 +186,7 @@ check-torch-2.13: build
 	test -x .venv-2.13/bin/python || $(PYTHON) -m venv .venv-2.13
 	PIP_CONSTRAINT= .venv-2.13/bin/pip install --quiet torch==2.13.0 numpy pytest pytest-benchmark hypothesis setuptools
 	# torch 2.13 warns of its own deprecations when it compiles; they are not errors of ours.
-	$(PORTABLE) PYTHONPATH=$(CURDIR) .venv-2.13/bin/pytest -W default::DeprecationWarning $(OPERATOR_TESTS)
+	DGCN_CPU_CAPABILITY=portable OMP_NUM_THREADS=1 PYTHONPATH=$(CURDIR) .venv-2.13/bin/pytest -W default::DeprecationWarning $(OPERATOR_TESTS)
 
 clean:
 	rm -rf .venv .venv-no-torch .venv-2.13 build demo dgcn_ext/*.so dgcn.egg-info
