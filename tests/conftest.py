@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -16,6 +17,9 @@ else:
     HAS_GPU = torch.cuda.is_available()
     # The same number on every machine, because rounding depends on it; two, so that loops are split at all.
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 2)))
+    # Inductor would take code from its cache that was compiled for another instruction set than is asked for.
+    capability = torch.backends.cpu.get_cpu_capability()
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", os.path.join(tempfile.gettempdir(), f"dgcn_inductor_{capability}"))
 
 try:
     import hypothesis
