@@ -247,7 +247,7 @@ def one_process() -> Iterator[None]:
     dist.destroy_process_group()
 
 
-@pytest.mark.filterwarnings("ignore")  # of torch.distributed, about itself
+@pytest.mark.filterwarnings("ignore:DTensor random operators may not have complete support on cpu")
 @both
 @pytest.mark.usefixtures("one_process")
 def test_every_layer_sharded(module_type: type[DGCM]) -> None:
