@@ -35,7 +35,8 @@ import numpy as np
 
 from dgcn.codec import PifPafCodec
 from dgcn.evaluation.oks import evaluate_keypoints
-from dgcn.skeleton import COCO, Annotation, Skeleton
+from dgcn.records import Annotation
+from dgcn.skeleton import COCO, Skeleton
 from dgcn_ext.decoder import DecoderConfig, PifPafDecoder
 
 STRIDE = 8  # px

@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dgcn.codec import PifPafCodec
+from dgcn.codec import Output, PifPafCodec
 from dgcn.data.transforms import resize_pad
-from dgcn.model.network import Output
-from dgcn.skeleton import COCO, Annotation
+from dgcn.records import Annotation
+from dgcn.skeleton import COCO
 
 STRIDE = 8
 CERTAIN = 12.0  # logit

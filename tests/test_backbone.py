@@ -10,7 +10,8 @@ import torch
 from torch.nn.functional import conv2d, relu6
 from torch.nn.utils import prune
 
-from dgcn.model.backbone import MOBILENET, MobileNetV1, build_backbone
+from dgcn.model.backbone import MobileNetV1, build_backbone
+from dgcn.model.config import MOBILENET
 
 
 def random_trunk(path: Path) -> Path:
@@ -63,7 +64,7 @@ def test_mobilenet_folds_to_the_same_output():
     model = torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)
     x = torch.rand(1, 3, 49, 65)
     wanted = model.eval()(x)
-    model.fold_batch_norms()
+    model.fold()
     assert not any("BatchNorm" in type(module).__name__ for module in model.modules())
     for stride, features in model(x).items():
         torch.testing.assert_close(features, wanted[stride], atol=1e-4, rtol=1e-4)

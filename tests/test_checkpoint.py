@@ -26,7 +26,8 @@ from dgcn.model.checkpoint import (
     save_model,
     save_training_state,
 )
-from dgcn.model.network import DGCN, ModelConfig, build_model
+from dgcn.model.config import ModelConfig
+from dgcn.model.network import DGCN, build_model
 from dgcn.skeleton import COCO
 
 

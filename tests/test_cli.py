@@ -17,6 +17,7 @@ from oracle import coco_set
 
 from dgcn.cli import COMMANDS, main
 from dgcn.cli.train import build_config, build_parser
+from dgcn.model.checkpoint import DEFAULT_CHECKPOINT
 
 
 @pytest.fixture
@@ -123,7 +124,7 @@ def required(tmp_path: Path) -> Iterator[str]:
 
 
 def test_train_flags_have_the_defaults_of_the_configuration(tmp_path) -> None:
-    from dgcn.training.loop import TrainConfig
+    from dgcn.training.config import TrainConfig
 
     config = build_config(build_parser().parse_args([*required(tmp_path), "--device", "cpu"]))
     names = ("train_images", "train_annotations", "val_images", "val_annotations", "work_dir")
@@ -137,7 +138,7 @@ def test_every_train_flag_reaches_the_configuration(tmp_path) -> None:
         --optimizer adamw --learning-rate 0.1 --backbone-lr-factor 0.2 --momentum 0.3 --weight-decay 0.4
         --warmup-steps 5 --freeze-epochs 6 --clip-norm 7 --ema 0.8 --amp --alpha 1 --theta 3 --beta 4 --delta 5
         --scale 6 --regression laplace --smooth-l1-beta 1 --eval-every 9 --long-edge 257 --save-seconds 10
-        --device cpu --seed 11 --deterministic"""
+        --device cpu --seed 11 --deterministic --per-sample"""
     default = build_config(build_parser().parse_args([*required(tmp_path), "--device", "cuda"]))
     config = build_config(build_parser().parse_args([*required(tmp_path), *flags.split()]))
     for old, new in ((default, config), (default.model, config.model), (default.loss, config.loss)):
@@ -146,6 +147,29 @@ def test_every_train_flag_reaches_the_configuration(tmp_path) -> None:
         assert same == set()
     assert config.model.levels == (8, 16)
     assert config.scale_range == (0.5, 1.5)
+
+
+def test_a_recipe_gives_the_defaults(tmp_path) -> None:
+    """What the paper states, with what the user changes of it."""
+    flags = [*required(tmp_path), "--recipe", "paper", "--epochs", "7", "--delta", "4", "--no-non-local"]
+    config = build_config(build_parser().parse_args(flags))
+    assert (config.pretrained, config.freeze_epochs, config.size, config.batch_size) == (True, 1, 641, 8)
+    assert (config.optimizer, config.learning_rate, config.epochs) == ("sgd", 1e-3, 7)
+    assert (config.loss.alpha, config.loss.theta, config.loss.beta, config.loss.delta) == (30, 2, 50, 4)
+    assert (config.model.backbone, config.model.gamma, config.model.non_local) == ("resnet50", 0.5, False)
+    assert not build_config(build_parser().parse_args([*flags, "--no-pretrained"])).pretrained
+
+
+def test_the_shipped_model_is_that_of_its_recipe(tmp_path) -> None:
+    """The checkpoint carries the settings of its second stage."""
+    trained = json.loads(DEFAULT_CHECKPOINT.with_suffix(".json").read_text())["metadata"]["training"]
+    start = ["--recipe", "mobilenet-second", "--init-checkpoint", "a.safetensors"]
+    settings = json.loads(build_config(build_parser().parse_args([*required(tmp_path), *start])).fingerprint())
+    paths = {"train_images", "train_annotations", "val_images", "val_annotations", "init_checkpoint", "init_trunk"}
+    trained["model"] = {"per_sample": False, **trained["model"]}
+    assert {name: settings[name] for name in trained.keys() - paths} == {
+        name: trained[name] for name in trained.keys() - paths
+    }
 
 
 @pytest.mark.parametrize(
@@ -176,10 +200,10 @@ def test_mistakes_in_train_flags_are_one_line(flags, message, tmp_path, capsys) 
     ],
 )
 def test_train_announces_what_it_wrote(metrics, message, tmp_path, monkeypatch, capsys) -> None:
-    from dgcn.training import loop as engine
+    from dgcn.training import loop
 
     history = [{"epoch": number, **record} for number, record in enumerate(metrics, start=1)]
-    monkeypatch.setattr(engine, "fit", lambda config: history)
+    monkeypatch.setattr(loop, "fit", lambda config: history)
     assert run("train", *required(tmp_path)) == 0
     assert capsys.readouterr().out == message.format(tmp_path / "work-dir") + "\n"
 

@@ -14,11 +14,14 @@ import pytest
 from oracle import Oracle, box, picture, standing, with_orientation
 
 from dgcn.codec import PifPafCodec
-from dgcn.data.coco_format import AREA_OF_BOX, ImageRecord, read_coco, read_ground_truth
+from dgcn.data.coco_format import AREA_OF_BOX, read_coco, read_ground_truth
 from dgcn.data.dataset import CocoKeypoints
+from dgcn.data.images import check_record, read_record
 from dgcn.data.transforms import TrainTransform
+from dgcn.evaluation.evaluate import evaluate, predict_records
 from dgcn.evaluation.oks import evaluate_keypoints
 from dgcn.predict.predictor import Predictor
+from dgcn.records import ImageRecord
 from dgcn.skeleton import COCO
 
 SIZE = (96, 128)  # width, height
@@ -62,7 +65,13 @@ class Doors:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.network = Oracle({50: (SIZE, [PERSON]), 150: (SIZE, [])})
-        self.predictor = Predictor.from_model(self.network, long_edge=129)
+        self.predictor = Predictor(self.network, long_edge=129)
+
+    def predict(self, path: Path) -> list[dict[str, Any]]:
+        return predict_records(self.predictor, read_coco(self.folder, path, COCO))
+
+    def evaluate(self, path: Path) -> dict[str, float]:
+        return evaluate(self.predictor, read_coco(self.folder, path, COCO))
 
     def train(self, path: Path) -> CocoKeypoints:
         transform = TrainTransform(size=65, skeleton=COCO)
@@ -71,8 +80,8 @@ class Doors:
     def all(self) -> list[Callable[[Path], object]]:
         return [
             self.train,
-            lambda path: self.predictor.predict_dataset(self.folder, path),
-            lambda path: self.predictor.evaluate(self.folder, path),
+            self.predict,
+            self.evaluate,
             lambda path: evaluate_keypoints(path, []),
             lambda path: evaluate_keypoints(json.loads(path.read_bytes()), []),
         ]
@@ -188,7 +197,7 @@ def test_what_can_be_read_is_read_alike(doors, tmp_path, change) -> None:
     given = {"image_id": record.image_id, "category_id": record.category_id, "score": 1.0}
     truth = given | {"keypoints": person.keypoints.ravel().tolist()}
     assert evaluate_keypoints(path, [truth])["AP"] == pytest.approx(1.0)
-    (found,) = doors.predictor.predict_dataset(doors.folder, path)
+    (found,) = doors.predict(path)
     assert found["image_id"] == image_ids[0]
     assert found["category_id"] == document["annotations"][0].get("category_id", 1) or found["category_id"] == 1
     assert json.loads(json.dumps(found)) == found
@@ -335,7 +344,7 @@ def test_pictures_anywhere(folder, tmp_path) -> None:
     path = write(tmp_path / "coco.json", change)
     with pytest.raises(FileNotFoundError, match=r"image 9 of"):
         read_coco(tmp_path / "empty", path, COCO)
-    assert read_coco(folder, path, COCO)[1].read().shape == (128, 96, 3)
+    assert read_record(read_coco(folder, path, COCO)[1]).shape == (128, 96, 3)
 
 
 def test_missing_files_are_named(folder, tmp_path) -> None:
@@ -352,8 +361,8 @@ def test_missing_files_are_named(folder, tmp_path) -> None:
 def test_nobody_to_learn_from(doors, tmp_path) -> None:
     """A file of pictures alone can be predicted on and evaluated, but not trained on."""
     path = write(tmp_path / "coco.json", lambda document: document["annotations"].clear())
-    assert len(doors.predictor.predict_dataset(doors.folder, path)) == 1
-    assert set(doors.predictor.evaluate(doors.folder, path).values()) == {-1.0}
+    assert len(doors.predict(path)) == 1
+    assert set(doors.evaluate(path).values()) == {-1.0}
     with pytest.raises(ValueError, match=r"coco\.json has no person with keypoints"):
         doors.train(path)
 
@@ -387,8 +396,8 @@ def test_pictures_lie_as_their_annotations(tmp_path, caplog) -> None:
 
     def read(size: tuple[int, int] | None, name: str = "a", **values: Any) -> np.ndarray:
         record = ImageRecord(1, tmp_path / f"{name}.jpg", (), size=size, **values)
-        record.check()
-        return record.read()
+        check_record(record)
+        return read_record(record)
 
     def same(image: np.ndarray, expected: np.ndarray) -> bool:
         return image.shape == expected.shape and np.abs(image.astype(int) - expected).mean() < 5
@@ -403,9 +412,9 @@ def test_pictures_lie_as_their_annotations(tmp_path, caplog) -> None:
     assert str(tmp_path) in message.getMessage()
     assert "turned as their EXIF orientation says" in message.getMessage()
     record = ImageRecord(1, tmp_path / "a.jpg", (), size=(80, 32))
-    for look in (record.read, record.check):
+    for look in (read_record, check_record):
         with pytest.raises(ValueError, match=r"a\.jpg must have the 80×32 pixels .*, got 40×16$"):
-            look()
+            look(record)
 
     with_orientation(tmp_path / "b.jpg", 3)  # half a turn, of which no size tells
     assert same(read((40, 16), "b"), stored)
@@ -423,7 +432,7 @@ def test_upright_annotations_in_training_and_evaluation(tmp_path) -> None:
     assert cv2.imwrite(str(tmp_path / "deep" / "b.png"), picture(150, *SIZE))
     path = write(tmp_path / "coco.json", lambda document: document["images"][0].update(file_name="a.jpg"))
     doors = Doors(tmp_path)
-    assert doors.predictor.evaluate(tmp_path, path)["AP"] == pytest.approx(1.0)
+    assert doors.evaluate(path)["AP"] == pytest.approx(1.0)
     seen = []
     data = doors.train(path)
     data.transform = lambda image, annotations, rng: (seen.append(image), (image, annotations))[1]

@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from dgcn.codec import PifPafCodec, Targets
-from dgcn.skeleton import COCO, Annotation, Skeleton
+from dgcn.records import Annotation
+from dgcn.skeleton import COCO, Skeleton
 from dgcn_ext.decoder import PifPafDecoder
 
 STRIDE = 8

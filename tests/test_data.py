@@ -11,12 +11,11 @@ import torch
 from torch.utils.data import DataLoader
 
 from dgcn.codec import PifPafCodec
-from dgcn.data.dataset import CocoKeypoints
+from dgcn.data.dataset import CocoKeypoints, TargetBatch
 from dgcn.data.images import read_image
 from dgcn.data.loader import init_worker
 from dgcn.data.transforms import TrainTransform
 from dgcn.skeleton import COCO
-from dgcn.training.losses import TargetBatch
 
 SIZE = 129
 

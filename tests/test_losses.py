@@ -8,9 +8,10 @@ import pytest
 import torch
 from torch.nn.functional import binary_cross_entropy_with_logits, smooth_l1_loss, softplus
 
+from dgcn.codec import Output
 from dgcn.data.dataset import TargetBatch
-from dgcn.model.network import Output
-from dgcn.training.losses import LossConfig, PifPafLoss, confidence_loss
+from dgcn.training.config import LossConfig
+from dgcn.training.losses import PifPafLoss, confidence_loss
 
 B, K, M, H, W = 2, 3, 2, 5, 7
 NAN = float("nan")

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from dgcn.graph import coco_distances, hand_crafted_adjacency, soft_adjacency
-from dgcn.model.network import ModelConfig, build_from_config, build_model
+from dgcn.model.config import ModelConfig
+from dgcn.model.network import build_from_config, build_model
 from dgcn.skeleton import COCO, Skeleton
 
 

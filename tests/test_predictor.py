@@ -13,10 +13,14 @@ import torch
 from oracle import Oracle, coco_set, picture, standing, with_orientation
 from PIL import Image
 
+from dgcn.data.coco_format import read_coco
+from dgcn.evaluation.evaluate import evaluate, predict_records
 from dgcn.evaluation.oks import evaluate_keypoints
 from dgcn.model.network import build_model
 from dgcn.predict import predictor as predictor_module
-from dgcn.predict.predictor import DEFAULT_LONG_EDGE, Pose, Predictor
+from dgcn.predict.predictor import DEFAULT_LONG_EDGE, Predictor
+from dgcn.records import Pose
+from dgcn.skeleton import COCO
 from dgcn_ext.decoder import DecoderConfig
 
 PICTURES = {
@@ -42,12 +46,12 @@ def same_people(poses: list[Pose], expected: list[np.ndarray]) -> bool:
 
 @pytest.fixture
 def predictor() -> Predictor:
-    return Predictor.from_model(Oracle(PICTURES), long_edge=385)
+    return Predictor(Oracle(PICTURES), long_edge=385)
 
 
 @pytest.mark.parametrize("long_edge", [321, 513])
 def test_poses_are_in_pixels_of_the_picture(long_edge) -> None:
-    predictor = Predictor.from_model(Oracle(PICTURES), long_edge=long_edge)
+    predictor = Predictor(Oracle(PICTURES), long_edge=long_edge)
     for image, (_, expected) in zip(pictures(), PICTURES.values(), strict=True):
         assert same_people(predictor(image), expected)
 
@@ -56,7 +60,7 @@ def test_poses_are_in_pixels_of_the_picture(long_edge) -> None:
 def test_a_batch_changes_nothing(predictor, batch_size) -> None:
     alone = [predictor(image) for image in pictures()]
     oracle = Oracle(PICTURES)
-    together = list(Predictor.from_model(oracle, long_edge=385, batch_size=batch_size).batch(iter(pictures())))
+    together = list(Predictor(oracle, long_edge=385, batch_size=batch_size).batch(iter(pictures())))
     assert len(together) == len(alone)
     for one, other in zip(alone, together, strict=True):
         assert [pose.to_coco() for pose in one] == [pose.to_coco() for pose in other]
@@ -141,7 +145,7 @@ def test_a_forked_process_predicts(monkeypatch) -> None:
     threads = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
-        predictor = Predictor.from_model(build_model("mobilenetv1_075", lift_channels=8), long_edge=97)
+        predictor = Predictor(build_model("mobilenetv1_075", lift_channels=8), long_edge=97)
         image = pictures()[0]
         expected = len(predictor(image))
         context = multiprocessing.get_context("fork")
@@ -169,7 +173,7 @@ def test_timings(predictor) -> None:
 
 
 def test_decoder_config(predictor) -> None:
-    nobody = Predictor.from_model(Oracle(PICTURES), long_edge=385, config=DecoderConfig(seed_threshold=1.0))
+    nobody = Predictor(Oracle(PICTURES), long_edge=385, config=DecoderConfig(seed_threshold=1.0))
     assert predictor(pictures()[0])
     assert not nobody(pictures()[0])
 
@@ -194,7 +198,7 @@ def test_checkpoint_decides_the_decoder(monkeypatch) -> None:
 def test_real_network_leaves_the_model_alone() -> None:
     model = build_model("mobilenetv1_075", lift_channels=8).train()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    predictor = Predictor.from_model(model, long_edge=97, batch_size=2)
+    predictor = Predictor(model, long_edge=97, batch_size=2)
     rng = np.random.default_rng(0)
     found = list(predictor.batch(rng.integers(0, 256, (3, 60, 80, 3), dtype=np.uint8)))
     assert len(found) == 3
@@ -221,7 +225,7 @@ def write(path: Path, image: np.ndarray) -> Path:
 )
 def test_bad_arguments(arguments, message) -> None:
     with pytest.raises(ValueError, match=message):
-        Predictor.from_model(Oracle(PICTURES), **arguments)
+        Predictor(Oracle(PICTURES), **arguments)
 
 
 @pytest.mark.parametrize(
@@ -234,14 +238,14 @@ def test_bad_arguments(arguments, message) -> None:
 )
 def test_arguments_of_other_types(arguments, message) -> None:
     with pytest.raises(TypeError, match=message):
-        Predictor.from_model(Oracle(PICTURES), **arguments)
+        Predictor(Oracle(PICTURES), **arguments)
 
 
 def test_a_model_of_another_type() -> None:
-    with pytest.raises(TypeError, match="model must be a DGCN, got str"):
-        Predictor.from_model("model.safetensors")
-    with pytest.raises(TypeError, match="checkpoint must be the path of a file, got 3"):
+    with pytest.raises(TypeError, match="model must be a DGCN or the path of a checkpoint, got 3"):
         Predictor(3)
+    with pytest.raises(TypeError, match="path must be that of a checkpoint, got a Oracle"):
+        Predictor.from_checkpoint(Oracle(PICTURES))
 
 
 @pytest.mark.parametrize(
@@ -273,7 +277,7 @@ def test_bad_arrays(predictor, image) -> None:
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 500), (2000, 3)])
 def test_extreme_shapes(size) -> None:
-    assert Predictor.from_model(Oracle({9: (size, [])}), long_edge=257)(picture(9, *size)) == []
+    assert Predictor(Oracle({9: (size, [])}), long_edge=257)(picture(9, *size)) == []
 
 
 def test_evaluation_of_a_dataset(tmp_path, predictor) -> None:
@@ -282,10 +286,11 @@ def test_evaluation_of_a_dataset(tmp_path, predictor) -> None:
     with_orientation(tmp_path / names[0], 6)
     truth = tmp_path / "truth.json"
     truth.write_text(json.dumps(coco_set(names, list(PICTURES.values()))))
-    results = predictor.predict_dataset(tmp_path, truth)
+    records = read_coco(tmp_path, truth, COCO)
+    results = predict_records(predictor, records)
     assert len(results) == sum(len(persons) for _, persons in PICTURES.values())
     assert evaluate_keypoints(truth, results)["AP"] == pytest.approx(1.0)
-    assert predictor.evaluate(tmp_path, truth)["AP"] == pytest.approx(1.0)
+    assert evaluate(predictor, records)["AP"] == pytest.approx(1.0)
     (tmp_path / names[2]).unlink()
-    with pytest.raises(FileNotFoundError, match=r"image 3 .*100\.jpg"):
-        predictor.predict_dataset(tmp_path, truth)
+    with pytest.raises(FileNotFoundError, match=r"100\.jpg"):
+        predict_records(predictor, records)

@@ -8,7 +8,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from dgcn.skeleton import COCO, Annotation, Skeleton
+from dgcn.records import Annotation
+from dgcn.skeleton import COCO, Skeleton
 
 
 def test_coco_is_the_skeleton_of_the_coco_files():

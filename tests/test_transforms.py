@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from dgcn.data.transforms import PAD_COLOR, Preprocess, TrainTransform, resize_pad, transform_annotation
+from dgcn.records import Annotation
 from dgcn.sizes import normalize_size, padded_size
-from dgcn.skeleton import COCO, Annotation
+from dgcn.skeleton import COCO
 
 PLAIN = {"brightness": 0.0, "contrast": 0.0, "saturation": 0.0, "grayscale_probability": 0.0}
 

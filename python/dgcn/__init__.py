@@ -10,8 +10,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .model.network import DGCN, ModelConfig, build_model
-    from .predict.predictor import Pose, Predictor
+    from .model.config import ModelConfig
+    from .model.network import DGCN, build_model
+    from .predict.predictor import Predictor
+    from .records import Pose
     from .skeleton import COCO, Skeleton
 
     __version__: str
@@ -21,8 +23,8 @@ __all__ = ["COCO", "DGCN", "ModelConfig", "Pose", "Predictor", "Skeleton", "__ve
 _HOME = {
     "COCO": "skeleton",
     "DGCN": "model.network",
-    "ModelConfig": "model.network",
-    "Pose": "predict.predictor",
+    "ModelConfig": "model.config",
+    "Pose": "records",
     "Predictor": "predict.predictor",
     "Skeleton": "skeleton",
     "build_model": "model.network",

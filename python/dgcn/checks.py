@@ -6,10 +6,9 @@ They take a dataclass instance and the names of the fields to check.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
 from dataclasses import fields
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 _KINDS: tuple[tuple[type, type, str], ...] = (  # type of the default, required type, its name
     (bool, bool, "True or False"),  # before int, of which bool is a subclass
@@ -20,7 +19,10 @@ _KINDS: tuple[tuple[type, type, str], ...] = (  # type of the default, required 
 
 
 def check_types(config: Any) -> None:
-    """Raise TypeError unless every field whose default is a bool, a number or a string holds one."""
+    """Check every field whose default is a bool, a number or a string.
+
+    Raises TypeError unless it holds one, ValueError unless it is among the choices of a field annotated `Literal`."""
+    hints = get_type_hints(type(config))
     for field in fields(config):
         value = getattr(config, field.name)
         for default_kind, kind, required in _KINDS:
@@ -28,6 +30,8 @@ def check_types(config: Any) -> None:
                 if not isinstance(value, kind) or (kind is not bool and isinstance(value, bool)):
                     raise TypeError(f"{field.name} must be {required}, got {value!r}")
                 break
+        if get_origin(hints[field.name]) is Literal and value not in (choices := get_args(hints[field.name])):
+            raise ValueError(f"{field.name} must be one of {choices}, got {value!r}")
 
 
 def check_at_least(config: Any, low: float, *names: str) -> None:
@@ -59,10 +63,3 @@ def check_below_one(config: Any, *names: str) -> None:
         value = getattr(config, name)
         if not 0 <= value < 1:
             raise ValueError(f"{name} must be in [0, 1), got {value}")
-
-
-def check_choice(config: Any, name: str, choices: Collection[str]) -> None:
-    """Raise ValueError unless the string is one of `choices`."""
-    value = getattr(config, name)
-    if value not in choices:
-        raise ValueError(f"{name} must be one of {choices}, got {value!r}")

@@ -7,6 +7,7 @@ on pixel (x, y) = (s j, s i). Offsets and scales are in cells. The fields are th
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from torch import Tensor
@@ -14,9 +15,59 @@ from torch.nn import functional as F
 
 from dgcn_ext.encoder import PifPafEncoder, Targets
 
-from .skeleton import Annotation, Skeleton
+from .records import Annotation
+from .skeleton import Skeleton
 
-__all__ = ["PifPafCodec", "Targets"]
+__all__ = ["PAF_COMPONENTS", "PIF_COMPONENTS", "Output", "PifPafCodec", "Targets"]
+
+PIF_COMPONENTS = 5  # of a head: c, x, y, b, scale
+PAF_COMPONENTS = 7  # c, x1, y1, x2, y2, b1, b2
+
+
+class Output(NamedTuple):
+    """What the network returns for images [B, 3, H, W]; h, w are the cells of the fields' stride (8).
+
+    The heads as they are, and views of their components under the names that these have in `Targets`.
+    """
+
+    pif: Tensor  # [B, K, 5, h, w]: c (logit), x, y (cells, relative to the cell), b, scale (before softplus)
+    paf: Tensor  # [B, M, 7, h, w]: c (logit), x1, y1, x2, y2 (cells, relative to the cell), b1, b2
+    node_logits: list[tuple[int, Tensor]]  # (stride s, [B, K, h_s, w_s]) of every DGCM: the intermediate supervision
+
+    @property
+    def pif_confidence(self) -> Tensor:
+        """[B, K, h, w] logits."""
+        return self.pif[:, :, 0]
+
+    @property
+    def pif_offset(self) -> Tensor:
+        """[B, K, 2, h, w] (x, y) in cells."""
+        return self.pif[:, :, 1:3]
+
+    @property
+    def pif_spread(self) -> Tensor:
+        """[B, K, h, w], b of the offset."""
+        return self.pif[:, :, 3]
+
+    @property
+    def pif_scale(self) -> Tensor:
+        """[B, K, h, w], before softplus."""
+        return self.pif[:, :, 4]
+
+    @property
+    def paf_confidence(self) -> Tensor:
+        """[B, M, h, w] logits."""
+        return self.paf[:, :, 0]
+
+    @property
+    def paf_offset(self) -> Tensor:
+        """[B, M, 4, h, w] (x1, y1, x2, y2) in cells."""
+        return self.paf[:, :, 1:5]
+
+    @property
+    def paf_spread(self) -> Tensor:
+        """[B, M, 2, h, w], b of either end's offset."""
+        return self.paf[:, :, 5:7]
 
 
 class PifPafCodec:
@@ -57,17 +108,16 @@ class PifPafCodec:
         """Raw heads `pif_head` [B, K, 5, H, W] and `paf_head` [B, M, 7, H, W], any float dtype, to what the decoder
         reads: for each picture float32 (pif [K, 5, H, W], paf [M, 8, H, W]).
 
-        Heads are (c, x, y, b, sigma) and (c, x1, y1, x2, y2, b1, b2): c a logit, offsets from the cell, sigma the scale
-        before a softplus. Fields are (0, confidence, x, y, scale) and (0, confidence, x1, y1, x2, y2, scale1, scale2)
-        in absolute cells; a limb's scales are those of the PIF at its end points."""
+        Heads are those of `Output`. Fields are (0, confidence, x, y, scale) and (0, confidence, x1, y1, x2, y2, scale1,
+        scale2) in absolute cells; a limb's scales are those of the PIF at its end points."""
         self._check_heads(pif_head, paf_head)
-        pif, paf = pif_head.detach().float(), paf_head.detach().float()
+        heads = Output(pif_head.detach().float(), paf_head.detach().float(), [])
         parts = (
-            pif[:, :, 0].sigmoid(),
-            pif[:, :, 1:3],
-            F.softplus(pif[:, :, 4]),
-            paf[:, :, 0].sigmoid(),
-            paf[:, :, 1:5],
+            heads.pif_confidence.sigmoid(),
+            heads.pif_offset,
+            F.softplus(heads.pif_scale),
+            heads.paf_confidence.sigmoid(),
+            heads.paf_offset,
         )
         return [self._assemble(*of_image) for of_image in zip(*(part.cpu().numpy() for part in parts), strict=True)]
 
@@ -103,27 +153,27 @@ class PifPafCodec:
         paf_offset: np.ndarray,
     ) -> tuple[np.ndarray, np.ndarray]:
         """Decoder fields pif [K, 5, H, W] and paf [M, 8, H, W] of one picture from parts without NaN for "nothing"."""
-        (k, height, width), m = pif_confidence.shape, len(paf_confidence)
+        height, width = pif_confidence.shape[1:]
         cell = np.indices((height, width), dtype=np.float32)[::-1]  # x, y
-        pif, paf = np.zeros((k, 5, height, width), np.float32), np.zeros((m, 8, height, width), np.float32)
-        pif[:, 1] = pif_confidence
-        pif[:, 2:4] = pif_offset + cell
-        pif[:, 4] = pif_scale
-        paf[:, 1] = paf_confidence
-        paf[:, 2:6] = paf_offset + np.tile(cell, (2, 1, 1))
-        for end, joint in enumerate(self._limbs.T):
-            # fmin and fmax also turn the NaN of a diverged network into an index; the decoder judges it as a value.
-            x, y = (
-                np.rint(np.fmin(np.fmax(paf[:, component + 2 * end], 0), size - 1)).astype(np.intp)
-                for component, size in ((2, width), (3, height))
-            )
-            paf[:, 6 + end] = pif_scale.take((joint[:, None, None] * height + y) * width + x)
+        ends = paf_offset.reshape(-1, 2, 2, height, width) + cell  # [M, end, (x, y), H, W]
+        # fmin and fmax also turn the NaN of a diverged network into an index; the decoder judges it as a value.
+        last = np.array([width - 1, height - 1], np.float32)[:, None, None]
+        x, y = np.rint(np.fmin(np.fmax(ends, 0), last)).astype(np.intp).swapaxes(0, 2)  # [end, M, H, W] each
+        scales = pif_scale.take((self._limbs.T[..., None, None] * height + y) * width + x).swapaxes(0, 1)
+        unused_pif, unused_paf = np.zeros_like(pif_confidence), np.zeros_like(paf_confidence)
+        pif = np.concatenate(
+            [unused_pif[:, None], pif_confidence[:, None], pif_offset + cell, pif_scale[:, None]], axis=1
+        )
+        paf = np.concatenate(
+            [unused_paf[:, None], paf_confidence[:, None], ends.reshape(-1, 4, height, width), scales], axis=1
+        )
         return pif, paf
 
     def _check_heads(self, pif_head: Tensor, paf_head: Tensor) -> None:
         k, m = self.skeleton.num_keypoints, self.skeleton.num_limbs
-        if pif_head.ndim != 5 or pif_head.shape[1:3] != (k, 5):
-            raise ValueError(f"pif_head must have shape [B, {k}, 5, H, W], got {list(pif_head.shape)}")
-        expected = [pif_head.shape[0], m, 7, *pif_head.shape[3:]]
+        if pif_head.ndim != 5 or pif_head.shape[1:3] != (k, PIF_COMPONENTS):
+            required = f"[B, {k}, {PIF_COMPONENTS}, H, W]"
+            raise ValueError(f"pif_head must have shape {required}, got {list(pif_head.shape)}")
+        expected = [pif_head.shape[0], m, PAF_COMPONENTS, *pif_head.shape[3:]]
         if list(paf_head.shape) != expected:
             raise ValueError(f"paf_head must have shape {expected}, as pif_head, got {list(paf_head.shape)}")

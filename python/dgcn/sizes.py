@@ -8,15 +8,15 @@ from numbers import Integral
 _MULTIPLE = 16  # the coarsest stride; sizes are 16 n + 1, so that a cell is centred on the first and on the last pixel
 
 
-def normalize_size(long_edge: int) -> int:
-    """`long_edge` itself. Raises ValueError, naming the sizes next to it, unless it is 16 n + 1 with n >= 1."""
-    if not isinstance(long_edge, Integral):
-        raise TypeError(f"the input size must be an integer, got {long_edge!r}")
-    if long_edge <= 1 or (long_edge - 1) % _MULTIPLE:
-        below = max(1, (long_edge - 1) // _MULTIPLE)
+def normalize_size(pixels: int, name: str = "the input size") -> int:
+    """`pixels` itself. Raises ValueError, naming the sizes next to it, unless it is 16 n + 1 with n >= 1."""
+    if not isinstance(pixels, Integral):
+        raise TypeError(f"{name} must be an integer, got {pixels!r}")
+    if pixels <= 1 or (pixels - 1) % _MULTIPLE:
+        below = max(1, (pixels - 1) // _MULTIPLE)
         sizes = f"{below * _MULTIPLE + 1} or {(below + 1) * _MULTIPLE + 1}"
-        raise ValueError(f"the input size must be a multiple of {_MULTIPLE} plus 1 (say {sizes}), got {long_edge}")
-    return long_edge
+        raise ValueError(f"{name} must be a multiple of {_MULTIPLE} plus 1 (say {sizes}), got {pixels}")
+    return pixels
 
 
 def padded_size(pixels: int) -> int:

@@ -1,8 +1,7 @@
-"""What a skeleton is (keypoints, limbs, OKS sigmas, mirror, reference pose) and the annotations that carry one."""
+"""What a skeleton is: keypoints, limbs, OKS sigmas, mirror, reference pose. COCO's is one."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -87,38 +86,6 @@ class Skeleton:
             flip=tuple(int(i) for i in values["flip"]),
             upright_pose=np.asarray(values["upright_pose"]),
         )
-
-
-@dataclass(frozen=True, eq=False)
-class Annotation:
-    """One COCO annotation: a person, or a crowd.
-
-    keypoints: float [K, 3], (x px, y px, visibility: 0 not annotated, 1 hidden, 2 visible); float64 as read from a
-        file, so that evaluation rounds nothing.
-    box: (x, y, width, height) in pixels.
-    area: of the person's mask, in square pixels.
-    iscrowd: the box holds many people, none of them annotated one by one.
-    """
-
-    keypoints: np.ndarray
-    box: tuple[float, float, float, float]
-    area: float
-    iscrowd: bool = False
-
-    @property
-    def num_keypoints(self) -> int:
-        """How many keypoints are annotated."""
-        return int(np.count_nonzero(self.keypoints[:, 2] > 0))
-
-    @property
-    def is_ignored(self) -> bool:
-        """Whether the box holds people whose keypoints nobody marked: neither persons nor background."""
-        return self.iscrowd or self.num_keypoints == 0
-
-    @property
-    def scale(self) -> float:
-        """The person's size in pixels, as in Eq. 5: the square root of its area, of its box's where that is 0."""
-        return math.sqrt(self.area or self.box[2] * self.box[3])
 
 
 # A person 175 cm tall facing the camera, arms hanging: centimetres, y measured down from the crown. "left" is the

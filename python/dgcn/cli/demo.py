@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from .common import CocoWriter, add_model_arguments, check_outputs, load_predictor, make_parser, write_overlay
+from .common import add_model_arguments, check_outputs, load_predictor, make_parser, write_overlay
 
 PICTURE = Path(__file__).parent.parent / "assets" / "astronaut.jpg"
 
@@ -28,6 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     import torch
 
+    from ..data.coco_format import CocoWriter
     from ..data.images import read_image
 
     overlay, json_path = (args.output / f"{args.source.stem}.dgcn{suffix}" for suffix in (".jpg", ".json"))

@@ -42,7 +42,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
 
     from ..data.coco_format import read_coco
-    from ..evaluation.oks import bootstrap_interval, evaluate_keypoints
+    from ..evaluation.evaluate import predict_records
+    from ..evaluation.oks import KeypointEvaluation
     from ..files import write_json
 
     predictor = load_predictor(args, args.batch_size)
@@ -52,13 +53,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not any(record.persons for record in records):
         warning = f"{args.annotations} has no person with keypoints: every number is n/a"
         print(f"dgcn eval: warning: {warning}", file=sys.stderr)
-    results = predictor.predict_records(records, force_complete=args.force_complete, progress=True)
-    sigmas = predictor.skeleton.sigmas
-    metrics = evaluate_keypoints(records, results, sigmas=sigmas)
+    results = predict_records(predictor, records, force_complete=args.force_complete, progress=True)
+    evaluation = KeypointEvaluation(records, results, sigmas=predictor.skeleton.sigmas)
+    metrics = evaluation.metrics()
     for name, value in metrics.items():
         print(f"{name:<5}{value:.4f}" if value >= 0 else f"{name:<5}n/a")
     if args.bootstrap:
-        low, high = bootstrap_interval(records, results, sigmas=sigmas, resamples=args.bootstrap)
+        low, high = evaluation.interval(args.bootstrap)
         interval = f"{low:.4f} to {high:.4f}" if low >= 0 else "n/a"
         print(f"95 % interval of AP: {interval} ({args.bootstrap} resamples of the pictures)")
     count, timings = max(1, predictor.timings.num_images), predictor.timings

@@ -17,7 +17,6 @@ After a kill or on a full disk it stays.
 from __future__ import annotations
 
 import contextlib
-import glob
 import signal
 import sys
 from collections import deque
@@ -26,8 +25,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .common import (
-    JOURNAL_SUFFIX,
-    CocoWriter,
     add_batch_argument,
     add_model_arguments,
     check_outputs,
@@ -41,6 +38,7 @@ from .common import (
 if TYPE_CHECKING:
     import numpy as np
 
+    from ..data.coco_format import CocoWriter
     from ..predict.predictor import Predictor
 
 # HEIC cannot be read: it is listed so that such a picture in a folder is reported.
@@ -62,11 +60,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     add_batch_argument(parser)
     args = parser.parse_args(argv)
 
+    from ..data.coco_format import CocoWriter, find_journals
+
     paths = list_pictures(args.source)
     json_path = args.json_output or args.output / "predictions.json"
     check_outputs([json_path], [*paths, args.checkpoint])
     check_writable(args.output / f"any{OVERLAY_SUFFIX}")
-    for journal in sorted(json_path.parent.glob(f"{glob.escape(json_path.name)}.*{JOURNAL_SUFFIX}")):
+    for journal in find_journals(json_path):
         warn(f"{journal} has the results of another run, which was killed or is not done; it is left as it is")
     predictor = load_predictor(args, args.batch_size)
     writer = CocoWriter(json_path, predictor.skeleton)

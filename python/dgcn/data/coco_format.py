@@ -1,4 +1,4 @@
-"""COCO keypoint annotations: the one reader of training, prediction and evaluation.
+"""COCO keypoint data sets: the one reader of training, prediction and evaluation, and the one writer.
 
 A field that is absent or null has one default everywhere: `area` is 0.53 times that of the box, `iscrowd` is 0, and
 `keypoints` are none. `num_keypoints` is counted, not read; of a keypoint with v = 0, x and y are not read either.
@@ -9,14 +9,14 @@ What does not fit is a ValueError of one line: the file, the entry, the field, w
 
 from __future__ import annotations
 
-import functools
+import contextlib
+import glob
+import itertools
 import json
-import logging
 import math
 import os
 import reprlib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
 from numbers import Real
 from pathlib import Path
 from typing import Any, NoReturn, TypeGuard
@@ -24,13 +24,9 @@ from typing import Any, NoReturn, TypeGuard
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ..skeleton import Annotation, Skeleton
-from .images import read_image, read_size
-
-log = logging.getLogger(__name__)
-
-CocoId = int | str
-"""Id of an image or a category; COCO has numbers, other tools write strings."""
+from ..files import write_json
+from ..records import Annotation, CocoId, ImageRecord, Pose
+from ..skeleton import Skeleton
 
 Annotations = str | os.PathLike[str] | Mapping[str, Any]
 """Path of a COCO keypoint JSON, or its content."""
@@ -38,61 +34,11 @@ Annotations = str | os.PathLike[str] | Mapping[str, Any]
 AREA_OF_BOX = 0.53
 """A person's area as a fraction of its box, where only the box is known: the factor of the CrowdPose tools."""
 
+JOURNAL_SUFFIX = ".partial"
+"""End of the name of the file that has the results until `CocoWriter` writes the data set."""
+
 LARGEST_COORDINATE = 2.0**24
 """In pixels, and far beyond any picture: up to here float32, in which targets are made, holds every whole pixel."""
-
-
-@dataclass(frozen=True)
-class ImageRecord:
-    """One picture of a COCO keypoint set.
-
-    image_id: as in the file.
-    path: of the picture.
-    annotations: what is annotated on it, in pixels.
-    category_id: of the persons, as in the file; the same for every picture of a set.
-    size: (width, height) in pixels that the annotations were made for; None if the file does not say.
-    upright: the annotations were made on the picture as its EXIF orientation says, as those of `dgcn predict` are.
-    """
-
-    image_id: CocoId
-    path: Path
-    annotations: tuple[Annotation, ...]
-    category_id: CocoId = 1
-    size: tuple[int, int] | None = None
-    upright: bool = False
-
-    @property
-    def persons(self) -> list[Annotation]:
-        """Those of the annotations that are one person with keypoints."""
-        return [annotation for annotation in self.annotations if not annotation.is_ignored]
-
-    def read(self) -> np.ndarray:
-        """The picture, uint8 [H, W, 3] RGB, turned so that the annotations lie on it.
-
-        COCO's coordinates are those of the stored pixels. Some tools write those of the picture as it is shown, which
-        its EXIF orientation may turn by 90 degrees; then the annotated width and height tell.
-
-        Raises:
-            OSError, ValueError: no picture, a damaged one, or one of another size than is annotated.
-        """
-        image = read_image(self.path, upright=self.upright)
-        if self.size in (None, _size(image)):
-            return image
-        upright = read_image(self.path, upright=True)
-        if self.size == _size(upright):
-            _say_turned(self.path.parent)
-            return upright
-        raise self._wrong_size(_size(image))
-
-    def check(self) -> None:
-        """Raise what `read` would, as far as the first bytes of the file tell: a thousand times faster."""
-        size = read_size(self.path)
-        if self.size not in (None, size, size[::-1]):
-            raise self._wrong_size(size)
-
-    def _wrong_size(self, found: tuple[int, int]) -> ValueError:
-        expected, got = (None if size is None else "×".join(map(str, size)) for size in (self.size, found))
-        return ValueError(f"{self.path} must have the {expected} pixels that its annotations are for, got {got}")
 
 
 def read_coco(images: str | Path, annotations: str | Path, skeleton: Skeleton) -> list[ImageRecord]:
@@ -153,6 +99,79 @@ def to_rows(values: Sequence[Any], *shapes: tuple[int, ...]) -> np.ndarray:
         if numbers.shape in shapes:
             row[:] = numbers.ravel()
     return rows
+
+
+class CocoWriter:
+    """Writes the poses of pictures as a COCO keypoint data set: images, annotations, categories.
+
+    Every picture goes to a journal beside the data set as soon as it is added, as a line of JSON, so that a killed
+    process or a full disk costs at most the picture in work. `finish` writes the data set and removes the journal.
+
+    Attributes:
+        journal: its path, that of the data set with the first free number and ".partial" at the end.
+    """
+
+    def __init__(self, path: Path, skeleton: Skeleton) -> None:
+        for number in itertools.count(1):
+            self.journal = path.with_name(f"{path.name}.{number}{JOURNAL_SUFFIX}")
+            with contextlib.suppress(FileExistsError):  # of another run
+                open(self.journal, "x").close()
+                break
+        self._path = path
+        self._pictures: list[dict[str, Any]] = []  # {"image": ..., "annotations": [...]}, as in the journal
+        self._category = {
+            "id": 1,
+            "name": "person",
+            "supercategory": "person",
+            "keypoints": list(skeleton.keypoints),
+            "skeleton": [[i + 1, j + 1] for i, j in skeleton.limbs],  # COCO counts from 1
+        }
+
+    @property
+    def num_images(self) -> int:
+        return len(self._pictures)
+
+    @property
+    def num_persons(self) -> int:
+        return sum(len(picture["annotations"]) for picture in self._pictures)
+
+    def add(self, source: Path, image: np.ndarray, poses: Iterable[Pose]) -> None:
+        """Add the picture `image` [H, W, 3] of the file `source`; ids count from 1 in the order of the calls.
+
+        Raises OSError that names the journal if that cannot be written."""
+        image_id = len(self._pictures) + 1
+        height, width = image.shape[:2]
+        picture = {
+            "image": {"id": image_id, "file_name": str(source), "width": width, "height": height, "upright": True},
+            "annotations": [pose.to_coco(image_id) for pose in poses],
+        }
+        try:
+            with open(self.journal, "a", encoding="utf-8") as file:
+                file.write(json.dumps(picture) + "\n")
+        except OSError as error:  # that of a full disk names no file
+            raise OSError(error.errno, error.strerror, str(self.journal)) from error
+        self._pictures.append(picture)
+
+    def finish(self) -> None:
+        """Write the data set and remove the journal; raises OSError, and keeps the journal, if there is no room."""
+        annotations = [annotation for picture in self._pictures for annotation in picture["annotations"]]
+        document = {
+            "images": [picture["image"] for picture in self._pictures],
+            "annotations": [{"id": number, **each} for number, each in enumerate(annotations, start=1)],
+            "categories": [self._category],
+        }
+        try:
+            write_json(self._path, document)
+        except OSError as error:
+            if self._pictures and error.strerror:
+                error.strerror += f"; the results are in {self.journal}"
+            raise
+        self.journal.unlink(missing_ok=True)
+
+
+def find_journals(path: Path) -> list[Path]:
+    """The journals that other runs of `CocoWriter` have left beside the data set at `path`."""
+    return sorted(path.parent.glob(f"{glob.escape(path.name)}.*{JOURNAL_SUFFIX}"))
 
 
 class _Reader:
@@ -339,14 +358,3 @@ def _name(entry: Mapping[str, Any]) -> str:
 
 def _is_empty(keypoints: Any) -> bool:
     return keypoints is None or (isinstance(keypoints, list | tuple) and not keypoints)
-
-
-def _size(image: np.ndarray) -> tuple[int, int]:
-    """(width, height)."""
-    height, width = image.shape[:2]
-    return width, height
-
-
-@functools.cache  # once for each folder, not for each picture
-def _say_turned(folder: Path) -> None:
-    log.warning("%s: pictures annotated upright are turned as their EXIF orientation says, not read as stored", folder)

@@ -16,6 +16,7 @@ from torch.utils.data import Dataset
 from ..codec import PifPafCodec, Targets
 from ..skeleton import Skeleton
 from .coco_format import read_coco
+from .images import read_record
 from .transforms import TrainTransform
 
 
@@ -107,7 +108,7 @@ class CocoKeypoints(Dataset[dict[str, Any]]):
     def __getitem__(self, index: int) -> dict[str, Any]:
         record = self.records[index]
         rng = np.random.default_rng((self.seed, self._epoch.value, index))
-        image, annotations = self.transform(record.read(), record.annotations, rng)
+        image, annotations = self.transform(read_record(record), record.annotations, rng)
         return {
             "image": torch.from_numpy(image).permute(2, 0, 1).contiguous(),
             "image_id": record.image_id,

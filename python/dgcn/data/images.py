@@ -7,15 +7,22 @@ wherever it is installed, where OpenCV's depend on the build.
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
+import logging
 import os
 import stat
 import struct
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
+
+from ..records import ImageRecord
+
+log = logging.getLogger(__name__)
 
 FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 """What is read, by Pillow's names. It knows others, and hands some to other programs: PostScript to Ghostscript."""
@@ -72,6 +79,48 @@ def read_size(path: str | os.PathLike[str]) -> tuple[int, int]:
     """
     with _open_file(path) as file, _errors_name(os.fspath(path)):
         return Image.open(file, formats=FORMATS).size
+
+
+def read_record(record: ImageRecord) -> np.ndarray:
+    """The picture of a data set, uint8 [H, W, 3] RGB, turned so that its annotations lie on it.
+
+    COCO's coordinates are those of the stored pixels. Some tools write those of the picture as it is shown, which its
+    EXIF orientation may turn by 90 degrees; then the annotated width and height tell.
+
+    Raises:
+        OSError, ValueError: no picture, a damaged one, or one of another size than is annotated.
+    """
+    image = read_image(record.path, upright=record.upright)
+    if record.size in (None, _size(image)):
+        return image
+    upright = read_image(record.path, upright=True)
+    if record.size == _size(upright):
+        _warn_of_turning(record.path.parent)
+        return upright
+    raise _wrong_size(record, _size(image))
+
+
+def check_record(record: ImageRecord) -> None:
+    """Raise what `read_record` would, as far as the first bytes of the file tell: a thousand times faster."""
+    size = read_size(record.path)
+    if record.size not in (None, size, size[::-1]):
+        raise _wrong_size(record, size)
+
+
+def _wrong_size(record: ImageRecord, found: tuple[int, int]) -> ValueError:
+    expected, got = (None if size is None else "×".join(map(str, size)) for size in (record.size, found))
+    return ValueError(f"{record.path} must have the {expected} pixels that its annotations are for, got {got}")
+
+
+def _size(image: np.ndarray) -> tuple[int, int]:
+    """(width, height)."""
+    height, width = image.shape[:2]
+    return width, height
+
+
+@functools.cache  # once for each folder, not for each picture
+def _warn_of_turning(folder: Path) -> None:
+    log.warning("%s: pictures annotated upright are turned as their EXIF orientation says, not read as stored", folder)
 
 
 def _open_file(path: str | os.PathLike[str]) -> BinaryIO:

@@ -15,8 +15,9 @@ from dataclasses import dataclass, replace
 import cv2
 import numpy as np
 
+from ..records import Annotation
 from ..sizes import normalize_size, padded_size
-from ..skeleton import Annotation, Skeleton
+from ..skeleton import Skeleton
 
 PAD_COLOR = (124, 116, 104)
 """RGB of every pixel outside the picture: the mean of ImageNet, near zero once the network has normalised it."""
@@ -75,7 +76,7 @@ class TrainTransform:
     grayscale_probability: float = 0.05
 
     def __post_init__(self) -> None:
-        normalize_size(self.size)
+        normalize_size(self.size, "size")
         try:
             low, high = map(float, self.scale_range)
         except (TypeError, ValueError):

@@ -2,8 +2,7 @@
 
 Ground truth is a COCO keypoint set, read as for training (`dgcn.data.coco_format`); results are COCO keypoint results:
 dicts with ``image_id``, ``category_id``, ``keypoints`` (x, y, v times K, pixels of the original image; v is not read)
-and ``score``. A result's area is that of its ``bbox``, or of the box around its keypoints where it has none. Index
-legend: T OKS thresholds, D detections, I images, R recall thresholds.
+and ``score``. A result's area is that of its ``bbox``, or of the box around its keypoints where it has none.
 """
 
 from __future__ import annotations
@@ -21,13 +20,59 @@ from pycocotools.cocoeval import COCOeval, Params
 
 from dgcn_ext.arguments import INT_MAX, check_integer
 
-from ..data.coco_format import Annotations, CocoId, ImageRecord, is_id, read_ground_truth, to_rows
+from ..data.coco_format import Annotations, is_id, read_ground_truth, to_rows
+from ..records import CocoId, ImageRecord
+from .bootstrap import resample_images
 
 METRICS = ("AP", "AP50", "AP75", "APM", "APL", "AR", "AR50", "AR75", "ARM", "ARL")
 """The ten numbers of COCO keypoint evaluation, in the order in which pycocotools summarises them."""
 
 GroundTruth = Annotations | Sequence[ImageRecord]
 """Path of a COCO keypoint JSON, its content, or what `dgcn.data.coco_format.read_coco` made of it."""
+
+
+class KeypointEvaluation:
+    """Results matched to ground truth once, for the numbers and for their uncertainty.
+
+    Args:
+        annotations: path of a COCO keypoint JSON, its content, or its records.
+        results: COCO keypoint results, with the ids of `annotations`; may be empty.
+        image_ids: evaluate these images only; all images of `annotations` by default.
+        sigmas: OKS sigma of each keypoint; COCO's 17 by default.
+
+    Raises:
+        OSError: no such file.
+        TypeError, ValueError: annotations that are not COCO keypoints, or results that do not fit them.
+    """
+
+    def __init__(
+        self,
+        annotations: GroundTruth,
+        results: Sequence[Mapping[str, Any]],
+        image_ids: Collection[CocoId] | None = None,
+        *,
+        sigmas: Sequence[float] | None = None,
+    ) -> None:
+        self._matched = _match(annotations, results, image_ids, sigmas)
+
+    def metrics(self) -> dict[str, float]:
+        """Average precision and recall under the names in `METRICS`, in [0, 1].
+
+        -1 where there is no ground truth of that size (pycocotools' convention).
+        """
+        with contextlib.redirect_stdout(io.StringIO()):
+            self._matched.accumulate()
+            self._matched.summarize()
+        return {name: float(value) for name, value in zip(METRICS, self._matched.stats, strict=True)}
+
+    def interval(self, resamples: int = 1000, seed: int = 0) -> tuple[float, float]:
+        """95 % interval (percentiles 2.5 and 97.5) of AP under resampling of the images with replacement.
+
+        Resamples without ground truth are left out; (-1, -1) if there is no ground truth at all.
+        """
+        if check_integer("resamples", resamples, -INT_MAX, INT_MAX) < 1:
+            raise ValueError(f"resamples must be at least 1, got {resamples}")
+        return resample_images(self._matched, resamples, seed)
 
 
 def evaluate_keypoints(
@@ -37,26 +82,8 @@ def evaluate_keypoints(
     *,
     sigmas: Sequence[float] | None = None,
 ) -> dict[str, float]:
-    """Average precision and recall of `results`, under the names in `METRICS`.
-
-    Args:
-        annotations: path of a COCO keypoint JSON, its content, or its records.
-        results: COCO keypoint results, with the ids of `annotations`; may be empty.
-        image_ids: evaluate these images only; all images of `annotations` by default.
-        sigmas: OKS sigma of each keypoint; COCO's 17 by default.
-
-    Returns:
-        Values in [0, 1], or -1 where there is no ground truth of that size (pycocotools' convention).
-
-    Raises:
-        OSError: no such file.
-        TypeError, ValueError: annotations that are not COCO keypoints, or results that do not fit them.
-    """
-    evaluation = _match(annotations, results, image_ids, sigmas)
-    with contextlib.redirect_stdout(io.StringIO()):
-        evaluation.accumulate()
-        evaluation.summarize()
-    return {name: float(value) for name, value in zip(METRICS, evaluation.stats, strict=True)}
+    """`metrics` of a `KeypointEvaluation` with these arguments."""
+    return KeypointEvaluation(annotations, results, image_ids, sigmas=sigmas).metrics()
 
 
 def bootstrap_interval(
@@ -68,79 +95,8 @@ def bootstrap_interval(
     resamples: int = 1000,
     seed: int = 0,
 ) -> tuple[float, float]:
-    """95 % interval (percentiles 2.5 and 97.5) of AP under resampling of the images with replacement.
-
-    Detections are matched to ground truth once per image; each resample only accumulates again, so a thousand cost
-    seconds. Resamples without ground truth are left out; (-1, -1) if there is no ground truth at all.
-    Arguments and errors are those of `evaluate_keypoints`.
-    """
-    if check_integer("resamples", resamples, -INT_MAX, INT_MAX) < 1:
-        raise ValueError(f"resamples must be at least 1, got {resamples}")
-    evaluation = _match(annotations, results, image_ids, sigmas)
-    matches = _Matches(evaluation)
-    rng = np.random.default_rng(seed)
-    samples = rng.multinomial(matches.num_images, np.full(matches.num_images, 1 / matches.num_images), size=resamples)
-    precisions = [matches.average_precision(counts) for counts in samples]
-    defined = [precision for precision in precisions if precision >= 0]
-    if not defined:
-        return -1.0, -1.0
-    low, high = np.percentile(defined, [2.5, 97.5])
-    return float(low), float(high)
-
-
-class _Matches:
-    """Matched detections of all images, sorted by score: all that AP needs, ready to be weighted image by image."""
-
-    def __init__(self, evaluation: COCOeval) -> None:
-        params = evaluation.params
-        self.num_images = len(params.imgIds)
-        self._recall_thresholds = np.asarray(params.recThrs)
-        # evalImgs is [category][area range][image], flattened; area range 0 is "all". None: neither truth nor result.
-        per_category = np.array(evaluation.evalImgs, dtype=object).reshape(-1, len(params.areaRng), self.num_images)
-        self._categories = [self._collect(images, len(params.iouThrs)) for images in per_category[:, 0]]
-
-    def _collect(self, images: np.ndarray, num_thresholds: int) -> tuple[np.ndarray, ...]:
-        """Image index [D], true positives and false positives [T, D] by falling score; ground truths per image [I]."""
-        truths = np.zeros(self.num_images, dtype=np.int64)
-        owner, scores = [np.empty(0, dtype=np.int64)], [np.empty(0)]
-        hits, misses = [np.empty((num_thresholds, 0), dtype=bool)], [np.empty((num_thresholds, 0), dtype=bool)]
-        for index, image in enumerate(images):
-            if image is None:
-                continue
-            truths[index] = np.count_nonzero(np.logical_not(image["gtIgnore"]))
-            matched, counted = image["dtMatches"] != 0, np.logical_not(image["dtIgnore"])
-            owner.append(np.full(len(image["dtScores"]), index))
-            scores.append(np.asarray(image["dtScores"], dtype=float))
-            hits.append(matched & counted)
-            misses.append(~matched & counted)
-        order = np.argsort(-np.concatenate(scores), kind="stable")
-        return (
-            np.concatenate(owner)[order],
-            np.concatenate(hits, axis=1)[:, order],
-            np.concatenate(misses, axis=1)[:, order],
-            truths,
-        )
-
-    def average_precision(self, counts: np.ndarray) -> float:
-        """AP of the set in which image i occurs `counts[i]` times; -1 if it holds no ground truth.
-
-        Weighting a detection is repeating it, save for the arbitrary order of equal scores within an image: inside a
-        run of repeated hits precision rises, and repeated misses add no recall.
-        """
-        values = []
-        for owner, hits, misses, truths in self._categories:
-            num_truths = int(counts @ truths)
-            if num_truths == 0:
-                continue
-            weight = counts[owner]
-            true_positives = np.cumsum(hits * weight, axis=1)
-            positives = true_positives + np.cumsum(misses * weight, axis=1)
-            precision = true_positives / np.maximum(positives, 1)
-            envelope = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
-            for row_precision, row_hits in zip(envelope, true_positives, strict=True):
-                where = np.searchsorted(row_hits / num_truths, self._recall_thresholds, side="left")
-                values.append(np.append(row_precision, 0.0)[where].mean())
-        return float(np.mean(values)) if values else -1.0
+    """`interval` of a `KeypointEvaluation` with these arguments."""
+    return KeypointEvaluation(annotations, results, image_ids, sigmas=sigmas).interval(resamples, seed)
 
 
 def _match(

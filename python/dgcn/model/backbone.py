@@ -18,8 +18,9 @@ from torch import Tensor, nn
 
 from dgcn_ext.folding import merge_norm
 
+from .config import MOBILENET
+
 STRIDES = (4, 8, 16)
-MOBILENET = "mobilenetv1_075"
 
 
 class Backbone(nn.Module):
@@ -28,6 +29,16 @@ class Backbone(nn.Module):
     channels: dict[int, int]
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+
+    def fold(self) -> None:
+        """Merge batch norms with running statistics into the convolutions before them; for inference, in place.
+
+        Leaves everything as it is, unless a backbone knows which norm follows which convolution.
+        """
+
+    def load_folded(self, path: str | Path, calibration: Tensor) -> None:
+        """Start from the weights of a trunk without batch norms; ValueError where there is no such file format."""
+        raise ValueError(f"init_trunk needs the backbone '{MOBILENET}', got {type(self).__name__}")
 
 
 class DepthwiseSeparable(nn.Module):
@@ -76,8 +87,7 @@ class MobileNetV1(Backbone):
                 features[self.TAPS[number]] = x
         return features
 
-    def fold_batch_norms(self) -> None:
-        """Merge every batch norm with running statistics into its convolution; for inference, in place."""
+    def fold(self) -> None:
         for module in (self, *self.blocks):
             layers = dict(module.named_children())
             for name in layers.keys() & {"stem", "dw", "pw"}:

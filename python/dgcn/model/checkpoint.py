@@ -28,7 +28,8 @@ import safetensors.torch
 import torch
 
 from ..files import atomic_write, write_json
-from .network import DGCN, ModelConfig, build_from_config
+from .config import ModelConfig
+from .network import DGCN, build_from_config
 
 FORMAT_VERSION = 1
 HEADER_KEY = "dgcn"

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,84 +10,11 @@ from torch import Tensor, nn
 from dgcn_ext import DGCM, DGCMFused
 from dgcn_ext.folding import inference_copy, merge_norms
 
-from ..checks import check_at_least, check_choice, check_types
+from ..codec import PAF_COMPONENTS, PIF_COMPONENTS, Output
 from ..graph import coco_distances, hand_crafted_adjacency, identity_adjacency, ones_adjacency, soft_adjacency
-from ..skeleton import COCO, Skeleton
-from .backbone import MOBILENET, MobileNetV1, build_backbone, check_channels
-
-GRAPHS = ("dynamic", "soft", "hand", "identity", "ones")
-SEMANTICS = ("literal", "mask")
-AGGREGATES = ("source", "target")
-EVAL_GRAPHS = ("ones", "soft")
-PIF_COMPONENTS = 5  # c, x, y, b, scale
-PAF_COMPONENTS = 7  # c, x1, y1, x2, y2, b1, b2
-
-
-class Output(NamedTuple):
-    """What the network returns for images [B, 3, H, W]; h, w are the cells of the fields' stride (8)."""
-
-    pif: Tensor  # [B, K, 5, h, w]: c (logit), x, y (cells, relative to the cell), b, scale (before softplus)
-    paf: Tensor  # [B, M, 7, h, w]: c (logit), x1, y1, x2, y2 (cells, relative to the cell), b1, b2
-    node_logits: list[tuple[int, Tensor]]  # (stride s, [B, K, h_s, w_s]) of every DGCM: the intermediate supervision
-
-
-@dataclass(frozen=True, kw_only=True)
-class ModelConfig:
-    """Everything that decides the network's shape; stored with every checkpoint."""
-
-    backbone: str = "resnet50"
-    """'mobilenetv1_075' or any timm model with features_only."""
-    levels: tuple[int, ...] = (16,)
-    """Strides of the feature maps that get a DGCN head (two DGCMs); () is the PifPaf baseline without graphs."""
-    graph: str = "dynamic"
-    """'dynamic' (A_d drawn from A_s at every step), 'soft' (A_s), 'hand' (A_h), 'identity' (A_I) or 'ones'."""
-    gamma: float = 0.5
-    """Scale γ of Eq. 6; used for the soft adjacency of 'dynamic' and 'soft'."""
-    semantics: str = "literal"
-    """Meaning of an absent edge: logit 0 ('literal', Eq. 8) or -inf ('mask')."""
-    aggregate: str = "source"
-    """'source' is the paper's product X·S, 'target' SemGCN's."""
-    eval_graph: str = "ones"
-    """Adjacency of a dynamic graph at inference: 'ones' (the paper) or 'soft'."""
-    non_local: bool = True
-    """Whether a DGCM has the non-local layer."""
-    lift_channels: int = 256
-    """Channels of a DGCM between its lift and its keypoint map."""
-    skeleton: Skeleton = field(default=COCO)
-    """Keypoints and limbs."""
-
-    def __post_init__(self) -> None:
-        check_types(self)
-        check_choice(self, "graph", GRAPHS)
-        check_choice(self, "semantics", SEMANTICS)
-        check_choice(self, "aggregate", AGGREGATES)
-        check_choice(self, "eval_graph", EVAL_GRAPHS)
-        check_at_least(self, 0, "gamma")
-        check_at_least(self, 2 if self.non_local else 1, "lift_channels")  # the non-local layer works on half of them
-        if not isinstance(self.levels, tuple):
-            raise TypeError(f"levels must be a tuple of strides, got {self.levels!r}")
-        if not isinstance(self.skeleton, Skeleton):
-            raise TypeError(f"skeleton must be a Skeleton, got {self.skeleton!r}")
-        if not set(self.levels) <= {4, 8, 16} or len(set(self.levels)) != len(self.levels):
-            raise ValueError(f"levels must be distinct strides among 4, 8 and 16, got {self.levels}")
-        if self.levels and 16 not in self.levels:
-            raise ValueError(f"levels must include 16, at which the heads read, got {self.levels}")
-
-    def to_dict(self) -> dict[str, Any]:
-        """A JSON-serialisable dictionary; `from_dict` is its inverse."""
-        values = {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "skeleton"}
-        return {**values, "levels": list(self.levels), "skeleton": self.skeleton.to_dict()}
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> ModelConfig:
-        """Raises ValueError on entries this version does not know or misses, TypeError or ValueError on bad values."""
-        names = set(cls.__dataclass_fields__)
-        if unknown := set(values) - names:
-            raise ValueError(f"model configuration has unknown entries {sorted(unknown)}; a newer dgcn wrote it")
-        if missing := names - set(values):
-            raise ValueError(f"model configuration has no entries {sorted(missing)}")
-        skeleton = Skeleton.from_dict(values["skeleton"])
-        return cls(**{**values, "levels": tuple(values["levels"]), "skeleton": skeleton})
+from ..skeleton import COCO
+from .backbone import build_backbone, check_channels
+from .config import MOBILENET, Graph, ModelConfig
 
 
 class PixelShuffleHead(nn.Module):
@@ -175,6 +101,7 @@ class DGCN(nn.Module):
                 semantics=config.semantics,
                 aggregate=config.aggregate,
                 eval_graph=config.eval_graph,
+                per_sample=config.per_sample,
             )
 
         self.pif_stream = GraphStream(channels, config.levels, make_dgcm) if config.levels else None
@@ -216,11 +143,11 @@ class DGCN(nn.Module):
     def fold(self) -> DGCN:
         """A copy for inference with the outputs of `eval()`, in which no parameter requires a gradient.
 
-        Every DGCM is folded, so no graph op is left, and so are the batch norms of the pyramid and of `MobileNetV1`.
+        Every DGCM is folded, so no graph op is left, and so are the batch norms of the pyramid and of the backbone,
+        as far as its `fold` goes.
         """
         folded = inference_copy(self)
-        if isinstance(folded.backbone, MobileNetV1):
-            folded.backbone.fold_batch_norms()
+        folded.backbone.fold()
         for stream in (folded.pif_stream, folded.paf_stream):
             if stream is not None:
                 stream.fold_modules()
@@ -248,7 +175,7 @@ def graph_adjacency(config: ModelConfig, distances: Any | None = None) -> Tensor
 def build_model(
     backbone: str = "resnet50",
     levels: tuple[str | int, ...] = ("F16",),
-    graph: str = "dynamic",
+    graph: Graph = "dynamic",
     *,
     pretrained: bool = False,
     distances: Any | None = None,

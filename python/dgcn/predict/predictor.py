@@ -1,4 +1,4 @@
-"""From a picture to the people in it: the one path that prediction and evaluation share."""
+"""From a picture to the people in it: the one way that prediction and evaluation share."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,13 +19,11 @@ from dgcn_ext.arguments import INT_MAX, check_integer
 from dgcn_ext.decoder import DecoderConfig, PifPafDecoder
 
 from ..codec import PifPafCodec
-from ..data.coco_format import CocoId, ImageRecord, read_coco
 from ..data.images import EncodedImage, read_image
 from ..data.transforms import Preprocess, resize_pad
-from ..evaluation.oks import evaluate_keypoints
 from ..model.checkpoint import DEFAULT_CHECKPOINT, load_model
 from ..model.network import DGCN
-from ..progress import Progress
+from ..records import Pose
 from ..sizes import normalize_size
 
 DEFAULT_LONG_EDGE = 513
@@ -36,49 +33,6 @@ Source = EncodedImage | np.ndarray
 """Path of a picture, the content of such a file, a picture of Pillow's, or uint8 [H, W, 3] RGB."""
 
 _IMPORTED_BY = os.getpid()
-
-
-@dataclass(frozen=True, eq=False)
-class Pose:
-    """One person.
-
-    keypoints: float32 [K, 2], (x, y) in pixels of the original picture; (0, 0) where not found.
-    scores: float32 [K], confidence of each keypoint in [0, 1]; 0 where not found.
-    score: confidence in the person, by which COCO ranks it: a mean of `scores` in which the best three count more.
-    """
-
-    keypoints: np.ndarray
-    scores: np.ndarray
-    score: float
-
-    @property
-    def box(self) -> tuple[float, float, float, float]:
-        """(x, y, width, height) in pixels, around the keypoints that were found; zeros where none was."""
-        found = self.keypoints[self.scores > 0]
-        if not len(found):
-            return 0.0, 0.0, 0.0, 0.0
-        (x, y), (right, bottom) = found.min(axis=0).tolist(), found.max(axis=0).tolist()
-        return x, y, right - x, bottom - y
-
-    def to_coco(self, image_id: CocoId = 0, category_id: CocoId = 1) -> dict[str, Any]:
-        """A COCO keypoint result, JSON-serialisable; v is 2 for a keypoint that was found and 0 otherwise.
-
-        `keypoint_scores` is an addition to the format, and so are the fields that make it a COCO annotation as well.
-        """
-        found = self.scores > 0
-        keypoints = np.column_stack([self.keypoints, np.where(found, 2, 0)])
-        box = self.box
-        return {
-            "image_id": image_id,
-            "category_id": category_id,
-            "keypoints": [round(value, 2) for value in keypoints.ravel().tolist()],
-            "num_keypoints": int(found.sum()),
-            "bbox": [round(value, 2) for value in box],
-            "area": round(box[2] * box[3], 2),
-            "iscrowd": 0,
-            "score": round(self.score, 6),
-            "keypoint_scores": [round(value, 4) for value in self.scores.tolist()],
-        }
 
 
 @dataclass
@@ -113,7 +67,7 @@ class Predictor:
 
     def __init__(
         self,
-        checkpoint: str | os.PathLike[str] | None = None,
+        model: DGCN | str | os.PathLike[str] | None = None,
         *,
         device: str | torch.device = "cpu",
         long_edge: int | None = None,
@@ -122,10 +76,11 @@ class Predictor:
     ) -> None:
         """
         Args:
-            checkpoint: a file of `dgcn.model.checkpoint.save_model`; default: the model that ships with dgcn.
+            model: of which a folded copy is taken, or the file of `dgcn.model.checkpoint.save_model` that holds it;
+                default: the model that ships with dgcn.
             device: where the network runs.
             long_edge: pictures are scaled until their long edge has this many pixels, 16n+1; default: what the
-                checkpoint was evaluated at.
+                checkpoint was evaluated at, 513 for a model.
             batch_size: pictures in one pass of the network, where they have the same shape.
             config: constants of the decoder; default: what the checkpoint was evaluated with.
 
@@ -134,62 +89,37 @@ class Predictor:
             TypeError: an argument of another type.
         """
         _use_one_thread_if_forked()
-        device = check_device(device)
-        path = DEFAULT_CHECKPOINT if checkpoint is None else checkpoint
-        if not isinstance(path, str | os.PathLike):
-            raise TypeError(f"checkpoint must be the path of a file, got {path!r}")
-        model, metadata = load_model(path)
-        try:
-            default_long_edge = _check_long_edge(metadata.get("long_edge", DEFAULT_LONG_EDGE))
-            default_config = DecoderConfig(**metadata.get("decoder", {}))
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"{path} has metadata that this version of dgcn cannot use: {error}") from error
-        if long_edge is None:
-            long_edge = default_long_edge
-        self._prepare(model, metadata, device, long_edge, batch_size, default_config if config is None else config)
-
-    @classmethod
-    def from_model(
-        cls,
-        model: DGCN,
-        *,
-        device: str | torch.device = "cpu",
-        long_edge: int = DEFAULT_LONG_EDGE,
-        batch_size: int = 1,
-        config: DecoderConfig | None = None,
-    ) -> Predictor:
-        """The predictor of a model in memory, of which it takes a folded copy."""
-        if not isinstance(model, nn.Module):
-            raise TypeError(f"model must be a DGCN, got {type(model).__name__}")
-        _use_one_thread_if_forked()
-        predictor = cls.__new__(cls)
-        predictor._prepare(model, {}, check_device(device), long_edge, batch_size, config)
-        return predictor
-
-    def _prepare(
-        self,
-        model: DGCN,
-        metadata: dict[str, Any],
-        device: torch.device,
-        long_edge: int,
-        batch_size: int,
-        config: DecoderConfig | None,
-    ) -> None:
+        self.device = check_device(device)
         self.batch_size = check_integer("batch_size", batch_size, -INT_MAX, INT_MAX)
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+        if long_edge is not None:
+            _check_long_edge(long_edge)
+        self.metadata: dict[str, Any] = {}
+        defaults = DEFAULT_LONG_EDGE, DecoderConfig()
+        if not isinstance(model, nn.Module):
+            path = DEFAULT_CHECKPOINT if model is None else model
+            if not isinstance(path, str | os.PathLike):
+                raise TypeError(f"model must be a DGCN or the path of a checkpoint, got {path!r}")
+            model, self.metadata = load_model(path)
+            defaults = _read_defaults(path, self.metadata)
+        self.long_edge = defaults[0] if long_edge is None else long_edge
         self.skeleton = model.config.skeleton
-        self._decoder = self._make_decoder(DecoderConfig() if config is None else config)
+        self._decoder = self._make_decoder(defaults[1] if config is None else config)
         self._completing_decoder = self._make_decoder(replace(self._decoder.config, force_complete=True))
-        self.long_edge = _check_long_edge(long_edge)
         largest = math.isqrt(self._decoder.config.max_map_pixels)
         if self.long_edge > largest:
-            raise ValueError(f"long_edge must be at most {largest}, the decoder's largest square, got {long_edge}")
-        self.device = device
-        self.metadata = metadata
+            raise ValueError(f"long_edge must be at most {largest}, the decoder's largest square, got {self.long_edge}")
         self.timings = Timings()
         self._model = model.fold().to(self.device).to(memory_format=torch.channels_last)
         self._codec = PifPafCodec(self.skeleton, model.stride)
+
+    @classmethod
+    def from_checkpoint(cls, path: str | os.PathLike[str] | None = None, **options: Any) -> Predictor:
+        """`Predictor(path, **options)`, for code that is to say that it loads a file."""
+        if isinstance(path, nn.Module):
+            raise TypeError(f"path must be that of a checkpoint, got a {type(path).__name__}")
+        return cls(path, **options)
 
     def _make_decoder(self, config: DecoderConfig) -> PifPafDecoder:
         return PifPafDecoder(self.skeleton.num_keypoints, self.skeleton.limbs, config)
@@ -205,8 +135,12 @@ class Predictor:
         self.timings = Timings()
         return self._predict([source], self._decoder)[0]
 
-    def batch(self, sources: Iterable[Source]) -> Iterator[list[Pose]]:
+    def batch(self, sources: Iterable[Source], *, force_complete: bool = False) -> Iterator[list[Pose]]:
         """The persons of every picture, in order; `sources` is read `batch_size` pictures at a time.
+
+        Args:
+            sources: pictures.
+            force_complete: give every person every keypoint, guessed where the decoder found none.
 
         Raises:
             TypeError: `sources` is one picture, or nothing to iterate over.
@@ -214,50 +148,7 @@ class Predictor:
         """
         if isinstance(sources, EncodedImage) or not isinstance(sources, Iterable):
             raise TypeError(f"sources must be several pictures, as a list or an iterator, got {type(sources).__name__}")
-        return self._batch(sources, self._decoder)
-
-    def predict_dataset(
-        self, images: str | Path, annotations: str | Path, *, force_complete: bool = True, progress: bool = False
-    ) -> list[dict[str, Any]]:
-        """COCO keypoint results on every picture of a COCO keypoint set.
-
-        Args:
-            images: folder of the pictures, read as `ImageRecord.read` says.
-            annotations: the set's JSON, checked as for training, but only its list of pictures is used.
-            force_complete: give every person every keypoint. OKS counts a missing keypoint as wrong, so a guess can
-                only gain; PifPaf is evaluated in this way.
-            progress: show a progress bar on stderr; where that is no terminal, log a line now and then.
-
-        Returns:
-            Results with the image ids and the category id of the set.
-
-        Raises:
-            OSError, ValueError: a JSON or a picture that is missing or damaged.
-        """
-        records = read_coco(images, annotations, self.skeleton)
-        return self.predict_records(records, force_complete=force_complete, progress=progress)
-
-    def predict_records(
-        self, records: Sequence[ImageRecord], *, force_complete: bool = True, progress: bool = False
-    ) -> list[dict[str, Any]]:
-        """`predict_dataset` of a set that `read_coco` has read.
-
-        All files are looked at before the network runs, so that most of what is wrong with one costs no work."""
-        for record in records:
-            record.check()
-        decoder = self._completing_decoder if force_complete else self._decoder
-        predictions = self._batch((record.read() for record in records), decoder)
-        results = []
-        with Progress("evaluation", len(records), unit="image", shown=progress) as steps:
-            for record, poses in zip(records, predictions, strict=True):
-                results += [pose.to_coco(record.image_id, record.category_id) for pose in poses]
-                steps.step()
-        return results
-
-    def evaluate(self, images: str | Path, annotations: str | Path) -> dict[str, float]:
-        """The ten numbers of `evaluate_keypoints` on a COCO keypoint set; arguments as for `predict_dataset`."""
-        records = read_coco(images, annotations, self.skeleton)
-        return evaluate_keypoints(records, self.predict_records(records), sigmas=self.skeleton.sigmas)
+        return self._batch(sources, self._completing_decoder if force_complete else self._decoder)
 
     def _batch(self, sources: Iterable[Source], decoder: PifPafDecoder) -> Iterator[list[Pose]]:
         self.timings = Timings()
@@ -342,6 +233,15 @@ def _use_one_thread_if_forked() -> None:
     The threads that torch has started before a fork are missing after it, and torch would wait for them forever."""
     if os.getpid() != _IMPORTED_BY:
         torch.set_num_threads(1)
+
+
+def _read_defaults(path: str | os.PathLike[str], metadata: dict[str, Any]) -> tuple[int, DecoderConfig]:
+    """Long edge and decoder constants that a checkpoint was evaluated with. Raises ValueError that names `path`."""
+    try:
+        long_edge = _check_long_edge(metadata.get("long_edge", DEFAULT_LONG_EDGE))
+        return long_edge, DecoderConfig(**metadata.get("decoder", {}))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path} has metadata that this version of dgcn cannot use: {error}") from error
 
 
 def _check_long_edge(long_edge: int) -> int:

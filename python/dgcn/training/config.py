@@ -7,24 +7,46 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from ..checks import check_at_least, check_below_one, check_choice, check_positive, check_types
+from ..checks import check_at_least, check_below_one, check_positive, check_types
 from ..data.transforms import TrainTransform
-from ..model.backbone import MOBILENET
-from ..model.network import ModelConfig
+from ..model.config import MOBILENET, ModelConfig
 from ..sizes import normalize_size
-from .losses import LossConfig
 
-OPTIMIZERS = ("sgd", "adamw")
 MAX_SEED = 2**32 - 1  # numpy's global generator takes no more
 _REQUIRED_PATHS = ("train_images", "train_annotations", "val_images", "val_annotations", "work_dir")
 _OPTIONAL_PATHS = ("init_trunk", "init_checkpoint")
 
 
 @dataclass(frozen=True, kw_only=True)
+class LossConfig:
+    """Weights of Eq. 2 and 3; the defaults are the paper's."""
+
+    alpha: float = 30.0
+    """α, of the PIF confidence; α/N weighs the node logits of each of the N DGCMs."""
+    theta: float = 2.0
+    """θ, of the PIF offset."""
+    beta: float = 50.0
+    """β, of the PAF confidence."""
+    delta: float = 3.0
+    """δ, of the PAF offset."""
+    scale: float = 2.0
+    """Weight of the PIF scale σ, which the decoder needs and the paper's equations leave out."""
+    regression: Literal["smooth_l1", "laplace"] = "smooth_l1"
+    """Loss of offsets: Eq. 2 and 3, where the spread b is not supervised, or PifPaf's |d|·exp(-b) + b."""
+    smooth_l1_beta: float = 0.5
+    """Where Smooth-L1 turns from quadratic to linear, in cells."""
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        check_at_least(self, 0, "alpha", "theta", "beta", "delta", "scale")
+        check_positive(self, "smooth_l1_beta")
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """Everything a training run depends on; the defaults are the paper's recipe."""
+    """Everything a training run depends on; the defaults are the paper's, but for its ImageNet start."""
 
     train_images: Path
     """Folder of training images."""
@@ -35,25 +57,27 @@ class TrainConfig:
     val_annotations: Path
     """COCO keypoint JSON of the validation images."""
     work_dir: Path
-    """Where checkpoints, the training state and the history are written."""
+    """Folder where checkpoints, the training state and the history are written."""
     model: ModelConfig = field(default_factory=ModelConfig)
     """The network."""
     loss: LossConfig = field(default_factory=LossConfig)
     """Weights of Eq. 2 and 3."""
     pretrained: bool = False
-    """Ask timm for ImageNet weights of the backbone."""
+    """ImageNet weights of the backbone, from timm."""
     init_trunk: Path | None = None
-    """.npz of the pose-trained MobileNetV1-0.75 trunk to start from."""
+    """.npz file of a trained mobilenetv1_075 trunk to start from."""
     init_checkpoint: Path | None = None
-    """dgcn checkpoint whose weights to start from; its configuration must equal `model`."""
+    """dgcn checkpoint of the same model whose weights to start from."""
     size: int = 641
     """Edge of the training crops in pixels, 16n+1."""
     scale_range: tuple[float, float] = (0.4, 2.0)
-    """Zoom of the augmentation, relative to the long edge fitting into the crop."""
+    """Random zoom, lowest and highest, where 1 fits the picture's long edge into the crop."""
     epochs: int = 100
+    """Passes over the training images."""
     batch_size: int = 8
-    optimizer: str = "sgd"
-    """'sgd' (the paper's) or 'adamw'."""
+    """Training images in one step of the optimizer."""
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    """The paper's, or AdamW."""
     learning_rate: float = 1e-3
     """Peak learning rate of everything but the backbone; warmed up, then annealed along a half cosine."""
     backbone_lr_factor: float = 1.0
@@ -75,17 +99,19 @@ class TrainConfig:
     eval_every: int = 1
     """Evaluate on the validation images every so many epochs, and after the last."""
     long_edge: int | None = None
-    """Long edge of the validation images in pixels, 16n+1; default `size`."""
+    """Long edge of the validation images in pixels, 16n+1; the size of the crops by default."""
     save_seconds: float = 300.0
     """Save the training state at least this often within an epoch."""
     workers: int = 1
     """Processes that load images; 0 loads them in the training process."""
     device: str = "cpu"
+    """'cpu', 'cuda' or 'cuda:N'."""
     seed: int = 0
+    """Of everything that is random: the start, the order of the images, the augmentation, the graphs."""
     deterministic: bool = False
     """Make torch refuse operations that are not deterministic."""
     resume: str | Path | None = None
-    """'auto' continues the run in `work_dir` if there is one; a path continues that training state."""
+    """'auto' continues the run in the work folder if there is one; a path continues that training state."""
 
     def __post_init__(self) -> None:
         for name in (*_REQUIRED_PATHS, *_OPTIONAL_PATHS):
@@ -106,11 +132,10 @@ class TrainConfig:
         check_at_least(self, 0, "backbone_lr_factor", "weight_decay", "clip_norm", "save_seconds")
         check_positive(self, "learning_rate")
         check_below_one(self, "momentum", "ema")
-        check_choice(self, "optimizer", OPTIMIZERS)
         if self.seed > MAX_SEED:
             raise ValueError(f"seed must be at most {MAX_SEED}, got {self.seed}")
         self.transform()
-        normalize_size(self.val_long_edge)
+        normalize_size(self.val_long_edge, "long_edge")
         if self.model.backbone != MOBILENET and self.init_trunk is not None:
             raise ValueError(f"init_trunk needs the backbone '{MOBILENET}', got '{self.model.backbone}'")
 

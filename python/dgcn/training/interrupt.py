@@ -8,6 +8,9 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from types import FrameType
+from typing import TypeVar
+
+T = TypeVar("T")
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 """Ctrl-C, what a scheduler sends before it kills, and a terminal that closes."""
@@ -60,6 +63,16 @@ class InterruptGuard:
         """Raise KeyboardInterrupt if a signal has come."""
         if self.requested_at is not None:
             raise KeyboardInterrupt
+
+    def each(self, items: Iterator[T]) -> Iterator[T]:
+        """The `items`; a signal raises at once while one is waited for."""
+        while True:
+            with self.at_once():
+                try:
+                    item = next(items)
+                except StopIteration:
+                    return
+            yield item
 
     @contextlib.contextmanager
     def at_once(self) -> Iterator[None]:

@@ -6,44 +6,15 @@ cells (all fields, all images), a regression loss the sum over positive cells / 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..checks import check_at_least, check_choice, check_positive, check_types
+from ..codec import Output
 from ..data.dataset import TargetBatch
-from ..model.network import Output
+from .config import LossConfig
 
-REGRESSIONS = ("smooth_l1", "laplace")
 REGRESSION_UNIT = 1000.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class LossConfig:
-    """Weights of Eq. 2 and 3; the defaults are the paper's."""
-
-    alpha: float = 30.0
-    """PIF confidence; α/N weighs the node logits of each of the N DGCMs."""
-    theta: float = 2.0
-    """PIF offset."""
-    beta: float = 50.0
-    """PAF confidence."""
-    delta: float = 3.0
-    """PAF offset."""
-    scale: float = 2.0
-    """PIF scale σ, which the decoder needs and the paper's equations leave out."""
-    regression: str = "smooth_l1"
-    """'smooth_l1' (Eq. 2, 3; the spread b is not supervised) or 'laplace' (PifPaf's: |d|·exp(-b) + b)."""
-    smooth_l1_beta: float = 0.5
-    """Where Smooth-L1 turns from quadratic to linear, in cells."""
-
-    def __post_init__(self) -> None:
-        check_types(self)
-        check_at_least(self, 0, "alpha", "theta", "beta", "delta", "scale")
-        check_choice(self, "regression", REGRESSIONS)
-        check_positive(self, "smooth_l1_beta")
 
 
 def confidence_loss(logits: Tensor, target: Tensor) -> Tensor:
@@ -61,17 +32,19 @@ class PifPafLoss:
 
     def __call__(self, output: Output, target: TargetBatch) -> dict[str, Tensor]:
         config = self.config
-        pif, paf = output.pif, output.paf
+        ends = zip(
+            output.paf_offset.split(2, dim=2),
+            target.paf_offset.split(2, dim=2),
+            output.paf_spread.unbind(2),
+            strict=True,
+        )
+        scale = F.softplus(output.pif_scale.float())
         terms = {
-            "pif_confidence": config.alpha * confidence_loss(pif[:, :, 0], target.pif_confidence),
-            "pif_offset": config.theta * self.vector_loss(pif[:, :, 1:3], target.pif_offset, pif[:, :, 3]),
-            "pif_scale": config.scale * self.regression_loss(F.softplus(pif[:, :, 4].float()), target.pif_scale),
-            "paf_confidence": config.beta * confidence_loss(paf[:, :, 0], target.paf_confidence),
-            "paf_offset": config.delta
-            * (
-                self.vector_loss(paf[:, :, 1:3], target.paf_offset[:, :, :2], paf[:, :, 5])
-                + self.vector_loss(paf[:, :, 3:5], target.paf_offset[:, :, 2:], paf[:, :, 6])
-            ),
+            "pif_confidence": config.alpha * confidence_loss(output.pif_confidence, target.pif_confidence),
+            "pif_offset": config.theta * self.vector_loss(output.pif_offset, target.pif_offset, output.pif_spread),
+            "pif_scale": config.scale * self.regression_loss(scale, target.pif_scale),
+            "paf_confidence": config.beta * confidence_loss(output.paf_confidence, target.paf_confidence),
+            "paf_offset": config.delta * torch.stack([self.vector_loss(*end) for end in ends]).sum(),
         }
         if output.node_logits:
             nodes = [confidence_loss(logits, target.node_confidence[stride]) for stride, logits in output.node_logits]

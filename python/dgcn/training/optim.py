@@ -13,9 +13,10 @@ from .config import TrainConfig
 
 def build_optimizer(model: DGCN, config: TrainConfig) -> torch.optim.Optimizer:
     """SGD or AdamW over four groups: backbone or not, decayed (weights) or not (biases, norms)."""
+    backbone = set(model.backbone.parameters())
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
-    for name, parameter in model.named_parameters():
-        groups.setdefault((name.startswith("backbone."), parameter.dim() > 1), []).append(parameter)
+    for parameter in model.parameters():
+        groups.setdefault((parameter in backbone, parameter.dim() > 1), []).append(parameter)
     options = [
         {
             "params": parameters,
@@ -34,6 +35,13 @@ def learning_rate(step: int, total_steps: int, config: TrainConfig) -> float:
     warm = min(1.0, (step + 1) / max(1, config.warmup_steps))
     cosine = 0.5 * (1.0 + math.cos(math.pi * step / total_steps))
     return config.learning_rate * warm * (0.01 + 0.99 * cosine)
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, step: int, total_steps: int, config: TrainConfig) -> None:
+    """Give every group of `build_optimizer` its learning rate for this step."""
+    rate = learning_rate(step, total_steps, config)
+    for group in optimizer.param_groups:
+        group["lr"] = rate * group["factor"]
 
 
 def set_training(model: DGCN, *, frozen_backbone: bool) -> None:

@@ -21,11 +21,14 @@ from stick_figures import write_set
 
 from dgcn.data.loader import LoadingError
 from dgcn.model.checkpoint import load_model, load_training_state, save_model, save_training_state
-from dgcn.model.network import ModelConfig, build_model
-from dgcn.predict.predictor import Predictor
-from dgcn.training import interrupt
-from dgcn.training.interrupt import InterruptGuard
-from dgcn.training.loop import BEST_FILE, HISTORY_FILE, LAST_FILE, STATE_FILE, Interrupted, TrainConfig, Trainer, fit
+from dgcn.model.config import ModelConfig
+from dgcn.model.network import build_model
+from dgcn.training import interrupt, loop
+from dgcn.training.config import TrainConfig
+from dgcn.training.interrupt import Interrupted, InterruptGuard
+from dgcn.training.loop import fit, train_epoch, train_step
+from dgcn.training.run import Run
+from dgcn.training.run_folder import BEST_FILE, HISTORY_FILE, LAST_FILE, STATE_FILE
 
 TINY = ModelConfig(backbone="mobilenetv1_075", lift_channels=16, non_local=False)
 
@@ -88,19 +91,20 @@ def run_in_process(config: TrainConfig, killed_at: int | None = None) -> subproc
     code = f"""
 import os, signal, torch
 from pathlib import Path, PosixPath
-from dgcn.training.loop import TrainConfig, Trainer, fit
-from dgcn.model.network import ModelConfig
+from dgcn.model.config import ModelConfig
+from dgcn.training import loop
+from dgcn.training.config import TrainConfig
 
-train_step = Trainer.train_step
+train_step = loop.train_step
 
-def train_or_die(trainer, batch, epoch):
-    if trainer.step == {killed_at}:
+def train_or_die(run, batch):
+    if run.state.step == {killed_at}:
         os.kill(os.getpid(), signal.SIGKILL)
-    return train_step(trainer, batch, epoch)
+    return train_step(run, batch)
 
 torch.set_num_threads(1)
-Trainer.train_step = train_or_die
-fit(TrainConfig(model=ModelConfig({model}), **{values!r}))
+loop.train_step = train_or_die
+loop.fit(TrainConfig(model=ModelConfig({model}), **{values!r}))
 """
     command = [sys.executable, "-c", code]
     return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
@@ -150,15 +154,14 @@ def test_killed_and_resumed_is_the_same_run(config, tmp_path, workers):
 def test_an_interrupt_saves_and_resumes(config, tmp_path, monkeypatch):
     fit(config)
     broken = dataclasses.replace(config, work_dir=tmp_path / "broken")
-    step = Trainer.train_step
 
-    def interrupted_step(trainer, batch, epoch):
-        if trainer.step == 4:  # the last step of the first epoch: its evaluation is still to come
+    def interrupted_step(run, batch):
+        if run.state.step == 4:  # the last step of the first epoch: its evaluation is still to come
             os.kill(os.getpid(), signal.SIGINT)
-        return step(trainer, batch, epoch)
+        return train_step(run, batch)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "train_step", interrupted_step)
+        patch.setattr(loop, "train_step", interrupted_step)
         with pytest.raises(Interrupted, match="--resume auto"):
             fit(broken)
     fit(dataclasses.replace(broken, resume="auto"))
@@ -185,11 +188,21 @@ def test_a_run_in_another_thread(config):
 def test_resume_needs_nothing_but_the_state(config, tmp_path):
     """The checkpoint that the run began with may be gone, and the network need not be there for ImageNet weights."""
     checkpoint = tmp_path / "start.safetensors"
-    save_model(checkpoint, Trainer(config).model, {})
+    save_model(checkpoint, Run(config).state.model, {})
     begun = dataclasses.replace(config, init_checkpoint=checkpoint)
     fit(begun)
     checkpoint.unlink()
     assert len(fit(dataclasses.replace(begun, resume="auto"))) == 2
+
+
+def test_a_state_from_before_a_setting_existed_goes_on(config):
+    fit(dataclasses.replace(config, epochs=2, eval_every=1))
+    path = config.work_dir / STATE_FILE
+    state = load_training_state(path)
+    fingerprint = json.loads(state["fingerprint"])
+    del fingerprint["model"]["per_sample"]
+    save_training_state(path, state | {"fingerprint": json.dumps(fingerprint)})
+    assert len(fit(dataclasses.replace(config, eval_every=1, resume="auto"))) == 2
 
 
 def test_resume_auto_starts_where_there_is_nothing(config):
@@ -206,39 +219,39 @@ def test_a_finished_run_is_not_overwritten(config):
 
 def test_a_frozen_backbone_of_random_weights_is_warned_of(config, caplog):
     with caplog.at_level(logging.WARNING):
-        Trainer(config)
+        Run(config)
     assert "pass --init-trunk or --freeze-epochs 0" in caplog.text
     caplog.clear()
     with caplog.at_level(logging.WARNING):
-        Trainer(dataclasses.replace(config, freeze_epochs=0))
+        Run(dataclasses.replace(config, freeze_epochs=0))
     assert "pass --init-trunk" not in caplog.text
 
 
 def test_frozen_epochs_leave_the_backbone_alone(config):
-    trainer = Trainer(dataclasses.replace(config, freeze_epochs=1))
-    before = {name: value.clone() for name, value in trainer.model.backbone.state_dict().items()}
-    head = trainer.model.pif_head.conv.weight.detach().clone()
-    trainer.train_epoch(0, InterruptGuard(trainer.last_saved))
-    assert all(torch.equal(value, before[name]) for name, value in trainer.model.backbone.state_dict().items())
-    assert not torch.equal(trainer.model.pif_head.conv.weight, head)
-    trainer.train_epoch(1, InterruptGuard(trainer.last_saved))
-    assert not torch.equal(trainer.model.backbone.stem.weight, before["stem.weight"])
+    run = Run(dataclasses.replace(config, freeze_epochs=1))
+    before = {name: value.clone() for name, value in run.state.model.backbone.state_dict().items()}
+    head = run.state.model.pif_head.conv.weight.detach().clone()
+    train_epoch(run, InterruptGuard(run.state.last_saved))
+    assert all(torch.equal(value, before[name]) for name, value in run.state.model.backbone.state_dict().items())
+    assert not torch.equal(run.state.model.pif_head.conv.weight, head)
+    train_epoch(run, InterruptGuard(run.state.last_saved))
+    assert not torch.equal(run.state.model.backbone.stem.weight, before["stem.weight"])
 
 
 def test_the_graph_is_that_of_the_training_persons(config):
-    trainer = Trainer(config)
-    adjacency = trainer.model.pif_stream.dgcms["16"].graph_conv.adjacency
+    run = Run(config)
+    adjacency = run.state.model.pif_stream.dgcms["16"].graph_conv.adjacency
     assert torch.equal(adjacency.diagonal(), torch.ones(17))
     nose_to_eye, nose_to_ankle = adjacency[0, 1], adjacency[0, 15]
     assert nose_to_eye > 10 * nose_to_ankle
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(config, monkeypatch):
-    trainer = Trainer(config)
+    run = Run(config)
     with torch.no_grad():
-        trainer.model.pif_head.conv.bias.fill_(float("nan"))
+        run.state.model.pif_head.conv.bias.fill_(float("nan"))
     with pytest.raises(FloatingPointError, match="not finite at step 0"):
-        trainer.train_epoch(0, InterruptGuard(trainer.last_saved))
+        train_epoch(run, InterruptGuard(run.state.last_saved))
 
 
 @pytest.mark.parametrize("evaluation", ["fails", "is interrupted"])
@@ -254,7 +267,7 @@ def test_an_evaluation_costs_no_epoch(config, tmp_path, monkeypatch, evaluation)
         raise OSError("the disk is gone")
 
     with monkeypatch.context() as patch:
-        patch.setattr(Predictor, "evaluate", break_off)
+        patch.setattr(loop, "evaluate", break_off)
         kind, message = (Interrupted, "--resume auto") if evaluation == "is interrupted" else (OSError, "disk is gone")
         with pytest.raises(kind, match=message):
             fit(broken)
@@ -267,12 +280,12 @@ def test_an_evaluation_costs_no_epoch(config, tmp_path, monkeypatch, evaluation)
 
 
 def test_a_second_signal_does_not_wait_for_the_step(config, monkeypatch):
-    def interrupted_step(trainer, batch, epoch):
+    def interrupted_step(run, batch):
         os.kill(os.getpid(), signal.SIGINT)
         os.kill(os.getpid(), signal.SIGINT)
 
     monkeypatch.setattr(interrupt, "REPEAT_SECONDS", 0.0)
-    monkeypatch.setattr(Trainer, "train_step", interrupted_step)
+    monkeypatch.setattr(loop, "train_step", interrupted_step)
     with pytest.raises(Interrupted, match="interrupted twice; no training state was saved yet"):
         fit(config)
     assert not (config.work_dir / STATE_FILE).exists()
@@ -314,7 +327,7 @@ def test_what_an_evaluation_needs_is_looked_at_first(config, people, tmp_path, c
     change(validation)
     changed = dataclasses.replace(config, val_images=validation, val_annotations=validation / "people.json")
     with pytest.raises((OSError, ValueError), match=message):
-        Trainer(changed)
+        Run(changed)
 
 
 def test_validation_pictures_of_nobody(config, people, tmp_path, caplog):
@@ -349,22 +362,22 @@ def test_init_checkpoint_of_another_model_shows_the_difference(config, tmp_path)
     save_model(checkpoint, build_model(**{f.name: getattr(wide, f.name) for f in dataclasses.fields(wide)}), {})
     message = r"wide\.safetensors must hold the configured model, but has lift_channels: 16 -> 32 \(configured -> in"
     with pytest.raises(ValueError, match=message):
-        Trainer(dataclasses.replace(config, init_checkpoint=checkpoint))
-    assert Trainer(dataclasses.replace(config, model=wide, init_checkpoint=checkpoint)).model.config == wide
+        Run(dataclasses.replace(config, init_checkpoint=checkpoint))
+    assert Run(dataclasses.replace(config, model=wide, init_checkpoint=checkpoint)).state.model.config == wide
 
 
 def test_a_state_that_is_not_finite_is_never_saved(config, monkeypatch):
     """Neither a loss nor a gradient; what was saved before stays."""
     config = dataclasses.replace(config, save_seconds=0.0)
-    step, saved = Trainer.train_step, []
+    saved = []
 
-    def poisoned_step(trainer, batch, epoch):
-        if trainer.step == 2:
+    def poisoned_step(run, batch):
+        if run.state.step == 2:
             saved.append((config.work_dir / STATE_FILE).read_bytes())
-            trainer.model.pif_head.conv.weight.register_hook(lambda gradient: gradient * float("inf"))
-        return step(trainer, batch, epoch)
+            run.state.model.pif_head.conv.weight.register_hook(lambda gradient: gradient * float("inf"))
+        return train_step(run, batch)
 
-    monkeypatch.setattr(Trainer, "train_step", poisoned_step)
+    monkeypatch.setattr(loop, "train_step", poisoned_step)
     message = r"the gradient is not finite at step 2 \(epoch 0\); the training state is in .* \(after step 2;"
     with pytest.raises(FloatingPointError, match=message):
         fit(config)
@@ -374,9 +387,9 @@ def test_a_state_that_is_not_finite_is_never_saved(config, monkeypatch):
 def test_no_limit_on_the_gradient_is_not_a_limit_of_zero(config):
     weights = []
     for norm in (1e6, 0.0):
-        trainer = Trainer(dataclasses.replace(config, clip_norm=norm))
-        trainer.train_epoch(0, InterruptGuard(trainer.last_saved))
-        weights.append(trainer.model.pif_head.conv.weight)
+        run = Run(dataclasses.replace(config, clip_norm=norm))
+        train_epoch(run, InterruptGuard(run.state.last_saved))
+        weights.append(run.state.model.pif_head.conv.weight)
     assert torch.equal(*weights)
 
 
@@ -387,7 +400,7 @@ def test_paths_may_be_strings(config):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"size": 64}, "multiple of 16 plus 1"),
+        ({"size": 64}, "size must be a multiple of 16 plus 1"),
         ({"optimizer": "lion"}, "optimizer must be one of"),
         ({"epochs": 0}, "epochs must be at least 1, got 0"),
         ({"ema": 1.0}, r"ema must be in \[0, 1\)"),
@@ -404,7 +417,7 @@ def test_paths_may_be_strings(config):
         ({"amp": "false"}, "amp must be True or False, got 'false'"),
         ({"batch_size": 2.0}, r"batch_size must be an integer, got 2\.0"),
         ({"workers": True}, "workers must be an integer, got True"),
-        ({"long_edge": 65.0}, r"the input size must be an integer, got 65\.0"),
+        ({"long_edge": 65.0}, r"long_edge must be an integer, got 65\.0"),
         ({"work_dir": ""}, "work_dir must not be empty"),
         ({"resume": ""}, "resume must not be empty"),
         ({"long_edge": 16385}, "long_edge must be at most 8192"),
@@ -418,4 +431,4 @@ def test_paths_may_be_strings(config):
 )
 def test_bad_settings_are_named(config, change, message):
     with pytest.raises((TypeError, ValueError), match=message):
-        Trainer(dataclasses.replace(config, **change))
+        Run(dataclasses.replace(config, **change))

@@ -1,0 +1,113 @@
+"""What is known of a picture: who is annotated on it, and who was found."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+CocoId = int | str
+"""Id of an image or a category; COCO has numbers, other tools write strings."""
+
+
+@dataclass(frozen=True, eq=False)
+class Annotation:
+    """One COCO annotation: a person, or a crowd.
+
+    keypoints: float [K, 3], (x px, y px, visibility: 0 not annotated, 1 hidden, 2 visible); float64 as read from a
+        file, so that evaluation rounds nothing.
+    box: (x, y, width, height) in pixels.
+    area: of the person's mask, in square pixels.
+    iscrowd: the box holds many people, none of them annotated one by one.
+    """
+
+    keypoints: np.ndarray
+    box: tuple[float, float, float, float]
+    area: float
+    iscrowd: bool = False
+
+    @property
+    def num_keypoints(self) -> int:
+        """How many keypoints are annotated."""
+        return int(np.count_nonzero(self.keypoints[:, 2] > 0))
+
+    @property
+    def is_ignored(self) -> bool:
+        """Whether the box holds people whose keypoints nobody marked: neither persons nor background."""
+        return self.iscrowd or self.num_keypoints == 0
+
+    @property
+    def scale(self) -> float:
+        """The person's size in pixels, as in Eq. 5: the square root of its area, of its box's where that is 0."""
+        return math.sqrt(self.area or self.box[2] * self.box[3])
+
+
+@dataclass(frozen=True)
+class ImageRecord:
+    """One picture of a COCO keypoint set.
+
+    image_id: as in the file.
+    path: of the picture.
+    annotations: what is annotated on it, in pixels.
+    category_id: of the persons, as in the file; the same for every picture of a set.
+    size: (width, height) in pixels that the annotations were made for; None if the file does not say.
+    upright: the annotations were made on the picture as its EXIF orientation says, as those of `dgcn predict` are.
+    """
+
+    image_id: CocoId
+    path: Path
+    annotations: tuple[Annotation, ...]
+    category_id: CocoId = 1
+    size: tuple[int, int] | None = None
+    upright: bool = False
+
+    @property
+    def persons(self) -> list[Annotation]:
+        """Those of the annotations that are one person with keypoints."""
+        return [annotation for annotation in self.annotations if not annotation.is_ignored]
+
+
+@dataclass(frozen=True, eq=False)
+class Pose:
+    """One person.
+
+    keypoints: float32 [K, 2], (x, y) in pixels of the original picture; (0, 0) where not found.
+    scores: float32 [K], confidence of each keypoint in [0, 1]; 0 where not found.
+    score: confidence in the person, by which COCO ranks it: a mean of `scores` in which the best three count more.
+    """
+
+    keypoints: np.ndarray
+    scores: np.ndarray
+    score: float
+
+    @property
+    def box(self) -> tuple[float, float, float, float]:
+        """(x, y, width, height) in pixels, around the keypoints that were found; zeros where none was."""
+        found = self.keypoints[self.scores > 0]
+        if not len(found):
+            return 0.0, 0.0, 0.0, 0.0
+        (x, y), (right, bottom) = found.min(axis=0).tolist(), found.max(axis=0).tolist()
+        return x, y, right - x, bottom - y
+
+    def to_coco(self, image_id: CocoId = 0, category_id: CocoId = 1) -> dict[str, Any]:
+        """A COCO keypoint result, JSON-serialisable; v is 2 for a keypoint that was found and 0 otherwise.
+
+        `keypoint_scores` is an addition to the format, and so are the fields that make it a COCO annotation as well.
+        """
+        found = self.scores > 0
+        keypoints = np.column_stack([self.keypoints, np.where(found, 2, 0)])
+        box = self.box
+        return {
+            "image_id": image_id,
+            "category_id": category_id,
+            "keypoints": [round(value, 2) for value in keypoints.ravel().tolist()],
+            "num_keypoints": int(found.sum()),
+            "bbox": [round(value, 2) for value in box],
+            "area": round(box[2] * box[3], 2),
+            "iscrowd": 0,
+            "score": round(self.score, 6),
+            "keypoint_scores": [round(value, 4) for value in self.scores.tolist()],
+        }

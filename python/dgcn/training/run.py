@@ -1,0 +1,143 @@
+"""The objects of one training run, made and checked before the first step."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import random
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from timm.utils import ModelEmaV3
+
+from ..codec import PifPafCodec
+from ..data.coco_format import read_coco
+from ..data.dataset import CocoKeypoints
+from ..data.images import check_record
+from ..data.loader import EpochBatches, open_batches, plan_workers
+from ..graph import distance_matrix
+from ..model.checkpoint import load_model
+from ..model.config import MOBILENET, ModelConfig
+from ..model.network import DGCN, build_from_config, build_model
+from ..predict.predictor import Predictor, check_device
+from ..records import ImageRecord
+from .config import TrainConfig, differences
+from .losses import PifPafLoss
+from .optim import build_optimizer
+from .run_folder import BEST_FILE
+from .state import TrainingState
+
+log = logging.getLogger(__name__)
+
+CALIBRATION_IMAGES = 32  # from which the batch norms of a folded trunk get their first statistics
+
+
+class Run:
+    """What `fit` works with: data, network, loss, and the state that a resumed run goes on from."""
+
+    def __init__(self, config: TrainConfig, *, is_resumed: bool = False) -> None:
+        """Checks all that the run will need, then builds the network. Raises as `fit`.
+
+        Args:
+            config: of the run.
+            is_resumed: `state.restore` will replace every weight: do not look for those that the run began with.
+        """
+        self.config = config
+        self.device = check_device(config.device)
+        torch.use_deterministic_algorithms(config.deterministic)
+        random.seed(config.seed)
+        np.random.seed(config.seed)  # noqa: NPY002 - timm and other libraries may draw from it
+        torch.manual_seed(config.seed)
+
+        initial = build_from_config(config.model) if is_resumed else load_initial(config)
+        self.dataset = CocoKeypoints(
+            config.train_images,
+            config.train_annotations,
+            config.model.skeleton,
+            config.transform(),
+            PifPafCodec(config.model.skeleton, DGCN.stride),
+            node_strides=config.model.levels,
+            seed=config.seed,
+        )
+        steps_per_epoch = len(self.dataset) // config.batch_size
+        if steps_per_epoch == 0:
+            raise ValueError(
+                f"batch_size must be at most the {len(self.dataset)} training images, got {config.batch_size}"
+            )
+        self.validation = read_validation(config)
+        self.workers, self.prefetch = plan_workers(self.dataset, config.batch_size, config.workers)
+        self.loss = PifPafLoss(config.loss)
+        # Convolutions run fastest in this layout, on the CPU as on a GPU.
+        model = (initial or build_initial(config, self.dataset)).to(self.device).to(memory_format=torch.channels_last)
+        ema = ModelEmaV3(model, decay=config.ema, use_warmup=True) if config.ema else None
+        self.state = TrainingState(config, model, ema, build_optimizer(model, config), steps_per_epoch)
+        self.predictor()  # which refuses a long edge that the decoder cannot take: now, not after an epoch
+
+    def predictor(self) -> Predictor:
+        """What the validation images are evaluated with."""
+        # What is drawn here (folding makes new layers) must not show in the training: it may happen twice or never.
+        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
+            return Predictor(self.state.averaged, device=self.device, long_edge=self.config.val_long_edge)
+
+    @contextlib.contextmanager
+    def open_epoch(self) -> Iterator[Iterator[dict[str, Any]]]:
+        """The batches of the current epoch from the current step on: a permutation that seed and epoch alone decide."""
+        state = self.state
+        generator = torch.Generator().manual_seed(self.config.seed * 1_000_003 + state.epoch)
+        order = torch.randperm(len(self.dataset), generator=generator).tolist()
+        self.dataset.set_epoch(state.epoch)
+        with open_batches(
+            EpochBatches(self.dataset, order, self.config.batch_size),
+            range(state.step_of_epoch, state.steps_per_epoch),
+            workers=self.workers,
+            prefetch=self.prefetch,
+            pin_memory=self.device.type == "cuda",
+            # A loader draws a base seed for its workers; not from the generator that the graphs are drawn from.
+            generator=generator,
+        ) as batches:
+            yield batches
+
+
+def load_initial(config: TrainConfig) -> DGCN | None:
+    """The model of `init_checkpoint`. Raises ValueError unless it is the configured one, and the only start."""
+    if config.init_checkpoint is None:
+        return None
+    if config.pretrained or config.init_trunk is not None:
+        raise ValueError("init_checkpoint must be given without init_trunk and pretrained: it holds every weight")
+    model, _ = load_model(config.init_checkpoint)
+    if changes := list(differences(config.model.to_dict(), model.config.to_dict())):
+        raise ValueError(
+            f"init_checkpoint {config.init_checkpoint} must hold the configured model, but has"
+            f" {'; '.join(changes)} (configured -> in the file)"
+        )
+    return model
+
+
+def build_initial(config: TrainConfig, dataset: CocoKeypoints) -> DGCN:
+    """The network at the start of a run, with the graph of the training persons (Eq. 5)."""
+    if config.freeze_epochs and not config.pretrained and config.init_trunk is None:
+        mobilenet = config.model.backbone == MOBILENET
+        start = "--init-trunk" if mobilenet else "--pretrained, as the paper starts from ImageNet,"
+        log.warning(
+            f"the backbone starts from random weights and is frozen for {config.freeze_epochs} epochs: pass {start}"
+            " or --freeze-epochs 0"
+        )
+    values = {name: getattr(config.model, name) for name in ModelConfig.__dataclass_fields__}
+    distances = distance_matrix(*dataset.persons()) if config.model.graph in ("dynamic", "soft") else None
+    model = build_model(**values, pretrained=config.pretrained, distances=distances)
+    if config.init_trunk is not None:
+        images = torch.stack([dataset[i]["image"] for i in range(min(CALIBRATION_IMAGES, len(dataset)))])
+        model.backbone.load_folded(config.init_trunk, (images - model.mean) / model.std)
+    return model
+
+
+def read_validation(config: TrainConfig) -> list[ImageRecord]:
+    """The validation images, each looked at, so that no evaluation fails for them when an epoch is done."""
+    records = read_coco(config.val_images, config.val_annotations, config.model.skeleton)
+    for record in records:
+        check_record(record)
+    if not any(record.persons for record in records):
+        log.warning(f"{config.val_annotations} has no person to measure AP on: there will be no {BEST_FILE}")
+    return records
