@@ -209,7 +209,10 @@ if WITH_TORCH:
         )
     )
 
-DGCN = ["dgcn", *(f"dgcn.{room}" for room in ("cli", "data", "evaluation", "model", "predict", "training"))]
+DGCN = [
+    "dgcn",
+    *(f"dgcn.{room}" for room in ("cli", "data", "evaluation", "model", "model.backbones", "predict", "training")),
+]
 
 setup(
     packages=["dgcn_ext", "dgcn_ext.reference", *(DGCN if WITH_TORCH else [])],

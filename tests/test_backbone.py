@@ -10,7 +10,8 @@ import torch
 from torch.nn.functional import conv2d, relu6
 from torch.nn.utils import prune
 
-from dgcn.model.backbone import MobileNetV1, build_backbone
+from dgcn.model.backbones import build_backbone
+from dgcn.model.backbones.mobilenet import MobileNetV1
 from dgcn.model.config import MOBILENET
 
 
@@ -48,7 +49,7 @@ def test_mobilenet_starts_as_the_folded_trunk_in_both_modes(tmp_path):
     path = random_trunk(tmp_path / "trunk.npz")
     x = torch.rand(4, 3, 65, 97) * 2 - 1
     model = MobileNetV1()
-    model.load_folded(path, x)
+    model.load_trunk(path, x)
     wanted = folded_forward(path, x)
     for features in (model.eval()(x), model.train()(x)):
         assert features.keys() == wanted.keys()
@@ -79,7 +80,7 @@ def test_a_trunk_that_does_not_fit_is_named(tmp_path, change):
         arrays["blocks.7.pw.bias"] = arrays["blocks.7.pw.bias"][:-1]
     np.savez(tmp_path / "bad.npz", **arrays)
     with pytest.raises(ValueError, match=r"blocks\.7\.pw\.bias must have the shape \(384,\)"):
-        MobileNetV1().load_folded(tmp_path / "bad.npz", torch.zeros(1, 3, 33, 33))
+        MobileNetV1().load_trunk(tmp_path / "bad.npz", torch.zeros(1, 3, 33, 33))
 
 
 @pytest.mark.parametrize("name", [MOBILENET, "resnet18", "densenet121", "convnext_atto"])
@@ -111,7 +112,7 @@ def test_every_cell_sees_the_pixel_it_is_centred_on():
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("resnet5000", "backbone must be 'mobilenetv1_075' or the name of a timm model, got 'resnet5000'"),
+        ("resnet5000", "backbone must be 'mobilenetv1_075', 'movenet_multipose' or the name of a timm model, got 'resnet5000'"),
         ("vit_tiny_patch16_224", "stride|any size"),
         ("swin_tiny_patch4_window7_224", "any size"),
     ],

@@ -10,7 +10,9 @@ from ..skeleton import COCO, Skeleton
 
 Graph = Literal["dynamic", "soft", "hand", "identity", "ones"]
 MOBILENET = "mobilenetv1_075"
-"""The backbone that is not timm's."""
+MOVENET = "movenet_multipose"
+OWN_BACKBONES = (MOBILENET, MOVENET)
+"""The backbones that are not timm's, and that may start from the file of a trained trunk."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,7 +20,7 @@ class ModelConfig:
     """Everything that decides the network's shape; stored with every checkpoint."""
 
     backbone: str = "resnet50"
-    """mobilenetv1_075, or any timm model with features_only."""
+    """mobilenetv1_075, movenet_multipose, or any timm model with features_only."""
     levels: tuple[int, ...] = (16,)
     """Strides of the feature maps that get a DGCN head (two DGCMs); none is the PifPaf baseline without graphs."""
     graph: Graph = "dynamic"

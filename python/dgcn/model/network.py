@@ -13,8 +13,11 @@ from dgcn_ext.folding import inference_copy, merge_norms
 from ..codec import PAF_COMPONENTS, PIF_COMPONENTS, Output
 from ..graph import coco_distances, hand_crafted_adjacency, identity_adjacency, ones_adjacency, soft_adjacency
 from ..skeleton import COCO
-from .backbone import build_backbone, check_channels
-from .config import MOBILENET, Graph, ModelConfig
+from .backbones import build_backbone
+from .config import OWN_BACKBONES, Graph, ModelConfig
+
+PRIOR_LOGIT = -4.6
+"""Confidence logits start here: about one cell of a field in a hundred holds what it is for."""
 
 
 class PixelShuffleHead(nn.Module):
@@ -27,6 +30,8 @@ class PixelShuffleHead(nn.Module):
         super().__init__()
         self.fields, self.components = fields, components
         self.conv = nn.Conv2d(in_channels, fields * components * 4, 1)
+        assert self.conv.bias is not None
+        nn.init.constant_(self.conv.bias.view(fields, components, 4)[:, 0], PRIOR_LOGIT)  # of the confidence
 
     def forward(self, x: Tensor) -> Tensor:
         x = nn.functional.pixel_shuffle(self.conv(x), 2)[..., :-1, :-1]
@@ -87,12 +92,11 @@ class DGCN(nn.Module):
     def __init__(self, config: ModelConfig, adjacency: Tensor, *, pretrained: bool = False, fused: bool = True) -> None:
         super().__init__()
         self.config = config
-        self.backbone = build_backbone(config.backbone, pretrained=pretrained)
-        check_channels(self.backbone, (*config.levels, 16))
+        self.backbone = build_backbone(config.backbone, {*config.levels, 16}, pretrained=pretrained)
         skeleton, channels = config.skeleton, self.backbone.channels
 
         def make_dgcm(in_channels: int) -> nn.Module:
-            return (DGCMFused if fused else DGCM)(
+            dgcm = (DGCMFused if fused else DGCM)(
                 in_channels,
                 adjacency,
                 lift_channels=config.lift_channels,
@@ -103,6 +107,9 @@ class DGCN(nn.Module):
                 eval_graph=config.eval_graph,
                 per_sample=config.per_sample,
             )
+            assert dgcm.kmap.bias is not None
+            nn.init.constant_(dgcm.kmap.bias, PRIOR_LOGIT)
+            return dgcm
 
         self.pif_stream = GraphStream(channels, config.levels, make_dgcm) if config.levels else None
         self.paf_stream = GraphStream(channels, config.levels, make_dgcm) if config.levels else None
@@ -185,7 +192,8 @@ def build_model(
     """Build the network of the paper.
 
     Args:
-        backbone: 'mobilenetv1_075' or any timm model with `features_only` (ResNets lose their input max-pool).
+        backbone: 'mobilenetv1_075', 'movenet_multipose' or any timm model with `features_only` (ResNets lose their
+            input max-pool).
         levels: feature maps with a DGCN head, among 'F4', 'F8', 'F16'; () is the PifPaf baseline.
         graph: 'dynamic', 'soft', 'hand', 'identity' or 'ones' (Figure 3).
         pretrained: whether timm fetches ImageNet weights for the backbone.
@@ -200,8 +208,8 @@ def build_model(
         strides = tuple(int(str(level).removeprefix("F")) for level in levels)
     except ValueError:
         raise ValueError(f"levels must be names among 'F4', 'F8' and 'F16', got {levels}") from None
-    if pretrained and backbone == MOBILENET:
-        raise ValueError(f"pretrained must be False for '{MOBILENET}': timm has no weights for it; load a checkpoint")
+    if pretrained and backbone in OWN_BACKBONES:
+        raise ValueError(f"pretrained must be False for '{backbone}': timm has no weights for it; load a checkpoint")
     config = ModelConfig(backbone=backbone, levels=strides, graph=graph, **options)
     return DGCN(config, graph_adjacency(config, distances), pretrained=pretrained, fused=fused)
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
 from ..checks import check_at_least, check_below_one, check_positive, check_types
 from ..data.transforms import TrainTransform
-from ..model.config import MOBILENET, ModelConfig
+from ..model.config import OWN_BACKBONES, ModelConfig
 from ..sizes import normalize_size
 
 MAX_SEED = 2**32 - 1  # numpy's global generator takes no more
@@ -65,7 +65,7 @@ class TrainConfig:
     pretrained: bool = False
     """ImageNet weights of the backbone, from timm."""
     init_trunk: Path | None = None
-    """.npz file of a trained mobilenetv1_075 trunk to start from."""
+    """.npz file of a trained trunk of mobilenetv1_075 or movenet_multipose to start from."""
     init_checkpoint: Path | None = None
     """dgcn checkpoint of the same model whose weights to start from."""
     size: int = 641
@@ -90,6 +90,8 @@ class TrainConfig:
     """Optimizer steps over which the learning rate rises from 0."""
     freeze_epochs: int = 1
     """First epochs in which the backbone is frozen, batch norm statistics included."""
+    freeze_stem: bool = False
+    """Keep the layers of the backbone up to stride 4 frozen after them as well (backbones of dgcn's own)."""
     clip_norm: float = 10.0
     """Largest norm of the gradient; 0 for no limit."""
     ema: float = 0.999
@@ -136,8 +138,8 @@ class TrainConfig:
             raise ValueError(f"seed must be at most {MAX_SEED}, got {self.seed}")
         self.transform()
         normalize_size(self.val_long_edge, "long_edge")
-        if self.model.backbone != MOBILENET and self.init_trunk is not None:
-            raise ValueError(f"init_trunk needs the backbone '{MOBILENET}', got '{self.model.backbone}'")
+        if self.model.backbone not in OWN_BACKBONES and self.init_trunk is not None:
+            raise ValueError(f"init_trunk needs the backbone {' or '.join(OWN_BACKBONES)}, got {self.model.backbone}")
 
     def transform(self) -> TrainTransform:
         """The augmentation."""
@@ -152,10 +154,15 @@ class TrainConfig:
         """Whether epoch number `epoch` (from 1) is followed by an evaluation."""
         return epoch % self.eval_every == 0 or epoch == self.epochs
 
+    @classmethod
+    def tracked(cls) -> set[str]:
+        """The fields that must not change when a run is resumed; where it runs and how often it saves may."""
+        free = {"work_dir", "resume", "workers", "device", "save_seconds", "eval_every"}
+        return {field.name for field in fields(cls)} - free
+
     def fingerprint(self) -> str:
-        """What must not change when a run is resumed, as JSON; where it runs and how often it saves may."""
-        free = ("work_dir", "resume", "workers", "device", "save_seconds", "eval_every")
-        values = {name: value for name, value in asdict(self).items() if name not in free}
+        """The tracked fields as JSON."""
+        values = {name: value for name, value in asdict(self).items() if name in self.tracked()}
         return json.dumps({**values, "model": self.model.to_dict()}, default=str, sort_keys=True)
 
 

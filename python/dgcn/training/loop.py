@@ -65,7 +65,7 @@ def train_epoch(run: Run, guard: InterruptGuard) -> None:
     config, state = run.config, run.state
     if state.step_of_epoch == 0:
         state.sums = {}
-    set_training(state.model, frozen_backbone=state.epoch < config.freeze_epochs)
+    set_training(state.model, config, state.epoch)
     title = f"epoch {state.epoch + 1}/{config.epochs}"
     saved = time.monotonic()
     with run.open_epoch() as batches, Progress(title, state.steps_per_epoch, state.step_of_epoch) as progress:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 import torch
 from torch import nn
@@ -44,8 +45,12 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, step: int, total_steps: 
         group["lr"] = rate * group["factor"]
 
 
-def set_training(model: DGCN, *, frozen_backbone: bool) -> None:
-    """Training mode; a frozen backbone gets no gradients and keeps its batch norm statistics."""
-    model.train()
-    model.backbone.train(not frozen_backbone)
-    model.backbone.requires_grad_(not frozen_backbone)
+def set_training(model: DGCN, config: TrainConfig, epoch: int) -> None:
+    """Training mode for an epoch (from 0); what is frozen gets no gradients and keeps its batch norm statistics."""
+    model.train().requires_grad_(True)
+    if epoch < config.freeze_epochs:
+        frozen: Iterable[nn.Module] = (model.backbone,)
+    else:
+        frozen = model.backbone.stem_modules() if config.freeze_stem else ()
+    for module in frozen:
+        module.eval().requires_grad_(False)

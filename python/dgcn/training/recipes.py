@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from ..model.config import MOBILENET, ModelConfig
+from ..model.config import MOBILENET, MOVENET, ModelConfig
 from .config import LossConfig, TrainConfig
 
 
@@ -73,6 +73,36 @@ def mobilenet_second(**fields: Any) -> TrainConfig:
     )
 
 
+def movenet_heads(**fields: Any) -> TrainConfig:
+    """First stage of a model on MoveNet's trunk (`init_trunk`), which is frozen: the heads alone learn."""
+    return _movenet({"epochs": 6, "freeze_epochs": 6, "learning_rate": 2e-3}, fields)
+
+
+def movenet_small(**fields: Any) -> TrainConfig:
+    """Second stage, from the last checkpoint of `movenet_heads` (`init_checkpoint`): all but the trunk's first layers.
+
+    A trunk that learns at 3e-4 loses what it has learnt before.
+    """
+    return _movenet({"epochs": 40, "learning_rate": 6e-4, "backbone_lr_factor": 0.2}, fields)
+
+
+def _movenet(stage: dict[str, Any], fields: dict[str, Any]) -> TrainConfig:
+    shared = {
+        "model": ModelConfig(backbone=MOVENET),
+        "loss": LossConfig(theta=3.0, delta=3.0),
+        "size": 321,
+        "long_edge": 513,
+        "scale_range": (0.7, 2.0),
+        "optimizer": "adamw",
+        "weight_decay": 0.02,
+        "batch_size": 8,
+        "freeze_epochs": 0,
+        "freeze_stem": True,
+        "eval_every": 4,
+    }
+    return TrainConfig(**{**shared, **stage, **fields})
+
+
 def _mobilenet(stage: dict[str, Any], fields: dict[str, Any]) -> TrainConfig:
     """What both stages share, and one stage's own."""
     shared = {
@@ -90,5 +120,7 @@ RECIPES: dict[str, Callable[..., TrainConfig]] = {
     "paper": paper,
     "mobilenet-first": mobilenet_first,
     "mobilenet-second": mobilenet_second,
+    "movenet-heads": movenet_heads,
+    "movenet-small": movenet_small,
 }
 """By the names that `dgcn train --recipe` takes."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import platform
 import random
 from collections.abc import Iterator
 from typing import Any
@@ -19,7 +20,7 @@ from ..data.images import check_record
 from ..data.loader import EpochBatches, open_batches, plan_workers
 from ..graph import distance_matrix
 from ..model.checkpoint import load_model
-from ..model.config import MOBILENET, ModelConfig
+from ..model.config import OWN_BACKBONES, ModelConfig
 from ..model.network import DGCN, build_from_config, build_model
 from ..predict.predictor import Predictor, check_device
 from ..records import ImageRecord
@@ -46,6 +47,10 @@ class Run:
         """
         self.config = config
         self.device = check_device(config.device)
+        if config.amp and self.device.type == "cpu" and not has_bfloat16():
+            log.warning(
+                "amp makes training slower here, about ten times: this CPU computes bfloat16 in software; leave it out"
+            )
         torch.use_deterministic_algorithms(config.deterministic)
         random.seed(config.seed)
         np.random.seed(config.seed)  # noqa: NPY002 - timm and other libraries may draw from it
@@ -100,6 +105,13 @@ class Run:
             yield batches
 
 
+def has_bfloat16() -> bool:
+    """Whether the CPU multiplies bfloat16 in hardware; for all that torch tells, of an x86."""
+    if platform.machine() not in ("x86_64", "AMD64"):
+        return True
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+
+
 def load_initial(config: TrainConfig) -> DGCN | None:
     """The model of `init_checkpoint`. Raises ValueError unless it is the configured one, and the only start."""
     if config.init_checkpoint is None:
@@ -118,8 +130,8 @@ def load_initial(config: TrainConfig) -> DGCN | None:
 def build_initial(config: TrainConfig, dataset: CocoKeypoints) -> DGCN:
     """The network at the start of a run, with the graph of the training persons (Eq. 5)."""
     if config.freeze_epochs and not config.pretrained and config.init_trunk is None:
-        mobilenet = config.model.backbone == MOBILENET
-        start = "--init-trunk" if mobilenet else "--pretrained, as the paper starts from ImageNet,"
+        own = config.model.backbone in OWN_BACKBONES
+        start = "--init-trunk" if own else "--pretrained, as the paper starts from ImageNet,"
         log.warning(
             f"the backbone starts from random weights and is frozen for {config.freeze_epochs} epochs: pass {start}"
             " or --freeze-epochs 0"
@@ -129,7 +141,7 @@ def build_initial(config: TrainConfig, dataset: CocoKeypoints) -> DGCN:
     model = build_model(**values, pretrained=config.pretrained, distances=distances)
     if config.init_trunk is not None:
         images = torch.stack([dataset[i]["image"] for i in range(min(CALIBRATION_IMAGES, len(dataset)))])
-        model.backbone.load_folded(config.init_trunk, (images - model.mean) / model.std)
+        model.backbone.load_trunk(config.init_trunk, (images - model.mean) / model.std)
     return model
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -116,8 +117,10 @@ def load_state(path: Path, config: TrainConfig) -> dict[str, Any]:
     required = {"fingerprint", "model", "optimizer", "step", "sums", "history", "generator"}
     if missing := sorted(required - state.keys()):
         raise ValueError(f"resume: {path} is not a training state of dgcn: it has no {', '.join(missing)}")
-    old = json.loads(state["fingerprint"])
-    old["model"] = ModelConfig.from_dict(old["model"]).to_dict()  # with the settings that it did not have yet
+    # A setting that did not exist yet had the value that is now its default.
+    defaults = {field.name: field.default for field in fields(TrainConfig) if field.name in config.tracked()}
+    old = {**defaults, **json.loads(state["fingerprint"])}
+    old["model"] = ModelConfig.from_dict(old["model"]).to_dict()
     if changes := list(differences(old, json.loads(config.fingerprint()))):
         raise ValueError(f"resume: {path} belongs to a run with other settings ({'; '.join(changes)})")
     return state
