@@ -7,12 +7,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch.nn.functional import conv2d, relu6
+from torch.nn.functional import conv2d, pad, relu6
 from torch.nn.utils import prune
 
+from dgcn.cli.demo import PICTURE
+from dgcn.data.images import read_image
+from dgcn.data.transforms import resize_pad
 from dgcn.model.backbones import build_backbone
+from dgcn.model.backbones.base import read_trunk
 from dgcn.model.backbones.mobilenet import MobileNetV1
-from dgcn.model.config import MOBILENET
+from dgcn.model.backbones.movenet import MoveNet, SamePadConv
+from dgcn.model.config import MOBILENET, MOVENET
+from dgcn.skeleton import COCO
 
 
 def random_trunk(path: Path) -> Path:
@@ -83,7 +89,7 @@ def test_a_trunk_that_does_not_fit_is_named(tmp_path, change):
         MobileNetV1().load_trunk(tmp_path / "bad.npz", torch.zeros(1, 3, 33, 33))
 
 
-@pytest.mark.parametrize("name", [MOBILENET, "resnet18", "densenet121", "convnext_atto"])
+@pytest.mark.parametrize("name", [MOBILENET, MOVENET, "resnet18", "densenet121", "convnext_atto"])
 def test_maps_have_the_strides_they_claim(name):
     backbone = build_backbone(name).eval()
     with torch.no_grad():
@@ -92,6 +98,54 @@ def test_maps_have_the_strides_they_claim(name):
     assert 16 in features
     for stride, values in features.items():
         assert values.shape == (1, backbone.channels[stride], -(-65 // stride), -(-97 // stride))
+
+
+def test_movenet_pads_as_tensorflow_does():
+    """Even sizes as in training, at the right and at the bottom; the cells of an odd size see the same pixels."""
+    conv = SamePadConv(3, 4)
+    image = torch.randn(1, 3, 32, 32)
+    cells = conv(image)
+    torch.testing.assert_close(cells, conv2d(pad(image, (0, 1, 0, 1)), conv.weight, conv.bias, stride=2))
+    odd = conv(image[..., :31, :31])
+    assert odd.shape[-2:] == (16, 16)
+    torch.testing.assert_close(odd[..., :15, :15], cells[..., :15, :15])
+
+
+def test_movenet_starts_from_a_trunk(tmp_path):
+    """The maps are those of the file's layers, with mean 0 and variance 1 over the images of the start."""
+    trained = MoveNet((4, 8, 16))
+    arrays = {name: value.numpy() for name, value in trained.state_dict().items() if not name.startswith("norms.")}
+    np.savez(tmp_path / "trunk.npz", **arrays, **{"heads.center.bias": np.zeros(1)})
+    x = torch.rand(2, 3, 97, 65) * 2 - 1
+    model = MoveNet((4, 8, 16))
+    model.load_trunk(tmp_path / "trunk.npz", x)
+    with torch.no_grad():
+        maps, joined = model.eval()(x), trained.join(x)
+    for stride, values in maps.items():
+        mean, variance = joined[stride].mean((0, 2, 3), keepdim=True), joined[stride].var((0, 2, 3), keepdim=True)
+        torch.testing.assert_close(values, (joined[stride] - mean) / (variance + 1e-5).sqrt(), atol=1e-4, rtol=1e-4)
+    del arrays["fpn.smooth8.pw.bias"]
+    np.savez(tmp_path / "bad.npz", **arrays)
+    with pytest.raises(ValueError, match=r"bad\.npz: fpn\.smooth8\.pw\.bias must have the shape \(24,\), got nothing"):
+        model.load_trunk(tmp_path / "bad.npz", x)
+
+
+def test_movenet_sees_joints(data_dir):
+    """The trunk is read as it was trained: its own head's heat maps are highest on the astronaut's eyes and ears."""
+    path = data_dir / "weights" / "movenet_multipose_lightning.npz"
+    canvas, preprocess = resize_pad(read_image(PICTURE, upright=True), 321)
+    x = (torch.from_numpy(canvas).permute(2, 0, 1)[None] - 127.5) / 127.5
+    model, head = MoveNet((4,)), read_trunk(path)
+    model.load_trunk(path, x)
+    weights = {name: head[f"heads.kpt_heatmap.{name}"] for name in ("dw.weight", "pw.weight", "pw.bias", "out.weight")}
+    with torch.no_grad():
+        finest = model.join(x)[4][:, :24]
+        hidden = conv2d(conv2d(finest, weights["dw.weight"], padding=1, groups=24), weights["pw.weight"])
+        heat = conv2d((hidden + weights["pw.bias"][:, None, None]).relu(), weights["out.weight"])[0]
+    joints = {"left_eye": (243, 101), "right_eye": (199, 97), "left_ear": (268, 114), "right_ear": (173, 109)}
+    for name, expected in joints.items():
+        row, column = divmod(int(heat[COCO.keypoints.index(name)].argmax()), heat.shape[2])
+        assert np.abs(preprocess.to_original(np.array([4 * column, 4 * row])) - expected).max() < 8
 
 
 def test_resnet_has_lost_its_max_pool():
@@ -112,7 +166,7 @@ def test_every_cell_sees_the_pixel_it_is_centred_on():
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("resnet5000", "backbone must be 'mobilenetv1_075', 'movenet_multipose' or the name of a timm model, got 'resnet5000'"),
+        ("resnet5000", "'movenet_multipose' or the name of a timm model, got 'resnet5000'"),
         ("vit_tiny_patch16_224", "stride|any size"),
         ("swin_tiny_patch4_window7_224", "any size"),
     ],

@@ -7,6 +7,7 @@ import json
 import pytest
 import torch
 
+from dgcn.codec import Output
 from dgcn.graph import coco_distances, hand_crafted_adjacency, soft_adjacency
 from dgcn.model.config import ModelConfig
 from dgcn.model.network import build_from_config, build_model
@@ -59,6 +60,15 @@ def test_every_parameter_gets_a_gradient():
     shielded = ("theta", "phi", "non_local.g.", "affinity", "non_local.out.0.")
     missing = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
     assert [name for name in missing if not any(part in name for part in shielded)] == []
+
+
+def test_confidences_start_at_the_prior_of_a_cell():
+    """Of features of zeros the heads, and every DGCM, say what their biases say."""
+    model = build_model("mobilenetv1_075", lift_channels=8)
+    output = Output(model.pif_head(torch.zeros(1, 384, 3, 3)), model.paf_head(torch.zeros(1, 384, 3, 3)), [])
+    for logits in (output.pif_confidence, output.paf_confidence, model.paf_stream.dgcms["16"].kmap.bias):
+        assert torch.equal(logits, torch.full_like(logits, -4.6))
+    assert output.pif_offset.abs().max() < 0.1
 
 
 def test_graphs_reach_the_modules():

@@ -238,6 +238,18 @@ def test_frozen_epochs_leave_the_backbone_alone(config):
     assert not torch.equal(run.state.model.backbone.stem.weight, before["stem.weight"])
 
 
+def test_a_frozen_stem_stays_frozen(config):
+    run = Run(dataclasses.replace(config, freeze_epochs=0, freeze_stem=True))
+    before = {name: value.clone() for name, value in run.state.model.backbone.state_dict().items()}
+    train_epoch(run, InterruptGuard(run.state.last_saved))
+    after = run.state.model.backbone.state_dict()
+    changed = {
+        name.split(".")[1] for name in before if "blocks." in name and not torch.equal(before[name], after[name])
+    }
+    assert torch.equal(before["stem.weight"], after["stem.weight"])
+    assert changed == {str(number) for number in range(3, 13)}
+
+
 def test_the_graph_is_that_of_the_training_persons(config):
     run = Run(config)
     adjacency = run.state.model.pif_stream.dgcms["16"].graph_conv.adjacency
