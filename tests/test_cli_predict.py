@@ -274,7 +274,7 @@ def test_commands_take_pictures_of_two_hundred_million_pixels(oracle, tmp_path, 
     path.write_bytes(b"P6 16000 12500 255 ")
     with pytest.raises(ValueError, match=r"phone\.ppm .*200000000 pixels"):
         read_size(path)
-    load_predictor(argparse.Namespace(checkpoint=None, device="cpu", long_edge=None))
+    load_predictor(argparse.Namespace(checkpoint=None, device="cpu", long_edge=None, flip_test=False))
     assert read_size(path) == (16_000, 12_500)
 
 

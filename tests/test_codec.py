@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gzip
 import json
 import math
@@ -11,6 +12,7 @@ import pytest
 import torch
 
 from dgcn.codec import PifPafCodec, Targets
+from dgcn.data.transforms import transform_annotation
 from dgcn.records import Annotation
 from dgcn.skeleton import COCO, Skeleton
 from dgcn_ext.decoder import PifPafDecoder
@@ -303,6 +305,28 @@ def test_heads_become_the_fields_of_their_targets(dtype):
         np.testing.assert_allclose(paf[:, component][limb], expected_paf[:, component][limb], **tolerance)
     assert pif[:, 1][~joint].max() < 1e-4
     assert paf[:, 1][~limb].max() < 1e-4
+
+
+def test_the_fields_of_a_mirror_image_are_those_of_the_image():
+    """Left and right, the direction of offsets and that of limbs change with it."""
+    width, height = 161, 129
+    persons = [standing(83.3, 12.7, 100), standing(41.9, 41.1, 60)]  # between cells: on one, either side would do
+    mirror = np.array([[-1.0, 0, width - 1], [0, 1, 0]])
+    mirrored = [transform_annotation(person, mirror, (width, height), COCO.flip) for person in persons]
+    targets = CODEC.encode(persons, height, width)
+    ((pif, paf),) = CODEC.decode_fields(*heads(targets))
+    ((both_pif, both_paf),) = CODEC.decode_fields(*heads(targets), heads(CODEC.encode(mirrored, height, width)))
+    np.testing.assert_allclose(both_pif[:, 1], pif[:, 1], atol=1e-4)
+    np.testing.assert_allclose(both_paf[:, 1], paf[:, 1], atol=1e-4)
+    for field, both, confident in ((pif, both_pif, pif[:, 1] > 0.5), (paf, both_paf, paf[:, 1] > 0.5)):
+        for component in range(field.shape[1]):
+            np.testing.assert_allclose(both[:, component][confident], field[:, component][confident], atol=1e-3)
+
+
+def test_a_skeleton_that_is_not_its_own_mirror_image():
+    lopsided = dataclasses.replace(COCO, limbs=COCO.limbs[1:])
+    with pytest.raises(ValueError, match=r"'coco' must have the mirror image \(15, 13\) of the limb \(16, 14\)"):
+        lopsided.mirror_limbs()
 
 
 def test_fields_are_absolute_and_limb_scales_are_read_at_the_ends():

@@ -104,21 +104,20 @@ class PifPafCodec:
         checked = [self._picture(annotations) for annotations in pictures]
         return self._encoder.batch(checked, height, width, self.stride, node_strides=node_strides, threads=threads)
 
-    def decode_fields(self, pif_head: Tensor, paf_head: Tensor) -> list[tuple[np.ndarray, np.ndarray]]:
+    def decode_fields(
+        self, pif_head: Tensor, paf_head: Tensor, mirrored: tuple[Tensor, Tensor] | None = None
+    ) -> list[tuple[np.ndarray, np.ndarray]]:
         """Raw heads `pif_head` [B, K, 5, H, W] and `paf_head` [B, M, 7, H, W], any float dtype, to what the decoder
         reads: for each picture float32 (pif [K, 5, H, W], paf [M, 8, H, W]).
 
         Heads are those of `Output`. Fields are (0, confidence, x, y, scale) and (0, confidence, x1, y1, x2, y2, scale1,
-        scale2) in absolute cells; a limb's scales are those of the PIF at its end points."""
-        self._check_heads(pif_head, paf_head)
-        heads = Output(pif_head.detach().float(), paf_head.detach().float(), [])
-        parts = (
-            heads.pif_confidence.sigmoid(),
-            heads.pif_offset,
-            F.softplus(heads.pif_scale),
-            heads.paf_confidence.sigmoid(),
-            heads.paf_offset,
-        )
+        scale2) in absolute cells; a limb's scales are those of the PIF at its end points.
+
+        `mirrored`: the two heads for the mirror images of the same pictures; the fields are then the means of both.
+        Raises ValueError where the skeleton is not its own mirror image."""
+        parts = self._parts(pif_head, paf_head)
+        if mirrored is not None:
+            parts = [(a + b) / 2 for a, b in zip(parts, self._mirror(*self._parts(*mirrored)), strict=True)]
         return [self._assemble(*of_image) for of_image in zip(*(part.cpu().numpy() for part in parts), strict=True)]
 
     def targets_to_fields(self, targets: Targets) -> tuple[np.ndarray, np.ndarray]:
@@ -143,6 +142,34 @@ class PifPafCodec:
         persons = [annotation.keypoints for annotation in annotations if not annotation.is_ignored]
         boxes = [annotation.box for annotation in annotations if annotation.is_ignored]
         return np.array(persons).reshape(-1, count, 3), np.array(boxes).reshape(-1, 4)
+
+    def _parts(self, pif_head: Tensor, paf_head: Tensor) -> list[Tensor]:
+        """PIF confidence, offset and scale, PAF confidence and offset: [B, K or M, ...], as `Targets` has them."""
+        self._check_heads(pif_head, paf_head)
+        heads = Output(pif_head.detach().float(), paf_head.detach().float(), [])
+        return [
+            heads.pif_confidence.sigmoid(),
+            heads.pif_offset,
+            F.softplus(heads.pif_scale),
+            heads.paf_confidence.sigmoid(),
+            heads.paf_offset,
+        ]
+
+    def _mirror(self, *parts: Tensor) -> list[Tensor]:
+        """The parts of mirrored pictures as of the pictures: last column first, x negated, left and right swapped."""
+        pif_confidence, pif_offset, pif_scale, paf_confidence, paf_offset = (part.flip(-1) for part in parts)
+        keypoints = list(self.skeleton.flip)
+        limbs, is_reversed = np.array(self.skeleton.mirror_limbs(), dtype=np.intp).reshape(-1, 2).T
+        ends = is_reversed[:, None] ^ np.arange(2)  # [M, 2]: which end of the mirror image either end is
+        negate_x = paf_offset.new_tensor([-1.0, 1.0])[:, None, None]
+        paf_offset = paf_offset.unflatten(2, (2, 2)) * negate_x  # [B, M, end, (x, y), H, W]
+        return [
+            pif_confidence[:, keypoints],
+            pif_offset[:, keypoints] * negate_x,
+            pif_scale[:, keypoints],
+            paf_confidence[:, limbs],
+            paf_offset[:, limbs[:, None], ends].flatten(2, 3),
+        ]
 
     def _assemble(
         self,

@@ -61,6 +61,21 @@ class Skeleton:
         """M."""
         return len(self.limbs)
 
+    def mirror_limbs(self) -> list[tuple[int, bool]]:
+        """For every limb the index of its mirror image, and whether that runs the other way.
+
+        Raises ValueError where a limb's mirror image is not a limb."""
+        mirrored = []
+        for i, j in self.limbs:
+            ends = self.flip[i], self.flip[j]
+            if ends in self.limbs:
+                mirrored.append((self.limbs.index(ends), False))
+            elif ends[::-1] in self.limbs:
+                mirrored.append((self.limbs.index(ends[::-1]), True))
+            else:
+                raise ValueError(f"the skeleton '{self.name}' must have the mirror image {ends} of the limb {(i, j)}")
+        return mirrored
+
     def to_dict(self) -> dict[str, Any]:
         """Plain lists, numbers and strings, for a checkpoint's JSON; `from_dict` reads it back."""
         return {

@@ -84,6 +84,11 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="scale the long edge of pictures to N = 16n+1 pixels (default: what the checkpoint was evaluated at)",
     )
+    parser.add_argument(
+        "--flip-test",
+        action="store_true",
+        help="average what the network sees in a picture and in its mirror image: better, at twice the time",
+    )
     add_device_argument(parser)
 
 
@@ -105,7 +110,9 @@ def load_predictor(args: argparse.Namespace, batch_size: int = 1) -> Predictor:
 
     Image.MAX_IMAGE_PIXELS = 2**29  # Pillow refuses what has twice that. Its default refuses what some phones take.
     device = choose_device(args.device)
-    return Predictor(args.checkpoint, device=device, long_edge=args.long_edge, batch_size=batch_size)
+    return Predictor(
+        args.checkpoint, device=device, long_edge=args.long_edge, batch_size=batch_size, flip_test=args.flip_test
+    )
 
 
 def check_outputs(outputs: Iterable[Path | None], inputs: Iterable[Path | None]) -> None:
