@@ -73,7 +73,7 @@ check: build
 machine-peak: build/cpp/build.ninja
 	$(BIN)/cmake --build build/cpp --target machine_peak
 
-MEASURE := $(BIN)/pytest --results benchmarks/results
+MEASURE := $(BIN)/pytest --results=benchmarks/results
 
 bench: build machine-peak
 	$(MEASURE) benchmarks/bench_machine.py
@@ -101,7 +101,7 @@ bench-decoder: build
 # What needs a GPU, or real layouts of people where $DGCN_DATA is absent, skips itself.
 bench-smoke: build machine-peak
 	mkdir -p build/smoke
-	$(BIN)/pytest benchmarks --smoke --results build/smoke
+	$(BIN)/pytest benchmarks --smoke --results=build/smoke
 	$(BIN)/python -m benchmarks.plots build/smoke build/smoke
 	$(BIN)/python -m benchmarks.report
 	data="$${DGCN_DATA:-../shared/data}"; if [ -d "$$data" ]; then \

@@ -60,7 +60,7 @@ def steps(results: Path) -> tuple[Step, list[Step], list[Step], list[Step]]:
         return Step(tool, [*sanitizer, "-k", "agrees_with_the_cpu"], 120, ("pytest",), environment)
 
     def measure(subject: str, seconds: float) -> Step:
-        command = [*PYTEST, f"benchmarks/{subject}/bench_cuda.py", "--results", str(results)]
+        command = [*PYTEST, f"benchmarks/{subject}/bench_cuda.py", f"--results={results}"]
         return Step(f"bench-{subject}", command, seconds, ("pytest", "cpuinfo"))
 
     build = [PYTHON, "setup.py", "--quiet", "egg_info", "build_ext", "--inplace"]  # egg_info: the version of dgcn

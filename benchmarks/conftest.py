@@ -27,6 +27,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # pytest looks for its options above all words of the command that are paths, so a folder after a space counts.
+    if config.inipath != Path(__file__).with_name("pytest.ini"):
+        raise pytest.UsageError("the only paths must be those of benchmarks; write --results=DIR, not --results DIR")
     config.stash[ORIGIN] = machine.origin(["pytest", *config.invocation_params.args])
     config.stash[RESULTS] = {}
     machine.keep_freed_memory()
