@@ -128,6 +128,11 @@ def test_what_graph_conv_is_equivalent_to():
     torch.testing.assert_close(eval(expression, names), graph_conv(*arguments))
 
 
+def test_the_readme_lists_every_page():
+    for page in PAGES:
+        assert page == "README.md" or f"]({page})" in README, page
+
+
 def test_targets_of_make_exist():
     makefile = (ROOT / "Makefile").read_text()
     for page in PAGES:
