@@ -39,6 +39,9 @@ SMALL = "--backbone mobilenetv1_075 --lift-channels 8 --no-non-local --size 65 -
 SMALL += " --no-pretrained --freeze-epochs 0"
 
 
+WRITTEN = ("history.json", "out/predictions.json")  # by dgcn
+
+
 def blocks(page: str, language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", PAGES[page], flags=re.MULTILINE | re.DOTALL)
 
@@ -148,8 +151,10 @@ def test_links_and_paths_exist(page):
     for link in re.findall(r"\]\((?!https?:)([^)#]+)[^)]*\)|src=\"([^\"]+)\"", text):
         target = link[0] or link[1]
         assert (ROOT / page).parent.joinpath(target).exists(), f"{page}: no {target}"
-    for path in re.findall(r"`((?:benchmarks|csrc|dgcn_ext|docs|python|tests)/[^`\s:{]+)", text):
-        assert any(ROOT.glob(path)), f"{page}: no {path}"
+    # Paths are written from the root, or from where the page says that it is: a package, or csrc.
+    bases = [ROOT / base for base in (".", "python/dgcn", "dgcn_ext", "csrc", "csrc/pifpaf", Path(page).parent)]
+    for path in re.findall(r"`([\w./*]+(?:/|\.(?:py|h|cpp|cu|cuh|json|md)))`", text):
+        assert any(any(base.glob(path)) for base in bases) or path in WRITTEN, f"{page}: no {path}"
 
 
 # A table's rows by their beginnings: the variant in the results, and the benchmarks that its columns are.
