@@ -7,8 +7,9 @@
 #                               benchmarks/results/
 #   make bench-nonlocal         those of the non-local layer (5 minutes)
 #   make bench-encoder [PEER_PYTHON=python3.10]    those of the encoder (2 minutes), beside OpenPifPaf where that has it
-#   make bench-decoder [PEER_PYTHON=python3.10]    those of the decoder (5 minutes), beside OpenPifPaf where that has it
-#   make bench-smoke            every benchmark and plot once, on its smallest case (2 minutes); results in build/smoke
+#   make bench-decoder [PEER_PYTHON=python3.10]    those of the decoder (3 minutes), beside OpenPifPaf where that has it
+#   make bench-smoke            every benchmark, plot and experiment once, on its smallest case (a minute); results go to
+#                               build/smoke
 #   make gpu [RESULTS=DIR]      on a machine with a GPU, with the packages of $(PYTHON) and no network: builds, runs every
 #                               test, compute-sanitizer and the GPU's benchmarks in 10 minutes; results in build/gpu
 #   make sanitize               the C++ tests under AddressSanitizer and UndefinedBehaviorSanitizer, those of threads under
@@ -72,46 +73,40 @@ check: build
 machine-peak: build/cpp/build.ninja
 	$(BIN)/cmake --build build/cpp --target machine_peak
 
-bench: build machine-peak
-	$(BIN)/python benchmarks/bench_machine.py
-	$(BIN)/python benchmarks/bench_graph_conv.py
-	$(BIN)/python benchmarks/bench_graph_conv_formats.py
-	$(BIN)/python benchmarks/bench_graph_conv_threads.py
-	$(BIN)/python benchmarks/bench_graph_conv_sizes.py
-	$(BIN)/python benchmarks/plot_graph_conv.py
-	$(BIN)/python benchmarks/report.py
+MEASURE := $(BIN)/pytest --results=benchmarks/results
 
-bench-nonlocal: build machine-peak
-	$(BIN)/python benchmarks/bench_relu_affinity.py
-	$(BIN)/python benchmarks/bench_relu_affinity_threads.py
-	$(BIN)/python benchmarks/bench_nonlocal_memory.py
-	$(BIN)/python benchmarks/plot_relu_affinity.py
+bench: build machine-peak
+	$(MEASURE) benchmarks/bench_machine.py
+	$(MEASURE) benchmarks/graph_conv/bench_time.py
+	$(MEASURE) benchmarks/graph_conv/bench_formats.py
+	$(MEASURE) benchmarks/graph_conv/bench_sizes.py
+	$(MEASURE) benchmarks/bench_threads.py -k graph_conv
+	$(BIN)/python -m benchmarks.plots
+	$(BIN)/python -m benchmarks.report
+
+bench-nonlocal: build
+	$(MEASURE) benchmarks/non_local/bench_time.py
+	$(MEASURE) benchmarks/non_local/bench_memory.py
+	$(MEASURE) benchmarks/bench_threads.py -k relu_affinity
+	$(BIN)/python -m benchmarks.plots
 
 bench-encoder: build
-	PEER_PYTHON="$(PEER_PYTHON)" $(BIN)/python benchmarks/bench_encoder.py
-	$(BIN)/python benchmarks/bench_encoder_threads.py
+	PEER_PYTHON="$(PEER_PYTHON)" $(MEASURE) benchmarks/encoder
+	$(MEASURE) benchmarks/bench_threads.py -k encoder
 
 bench-decoder: build
-	PEER_PYTHON="$(PEER_PYTHON)" $(BIN)/python benchmarks/bench_decoder.py
-	$(BIN)/python benchmarks/bench_decoder_batch.py
-	$(BIN)/python benchmarks/decoder_occlusion.py
+	PEER_PYTHON="$(PEER_PYTHON)" $(MEASURE) benchmarks/decoder
+	$(MEASURE) benchmarks/bench_threads.py -k decoder
 
-SMOKED := $(filter-out %/bench_nonlocal_memory.py,$(wildcard benchmarks/bench_*.py))
-
-# The GPU's benchmarks skip themselves where there is none, those on real layouts of people where $DGCN_DATA is absent.
+# What needs a GPU, or real layouts of people where $DGCN_DATA is absent, skips itself.
 bench-smoke: build machine-peak
 	mkdir -p build/smoke
-	for file in $(SMOKED); do \
-	    echo "$$file" && $(BIN)/python $$file --smoke \
-	        --benchmark-json=build/smoke/$$(basename $$file .py).json > build/smoke/log || { cat build/smoke/log; exit 1; }; \
-	done
-	$(BIN)/python benchmarks/plot_graph_conv.py build/smoke/bench_graph_conv_sizes.json build/smoke/graph_conv.svg
-	$(BIN)/python benchmarks/plot_relu_affinity.py build/smoke/bench_relu_affinity.json build/smoke/nonlocal.svg
-	$(BIN)/python benchmarks/report.py > build/smoke/log
-	$(BIN)/python benchmarks/bench_nonlocal_memory.py --side 17
+	$(BIN)/pytest benchmarks --smoke --results=build/smoke
+	$(BIN)/python -m benchmarks.plots build/smoke build/smoke
+	$(BIN)/python -m benchmarks.report
 	data="$${DGCN_DATA:-../shared/data}"; if [ -d "$$data" ]; then \
-	    $(BIN)/python benchmarks/decoder_occlusion.py --images 2 && \
-	    $(BIN)/python benchmarks/roundtrip.py "$$data/coco_val2017_layouts.json.gz" --images 20; \
+	    $(BIN)/python -m benchmarks.experiments.occlusion --images 2 && \
+	    $(BIN)/python -m benchmarks.experiments.roundtrip "$$data/coco_val2017_layouts.json.gz" --images 20; \
 	fi
 
 gpu:
@@ -143,7 +138,7 @@ fuzz: .venv/installed
 
 check-no-torch:
 	test -x .venv-no-torch/bin/python || $(PYTHON) -m venv .venv-no-torch
-	.venv-no-torch/bin/pip install --quiet pytest pytest-benchmark hypothesis
+	.venv-no-torch/bin/pip install --quiet pytest hypothesis
 	DGCN_TORCH=0 .venv-no-torch/bin/pip install --quiet .
 	! .venv-no-torch/bin/python -c 'import torch' 2> /dev/null
 	test ! -e .venv-no-torch/bin/dgcn
@@ -184,7 +179,7 @@ OPERATOR_TESTS := $(wildcard tests/test_philox.py tests/test_graph_conv*.py test
     tests/test_modules_torch.py tests/test_folding.py
 check-torch-2.13: build
 	test -x .venv-2.13/bin/python || $(PYTHON) -m venv .venv-2.13
-	PIP_CONSTRAINT= .venv-2.13/bin/pip install --quiet torch==2.13.0 numpy pytest pytest-benchmark hypothesis setuptools
+	PIP_CONSTRAINT= .venv-2.13/bin/pip install --quiet torch==2.13.0 numpy pytest hypothesis setuptools
 	# torch 2.13 warns of its own deprecations when it compiles; they are not errors of ours.
 	DGCN_CPU_CAPABILITY=portable OMP_NUM_THREADS=1 PYTHONPATH=$(CURDIR) .venv-2.13/bin/pytest -W default::DeprecationWarning $(OPERATOR_TESTS)
 

@@ -59,9 +59,9 @@ def steps(results: Path) -> tuple[Step, list[Step], list[Step], list[Step]]:
         sanitizer = ["compute-sanitizer", "--tool", tool, "--error-exitcode", "99", *PYTEST, *OPERATOR_TESTS]
         return Step(tool, [*sanitizer, "-k", "agrees_with_the_cpu"], 120, ("pytest",), environment)
 
-    def measure(name: str, seconds: float) -> Step:
-        command = [PYTHON, f"benchmarks/bench_{name}.py", f"--benchmark-json={results / f'{name}.json'}"]
-        return Step(name, command, seconds, ("pytest", "pytest_benchmark", "cpuinfo"))
+    def measure(subject: str, seconds: float) -> Step:
+        command = [*PYTEST, f"benchmarks/{subject}/bench_cuda.py", f"--results={results}"]
+        return Step(f"bench-{subject}", command, seconds, ("pytest", "cpuinfo"))
 
     build = [PYTHON, "setup.py", "--quiet", "egg_info", "build_ext", "--inplace"]  # egg_info: the version of dgcn
     cpp = "cmake -S . -B build/gpu-cpp -DCMAKE_BUILD_TYPE=Release -DDGCN_WERROR=OFF && cmake --build build/gpu-cpp -j 8"
@@ -78,7 +78,7 @@ def steps(results: Path) -> tuple[Step, list[Step], list[Step], list[Step]]:
             *(sanitize(tool) for tool in ("memcheck", "racecheck", "initcheck")),
         ],
         [pytest("tests-cpu", 240, "-m", "not gpu", *parallel), Step("tests-cpp", ["bash", "-c", cpp], 120)],
-        [measure("graph_conv_cuda", 180), measure("relu_affinity_cuda", 120)],
+        [measure("graph_conv", 180), measure("non_local", 120)],
     )
 
 

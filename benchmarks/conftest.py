@@ -1,27 +1,37 @@
-"""Hooks of the benchmarks: what the JSON of a run tells, and the tables at its end."""
+"""The options and fixtures of the benchmarks, and the tables at the end of a run."""
 
-import os
-import shlex
-import sys
-from datetime import datetime, timezone
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-import machine
 import pytest
-import report
 import torch
 
+from benchmarks import harness, machine, report
+from benchmarks.harness import Compare, Record
+
 ORIGIN = pytest.StashKey[dict[str, Any]]()
+RESULTS = pytest.StashKey[dict[str, list[dict[str, Any]]]]()  # by the name of the test function
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--results",
+        type=Path,
+        metavar="DIR",
+        help="write results there: those of test_x to x_cpu.json, those of test_x_cuda to x_cuda.json",
+    )
     parser.addoption(
         "--smoke", action="store_true", help="a round of the first case of each test, uncompiled: does it still run?"
     )
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.stash[ORIGIN] = machine.origin()
+    # pytest looks for its options above all words of the command that are paths, so a folder after a space counts.
+    if config.inipath != Path(__file__).with_name("pytest.ini"):
+        raise pytest.UsageError("the only paths must be those of benchmarks; write --results=DIR, not --results DIR")
+    config.stash[ORIGIN] = machine.origin(["pytest", *config.invocation_params.args])
+    config.stash[RESULTS] = {}
     machine.keep_freed_memory()
     if config.getoption("smoke"):
         torch.compiler.set_stance("force_eager")  # compiling takes most of the time, and is torch's to test
@@ -31,41 +41,97 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """In smoke mode, keep the first case of each test and direction: benchmarks list the smallest case first."""
     if not config.getoption("smoke"):
         return
-    first: dict[tuple[str, object], pytest.Item] = {}
+    first: dict[tuple[str, str, object], pytest.Item] = {}
     for item in items:
         assert isinstance(item, pytest.Function)
         parameters = item.callspec.params if hasattr(item, "callspec") else {}
-        first.setdefault((item.originalname, parameters.get("direction")), item)
-        item.add_marker(pytest.mark.benchmark(max_time=0, min_rounds=1), append=False)
+        first.setdefault((str(item.path), item.originalname, parameters.get("direction")), item)
     items[:] = first.values()
 
 
-def pytest_benchmark_generate_machine_info(config: pytest.Config) -> dict[str, Any]:
-    return config.stash[ORIGIN]["machine"]
+@pytest.fixture
+def smoke(request: pytest.FixtureRequest) -> bool:
+    return request.config.getoption("smoke")
 
 
-def pytest_benchmark_generate_commit_info(config: pytest.Config) -> dict[str, Any]:
-    return config.stash[ORIGIN]["commit"]
+@pytest.fixture
+def record(request: pytest.FixtureRequest) -> Record:
+    """Keeps a result for the tables and the JSON file."""
+
+    def keep(
+        group: str, *, case: str, direction: str, claims: Sequence[Mapping[str, Any]] = (), **facts: Any
+    ) -> dict[str, Any]:
+        """Returns the result. What is added to it later is kept as well.
+
+        Args:
+            group: title of the table.
+            case: title of the row.
+            direction: what is measured, as the list of claims names it.
+            claims: as `harness.Claim.judge` returns them.
+            facts: anything else.
+        """
+        result = {"group": group, "case": case, "direction": direction, **facts, "claims": list(claims)}
+        request.config.stash[RESULTS].setdefault(request.node.originalname, []).append(result)
+        return result
+
+    return keep
 
 
-def pytest_benchmark_generate_json(config: pytest.Config, benchmarks: list[Any]) -> dict[str, Any]:
-    origin = config.stash[ORIGIN]
-    # pytest-benchmark's own statistics are of whole rounds: all variants together, which says nothing.
-    return {
-        "command": shlex.join(["python", os.path.relpath(sys.argv[0]), *sys.argv[1:]]),
-        "datetime": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        **origin,
-        "benchmarks": [{"group": one.group, **one.extra_info} for one in benchmarks],
-    }
+@pytest.fixture
+def compare(record: Record, smoke: bool) -> Compare:
+    """Times variants with `harness.interleave`, and keeps the result."""
+
+    def interleave(
+        group: str,
+        variants: Mapping[str, harness.Variant],
+        *,
+        case: str,
+        direction: str,
+        baselines: Sequence[str] = (),
+        claims: Sequence[harness.Claim] = (),
+        missing: Mapping[str, str] | None = None,
+        min_rounds: int = 10,
+        seconds: float = 2.0,
+        **facts: Any,
+    ) -> dict[str, Any]:
+        """Returns the result.
+
+        Args:
+            group, case, direction, facts: as `record` takes them.
+            missing: why a variant cannot run here, by its name.
+            variants, baselines, claims, min_rounds, seconds: as `harness.interleave` takes them.
+        """
+        if smoke:
+            min_rounds, seconds = 1, 0.0
+        timed = harness.interleave(variants, baselines=baselines, claims=claims, min_rounds=min_rounds, seconds=seconds)
+        return record(group, case=case, direction=direction, **facts, **timed, missing=dict(missing or {}))
+
+    return interleave
+
+
+@pytest.fixture
+def one_core() -> Iterator[None]:
+    with machine.cores(1):
+        yield
+
+
+@pytest.fixture
+def two_cores() -> Iterator[None]:
+    with machine.cores(2):
+        yield
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    # pytest-benchmark has no public way to these unless there is a JSON to write.
-    session = config._benchmarksession  # type: ignore[attr-defined]
-    results = [(one.group, one.extra_info) for one in session.benchmarks if not one.has_error]
-    if results:
-        origin = config.stash[ORIGIN]
-        terminalreporter.section("benchmarks")
-        terminalreporter.write_line(machine.describe(origin))
-        terminalreporter.write_line(report.times(results))
-        terminalreporter.write_line(report.claims(results))
+    origin, results = config.stash[ORIGIN], config.stash[RESULTS]
+    if not results:
+        return
+    every = [result for own in results.values() for result in own]
+    terminalreporter.section("benchmarks")
+    terminalreporter.write_line(machine.describe(origin))
+    terminalreporter.write_line(report.tables(every))
+    terminalreporter.write_line(report.claims(every))
+    if folder := config.getoption("results"):
+        for test, own in results.items():
+            name = test.removeprefix("test_")
+            path = folder / f"{name if name.endswith('_cuda') else f'{name}_cpu'}.json"
+            report.save(path, origin, benchmarks=own)

@@ -1,42 +1,54 @@
-"""What every benchmark shares: interleaved timing, and the claims that its numbers are to bear out.
+"""Interleaved timing of several ways to do one thing, and the claims that the times are to support.
 
-The variants of one computation are timed in one process and interleaved: a round gives each of them one turn, in an
-order shuffled anew, so that whatever else the machine does falls on all alike. A turn is one call that is not timed,
-since it finds caches and heap as another variant left them, and then as many as fill about a given time (TIMERS), which
-count as one time per call. On a GPU the host waits before and after, and events on the stream take the time: it holds
-what the host takes to launch, if that is longer than the work. Tensors stay where they are from call to call, in cache
-if they fit, and freed memory stays with the process (machine.keep_freed_memory).
-
-pytest-benchmark runs the rounds (--benchmark-max-time, --benchmark-min-rounds) and writes the JSON; conftest.py holds
-the hooks.
+All variants of a computation run in one process and take turns. A round gives each variant one turn, in an order that
+is shuffled for every round, so a disturbance of the machine hits all of them alike. A turn makes one untimed call,
+because caches and heap are as another variant left them, and then as many calls as fill about `Timer.turn` seconds.
+Tensors stay where they are from call to call, in cache if they fit, and freed memory stays with the process
+(machine.keep_freed_memory).
 """
 
+import gc
 import random
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from time import perf_counter
+from time import perf_counter, thread_time
 from typing import Any
 
 import numpy as np
-import pytest
 import torch
-from pytest_benchmark.fixture import BenchmarkFixture
+
+# The fixtures of these names, defined in conftest.py.
+Compare = Callable[..., dict[str, Any]]
+Record = Callable[..., dict[str, Any]]
 
 WARM_UP_SECONDS = 0.1
 
 
-def cpu_seconds(call: Callable[[], object], calls: int) -> float:
-    """Seconds a call, of so many."""
-    start = perf_counter()
-    for _ in range(calls):
-        call()
-    return (perf_counter() - start) / calls
+@dataclass(frozen=True)
+class Timer:
+    """How a turn is timed.
+
+    Attributes:
+        seconds: given a call and a number of calls, makes them and returns the seconds that one took.
+        turn: seconds that a turn should take.
+    """
+
+    seconds: Callable[[Callable[..., Any], int], float]
+    turn: float
 
 
-def cuda_seconds(call: Callable[[], object], calls: int) -> float:
-    """The same on the current stream of the current GPU."""
+def _clocked(clock: Callable[[], float]) -> Callable[[Callable[..., Any], int], float]:
+    def seconds(call: Callable[..., Any], calls: int) -> float:
+        start = clock()
+        for _ in range(calls):
+            call()
+        return (clock() - start) / calls
+
+    return seconds
+
+
+def _cuda_seconds(call: Callable[..., Any], calls: int) -> float:
+    """Between two events on the current stream. Launches count where they take longer than the work."""
     start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
     torch.cuda.synchronize()
     start.record()
@@ -47,44 +59,43 @@ def cuda_seconds(call: Callable[[], object], calls: int) -> float:
     return start.elapsed_time(end) * 1e-3 / calls
 
 
-def process_seconds(call: Callable[..., Any], calls: int) -> float:
-    """The same where the work is done by another process: ``call(calls)`` returns what it measured there."""
-    return call(calls)
+# A turn is thousands of times the resolution of its clock, yet short, so that a round sees one state of the machine; on
+# a GPU it is hundreds of times what the first launch takes to arrive.
+WALL = Timer(_clocked(perf_counter), 0.5e-3)
+THREAD = Timer(_clocked(thread_time), 2e-3)  # processor time of the calling thread: other processes do not count
+CUDA = Timer(_cuda_seconds, 2e-3)
+ELSEWHERE = Timer(lambda call, calls: call(calls), 2e-3)  # another process does and times the work (peer.py)
 
 
-Timer = Callable[[Callable[[], object], int], float]
-
-# The seconds of a turn are thousands of times the resolution of the clock, yet short against the moods of a machine; on
-# a GPU, hundreds of times what the first launch of a turn takes to arrive.
-TIMERS: dict[str, tuple[Timer, float]] = {
-    "cpu": (cpu_seconds, 0.5e-3),
-    "cuda": (cuda_seconds, 2e-3),
-    "process": (process_seconds, 2e-3),
-}
-
-
-def warm_up(call: Callable[..., object], timer: Timer = cpu_seconds) -> float:
+def warm_up(call: Callable[..., Any], timer: Timer = WALL) -> float:
     """Seconds that a call takes once it is warm."""
     shortest, end = float("inf"), perf_counter() + WARM_UP_SECONDS
     while perf_counter() < end:
-        shortest = min(shortest, timer(call, 1))
+        shortest = min(shortest, timer.seconds(call, 1))
     return shortest
 
 
 @dataclass(frozen=True)
 class Variant:
-    """One way to do what is timed."""
+    """One way to do what is timed.
 
-    call: Callable[..., object]
-    times: float = 1.0  # how often a call does it
-    work: float | None = None  # how much that is, each time, in `unit`s
+    Attributes:
+        call: does it `times` times.
+        work: how much is done each time, in `unit`s; None where no rate is reported.
+        prepare: called before each turn, untimed.
+    """
+
+    call: Callable[..., Any]
+    times: float = 1.0
+    work: float | None = None
     unit: str = ""
-    prepare: Callable[[], object] | None = None  # called before each turn
+    prepare: Callable[[], object] = lambda: None
+    timer: Timer = WALL
 
 
 @dataclass(frozen=True)
 class Claim:
-    """The median time of ``over``, divided by that of ``under``, is at most ``limit`` (or ``at_least`` that)."""
+    """The median time of `over`, divided by that of `under`, is at most `limit` (or `at_least` that)."""
 
     over: str
     under: str
@@ -93,94 +104,73 @@ class Claim:
 
     def judge(self, seconds: Mapping[str, list[float]]) -> dict[str, Any]:
         ratio = float(np.median(seconds[self.over]) / np.median(seconds[self.under]))
+        # The quartiles are those of the rounds' own ratios.
         p25, p75 = np.percentile(np.divide(seconds[self.over], seconds[self.under]), (25, 75)).tolist()
         return {
             "claim": f"{self.over} ÷ {self.under}",
             "target": f"{'≥' if self.at_least else '≤'} {self.limit:.2f}",
             "measured": round(ratio, 4),
-            "p25": round(p25, 4),  # of the rounds' own ratios
+            "p25": round(p25, 4),
             "p75": round(p75, 4),
             "met": ratio >= self.limit if self.at_least else ratio <= self.limit,
         }
 
 
 def interleave(
-    benchmark: BenchmarkFixture,
     variants: Mapping[str, Variant],
     *,
-    baselines: Sequence[str],
+    baselines: Sequence[str] = (),
     claims: Sequence[Claim] = (),
-    missing: Mapping[str, str] | None = None,
-    device: str = "cpu",
-) -> None:
-    """Time the variants against each other; what comes out is in ``benchmark.extra_info``, for the table and the JSON.
+    min_rounds: int = 10,
+    seconds: float = 2.0,
+) -> dict[str, Any]:
+    """Times the variants against each other.
 
     Args:
         variants: by name.
-        baselines: names of those whose median the others are divided by, as far as they are here.
-        claims: about these variants; those about variants that are missing are left out.
-        missing: why, by name, for variants that cannot run here.
-        device: "cpu", "cuda" or "process", which does the work.
+        baselines: names of variants by whose median the others are divided. Those that are not in `variants` are left
+            out.
+        claims: about these variants. Those about others are left out.
+        min_rounds: number of rounds at least.
+        seconds: rounds are added until so much time has passed.
+
+    Returns:
+        "variants": medians, quartiles [ms] and ratios by name; "claims": what became of them.
     """
-    timer, turn_seconds = TIMERS[device]
     calls = {}
     for name, variant in variants.items():
-        if variant.prepare:
-            variant.prepare()
-        calls[name] = max(1, round(turn_seconds / warm_up(variant.call, timer)))
-    seconds: dict[str, list[float]] = {name: [] for name in variants}
+        variant.prepare()
+        calls[name] = max(1, round(variant.timer.turn / warm_up(variant.call, variant.timer)))
+    times: dict[str, list[float]] = {name: [] for name in variants}
     names = list(variants)
     order = random.Random(0)
-
-    def play_round() -> None:
-        order.shuffle(names)
-        for name in names:
-            variant = variants[name]
-            if variant.prepare:
+    gc.collect()
+    gc.disable()
+    try:
+        rounds, end = 0, perf_counter() + seconds
+        while rounds < min_rounds or perf_counter() < end:
+            order.shuffle(names)
+            for name in names:
+                variant = variants[name]
                 variant.prepare()
-            variant.call()
-            seconds[name].append(timer(variant.call, calls[name]) / variant.times)
+                variant.call()
+                times[name].append(variant.timer.seconds(variant.call, calls[name]) / variant.times)
+            rounds += 1
+    finally:
+        gc.enable()
 
-    benchmark(play_round)
-
-    present = [baseline for baseline in baselines if baseline in variants]
-    quartiles = {name: np.percentile(times, (25, 50, 75)) * 1e3 for name, times in seconds.items()}
-    benchmark.extra_info["variants"] = {
-        name: {
+    quartiles = {name: np.percentile(own, (25, 50, 75)) * 1e3 for name, own in times.items()}
+    summary: dict[str, dict[str, Any]] = {}
+    for name, (p25, median, p75) in ((name, values.tolist()) for name, values in quartiles.items()):
+        summary[name] = {
             "p25_ms": round(p25, 6),
             "median_ms": round(median, 6),
             "p75_ms": round(p75, 6),
-            "relative_to": {baseline: round(median / quartiles[baseline][1], 4) for baseline in present},
-            "turns": len(seconds[name]),
+            "relative_to": {one: round(median / quartiles[one][1], 4) for one in baselines if one in variants},
+            "turns": rounds,
             "calls_per_turn": calls[name],
-            **_rate(variants[name], median * 1e-3),
         }
-        for name, (p25, median, p75) in ((name, values.tolist()) for name, values in quartiles.items())
-    }
-    benchmark.extra_info["claims"] = [
-        claim.judge(seconds) for claim in claims if {claim.over, claim.under} <= seconds.keys()
-    ]
-    benchmark.extra_info["missing"] = dict(missing or {})
-
-
-def _rate(variant: Variant, seconds: float) -> dict[str, Any]:
-    if variant.work is None:
-        return {}
-    return {"rate": round(variant.work / seconds * 1e-9, 2), "unit": f"G{variant.unit}/s"}
-
-
-def main(script: str) -> int:
-    """Run the benchmark file ``script`` in pytest, with the command line's arguments added; returns the exit status.
-
-    A complete run writes results/<name>_cpu.json (or _cuda.json), <name> without its "bench_". With arguments (such as
-    ``-k forward``) the run may be another, so nothing is written unless they include a ``--benchmark-json=FILE``.
-    """
-    own_arguments = sys.argv[1:]
-    if not own_arguments:
-        name = Path(script).stem.removeprefix("bench_")
-        results = Path(script).with_name("results") / f"{name if name.endswith('_cuda') else f'{name}_cpu'}.json"
-        results.parent.mkdir(exist_ok=True)
-        own_arguments = [f"--benchmark-json={results}"]
-    options = ["-q", "--benchmark-enable", "--benchmark-quiet", "--benchmark-disable-gc", "--benchmark-min-rounds=10"]
-    options += ["--benchmark-max-time=2", "-W", "default"]  # a library's warning is no failure here
-    return pytest.main([script, *options, *own_arguments])
+        if (work := variants[name].work) is not None:
+            summary[name] |= {"rate": round(work / median * 1e-6, 2), "unit": f"G{variants[name].unit}/s"}
+    judged = [claim.judge(times) for claim in claims if {claim.over, claim.under} <= times.keys()]
+    return {"variants": summary, "claims": judged}

@@ -1,13 +1,15 @@
-"""The machine that a benchmark runs on: what it is, which of its cores are used, and what one of them does at most."""
+"""The machine that a benchmark runs on: what it is, which of its cores are used, and what one core does at most."""
 
 import ctypes
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from datetime import datetime, timezone
 from functools import cache, partial
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -17,21 +19,24 @@ from typing import Any
 import cpuinfo  # type: ignore[import-untyped]
 import pytest
 import torch
-from harness import Variant, warm_up
+
+from benchmarks.harness import Variant, warm_up
 
 ROOT = Path(__file__).resolve().parent.parent
 
-_SIMD_FLAGS = ("avx", "fma", "f16c", "amx", "asimd", "sve")  # beginnings of their names
-_MULTIPLY_ADD_FLOPS = 2**24  # of one call: 0.15 ms at 100 Gflop/s
-_COPY_BYTES = 2**20  # at least, of one call
+_SIMD_FLAGS = ("avx", "fma", "f16c", "amx", "asimd", "sve")  # prefixes
+_MULTIPLY_ADD_FLOPS = 2**24  # in one call: 0.15 ms at 100 Gflop/s
+_COPY_BYTES = 2**20  # in one call, at least
 
 
 # ---- What it is ------------------------------------------------------------------------------------------------------
 
 
-def origin() -> dict[str, Any]:
-    """Where numbers measured from now on come from."""
+def origin(command: Sequence[str]) -> dict[str, Any]:
+    """Where the numbers come from that ``command`` measures from now on."""
     return {
+        "command": shlex.join(command),
+        "datetime": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "commit": _commit(),
         "machine": {
             "cpu": _cpu().get("brand_raw", platform.processor()),
@@ -52,7 +57,7 @@ def origin() -> dict[str, Any]:
 
 
 def describe(origin: Mapping[str, Any]) -> str:
-    """An ``origin()`` in a line."""
+    """``origin()`` in one line."""
     machine, commit = origin["machine"], origin["commit"]
     facts = [machine["gpu"]["name"]] if machine["gpu"] else []
     facts += [f"{machine['cpu']}, {machine['usable_cores']} core(s)", f"load {machine['load_average_before']} before"]
@@ -106,10 +111,10 @@ def why_not_compiled(device: str) -> str | None:
 
 
 def keep_freed_memory() -> None:
-    """malloc (glibc's) gives nothing back to the system from now on.
+    """From now on glibc's malloc gives no freed memory back to the system.
 
-    Otherwise it does or does not, with what was freed before: of two equal calls one finds its memory where it left it
-    and the other waits for fresh pages, which on large tensors take longer than the arithmetic.
+    By default that depends on what was freed before: of two equal calls one reuses its memory and the other waits for
+    fresh pages, which takes longer than the arithmetic where tensors are large.
     """
     libc = ctypes.CDLL(None)
     if hasattr(libc, "mallopt"):
@@ -127,8 +132,9 @@ def usable_cores() -> list[int]:
 
 @contextmanager
 def cores(count: int) -> Iterator[None]:
-    """This process runs on ``count`` cores, always the same where the system can say so (Linux), and torch with as many
-    threads. The test is skipped where there are fewer.
+    """This process runs on ``count`` cores, and torch on as many threads. On Linux the cores are always the same.
+
+    Skips the test where there are fewer.
     """
     usable = usable_cores()
     if count > len(usable):
@@ -144,10 +150,10 @@ def cores(count: int) -> Iterator[None]:
 
 
 def _pin(to: list[int]) -> None:
-    """Every thread of this process: a pool that torch has started keeps the cores it was born with."""
+    """Pins every thread of this process: those of a pool that torch has started do not follow the main thread."""
     if sys.platform == "linux":
         for thread in os.listdir("/proc/self/task"):
-            with suppress(ProcessLookupError):  # it has ended since
+            with suppress(ProcessLookupError):  # the thread has ended since
                 os.sched_setaffinity(int(thread), to)
 
 
@@ -162,8 +168,7 @@ def multiply_add(flops: float) -> Variant:
 
 
 def copy(bytes_moved: int) -> Variant:
-    """Memory copied by one core, half of ``bytes_moved`` read and half of them written, past the caches if that is
-    faster."""
+    """One core reads half of ``bytes_moved`` and writes the other half, past the caches where that is faster."""
     size = max(64, bytes_moved // 2 // 64 * 64)
     source, target = (torch.full((size,), fill, dtype=torch.uint8) for fill in (1, 2))
     times = max(1, _COPY_BYTES // size)

@@ -1,8 +1,8 @@
-"""The tables that a run of benchmarks ends with.
+"""The tables at the end of a run, and the files in results/.
 
-    python benchmarks/report.py                        every claim with what was measured, from results/*.json
+    python -m benchmarks.report                        every claim with what was measured, from results/*.json
 
-Legend: a result is the group and the extra_info of a benchmark.
+A result is what the fixture `record` keeps (conftest.py).
 """
 
 import json
@@ -10,30 +10,41 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-Results = Sequence[tuple[str, Mapping[str, Any]]]
+RESULTS = Path(__file__).with_name("results")
+
+Result = Mapping[str, Any]
 
 
-def times(results: Results) -> str:
-    """A block a group, in the order of appearance."""
-    groups: dict[str, list[Mapping[str, Any]]] = {}
-    for group, info in results:
-        groups.setdefault(group, []).append(info)
-    return "\n".join(_block(group, infos) for group, infos in groups.items())
+def save(path: Path, origin: Mapping[str, Any], **measured: Any) -> None:
+    """Writes what was measured after where it comes from (`machine.origin`)."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({**origin, **measured}, indent=4) + "\n")
 
 
-def _block(group: str, infos: Sequence[Mapping[str, Any]]) -> str:
-    every_variant = [variant for info in infos for variant in info["variants"].values()]
-    columns = {name: f"  ÷ {name}".rjust(13) for variant in every_variant for name in variant["relative_to"]}
-    rate = "         rate" if any("rate" in variant for variant in every_variant) else ""
-    head = f"{'milliseconds a call':49} median  [     p25 –      p75]{''.join(columns.values())}{rate}"
-    lines = [f"\n{group}", head]
-    for info in infos:
-        rows = [f"{name:27}{_row(variant, columns)}" for name, variant in info["variants"].items()]
-        rows += [f"{name:27} {why}" for name, why in info["missing"].items()]
-        if "stages_ms" in info:
-            stages = ", ".join(f"{stage} {_four_digits(ms)}" for stage, ms in info["stages_ms"].items())
+def tables(results: Sequence[Result]) -> str:
+    """A table for each group, in the order of appearance."""
+    groups: dict[str, list[Result]] = {}
+    for result in results:
+        groups.setdefault(result["group"], []).append(result)
+    return "\n".join(_table(group, own) for group, own in groups.items())
+
+
+def _table(group: str, results: Sequence[Result]) -> str:
+    variants = [variant for result in results for variant in result.get("variants", {}).values()]
+    columns = {name: f"  ÷ {name}".rjust(13) for variant in variants for name in variant["relative_to"]}
+    lines = [f"\n{group}"]
+    if variants:
+        rate = "         rate" if any("rate" in variant for variant in variants) else ""
+        lines.append(f"{'milliseconds a call':49} median  [     p25 –      p75]{''.join(columns.values())}{rate}")
+    for result in results:
+        rows = [f"{name:27}{_row(variant, columns)}" for name, variant in result.get("variants", {}).items()]
+        rows += [f"{name:27} {why}" for name, why in result.get("missing", {}).items()]
+        if "stages_ms" in result:
+            stages = ", ".join(f"{stage} {_four_digits(ms)}" for stage, ms in result["stages_ms"].items())
             rows.append(f"of dgcn's: {stages}")
-        lines += [f"{'' if i else info['case']:20} {row}" for i, row in enumerate(rows)]
+        if "outcome" in result:
+            rows.append(result["outcome"])
+        lines += [f"{'' if i else result['case']:20} {row}" for i, row in enumerate(rows)]
     return "\n".join(lines)
 
 
@@ -50,21 +61,20 @@ def _four_digits(number: float) -> str:
     return f"{number:.4f}"[:6].rstrip(".") if number >= 0.01 else f"{number:.6f}"
 
 
-def claims(results: Results) -> str:
-    """A line a claim, with what was measured in each of its cases; "" where nothing is claimed."""
+def claims(results: Sequence[Result]) -> str:
+    """A line for each claim, with what was measured in each of its cases; "" where nothing is claimed."""
     lines: dict[tuple[str, str], list[str]] = {}
-    for _, info in results:
-        for claim in info["claims"]:
-            measured = f"{claim['measured']:.2f} {'' if claim['met'] else '(missed) '}{info['case']}"
-            lines.setdefault((f"{info['direction']}: {claim['claim']}", claim["target"]), []).append(measured)
+    for result in results:
+        for claim in result["claims"]:
+            measured = f"{claim['measured']:.2f} {'' if claim['met'] else '(missed) '}{result['case']}"
+            lines.setdefault((f"{result['direction']}: {claim['claim']}", claim["target"]), []).append(measured)
     head = ["\n" + f"{'claim, a ratio of median times':62}target   measured"] if lines else []
     return "\n".join(head + [f"{claim:62}{target:9}{'   '.join(cases)}" for (claim, target), cases in lines.items()])
 
 
 def main() -> None:
-    files = sorted(Path(__file__).with_name("results").glob("*.json"))
-    runs = [json.loads(file.read_text()) for file in files]
-    print(claims([(one["group"], one) for run in runs for one in run.get("benchmarks", [])]))
+    runs = [json.loads(file.read_text()) for file in sorted(RESULTS.glob("*.json"))]
+    print(claims([result for run in runs for result in run.get("benchmarks", [])]))
 
 
 if __name__ == "__main__":

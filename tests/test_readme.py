@@ -1,4 +1,4 @@
-"""The README's commands and examples do what it says."""
+"""README.md and the pages in docs/ do what they say: commands, examples, links, numbers."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from conftest import ROOT
 from oracle import coco_set, picture, standing
 from torch import conv2d, einsum, relu, softmax
 
@@ -22,20 +23,38 @@ from dgcn.skeleton import COCO
 from dgcn_ext.functional import sample_adjacency
 from dgcn_ext.reference import graph_conv
 
-ROOT = Path(__file__).resolve().parent.parent
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = {
+    str(path.relative_to(ROOT)): path.read_text(encoding="utf-8")
+    for pattern in ("*.md", "docs/*.md", "benchmarks/*.md")
+    for path in sorted(ROOT.glob(pattern))
+}
+README = PAGES["README.md"]
+# The Python blocks of torch.md need ONNX Runtime: test_docs.py runs them.
+WITH_EXAMPLES = [name for name, text in PAGES.items() if "```python" in text and name.startswith("docs/")]
+WITH_EXAMPLES.remove("docs/torch.md")
+WITH_COMMANDS = [name for name, text in PAGES.items() if "\ndgcn " in text]
 
-# The README's training takes days: the same command, made small.
+# The training of the pages takes days: the same command, made small, and without weights that timm would fetch.
 SMALL = "--backbone mobilenetv1_075 --lift-channels 8 --no-non-local --size 65 --epochs 1 --batch-size 2 --workers 0"
+SMALL += " --no-pretrained --freeze-epochs 0"
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
+WRITTEN = ("history.json", "out/predictions.json")  # by dgcn
+
+
+def blocks(page: str, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", PAGES[page], flags=re.MULTILINE | re.DOTALL)
+
+
+def commands(page: str) -> list[list[str]]:
+    """The `dgcn` commands of a page, as words."""
+    lines = [line for block in blocks(page, "bash") for line in block.splitlines()]
+    return [shlex.split(line) for line in lines if line.startswith("dgcn ")]
 
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch) -> Path:
-    """The working folder that the README's commands assume: small data sets, a photograph, a folder of photographs."""
+    """The working folder that the commands assume: small data sets, a photograph, a folder of photographs."""
     monkeypatch.chdir(tmp_path)
     for split in ("train2017", "val2017"):
         (tmp_path / split).mkdir()
@@ -49,46 +68,51 @@ def folder(tmp_path, monkeypatch) -> Path:
     return tmp_path
 
 
-def test_commands(folder, capsys):
-    commands = [line for block in blocks("bash") for line in block.splitlines() if line.startswith("dgcn ")]
-    assert [command.split()[1] for command in commands] == ["train", "eval", "predict"]
-    for command in commands:
-        _, verb, *arguments = shlex.split(command)
+def test_the_three_commands_of_the_readme():
+    assert [verb for _, verb, *_ in commands("README.md")] == ["train", "eval", "predict"]
+
+
+@pytest.mark.parametrize("page", WITH_COMMANDS)
+def test_commands(page, folder, capsys):
+    for _, verb, *arguments in commands(page):
         if verb == "train":
-            arguments.remove("--pretrained")  # timm would fetch the weights
-            arguments += [*SMALL.split(), "--freeze-epochs", "0"]
+            arguments += SMALL.split()
         assert main([verb, *arguments]) == 0, capsys.readouterr().err
-    assert "AP" in json.loads((folder / "metrics.json").read_text())
-    assert (folder / "out" / "photo.dgcn.jpg").is_file()
+    written = {path.name for path in folder.rglob("*")}
+    assert all(name in written for name in re.findall(r"`out/(\S+)`", PAGES[page]))
+    if page == "README.md":
+        assert "AP" in json.loads((folder / "metrics.json").read_text())
+        assert (folder / "out" / "photo.dgcn.jpg").is_file()
 
 
-def test_examples(folder, capsys):
+def test_example_of_the_readme():
     k = COCO.num_keypoints
     torch.manual_seed(0)
-    names = {
+    names: dict[str, Any] = {
         "x": torch.randn(2, k, 5, 7),
         "edge_weight": torch.randn(k, k),
         "adjacency": torch.rand(k, k),
         "weight": torch.randn(k, k),
         "bias": torch.randn(k),
         "seed": torch.tensor(3),
-        "backbone_features": torch.randn(2, 2048, 5, 7),
-        "skeleton": COCO.limbs,
-        "pif": np.zeros((k, 5, 9, 9), np.float32),
-        "paf": np.zeros((COCO.num_limbs, 8, 9, 9), np.float32),
     }
-    for block in blocks("python"):
-        exec(block.replace(", ...]", "]"), names)
+    (block,) = blocks("README.md", "python")
+    exec(block, names)
     arguments = [names[name] for name in ("x", "edge_weight", "adjacency", "weight", "bias")]
     torch.testing.assert_close(names["y"], graph_conv(*arguments, seed=names["seed"]))
-    assert names["features"].shape == (2, 2048, 5, 7)
-    assert names["node_logits"].shape == (2, k, 5, 7)
-    expected = names["dgcm"](names["backbone_features"])  # in eval() by now
-    for actual, wanted in zip(names["deployed"](names["backbone_features"]), expected, strict=True):
-        torch.testing.assert_close(actual, wanted, rtol=1e-4, atol=1e-4)
-    assert names["persons"].shape == (0, k, 4)
-    assert len(names["many"]) == 1
-    assert capsys.readouterr().out  # the astronaut
+
+
+@pytest.mark.parametrize("page", WITH_EXAMPLES)
+def test_examples(page, folder):
+    """They run in their order and in one namespace."""
+    names: dict[str, Any] = {}
+    for block in blocks(page, "python"):
+        exec(compile(block, page, "exec"), names)
+    if page == "docs/decoder.md":
+        assert names["persons"].shape == (0, 3, 4)
+        assert np.nansum(names["targets"].pif_confidence) == 3 * 16  # cells of three joints
+    if page == "docs/prediction.md":
+        assert names["pose"].score > 0  # the astronaut
 
 
 def test_what_graph_conv_is_equivalent_to():
@@ -107,10 +131,59 @@ def test_what_graph_conv_is_equivalent_to():
     torch.testing.assert_close(eval(expression, names), graph_conv(*arguments))
 
 
+def test_the_readme_lists_every_page():
+    for page in PAGES:
+        assert page == "README.md" or f"]({page})" in README, page
+
+
 def test_targets_of_make_exist():
     makefile = (ROOT / "Makefile").read_text()
-    code = " ".join([*blocks("bash"), *re.findall(r"`([^`\n]+)`", README)])
-    targets = set(re.findall(r"\bmake ([a-z][a-z0-9.-]*)", code))
-    assert {"demo", "test"} <= targets
-    for target in targets | set(re.findall(r"`((?:bench|check)-[a-z0-9.-]+)`", README)):
-        assert re.search(rf"^{re.escape(target)}:", makefile, flags=re.MULTILINE), f"no make {target}"
+    for page in PAGES:
+        code = " ".join([*blocks(page, "bash"), *re.findall(r"`([^`\n]+)`", PAGES[page])])
+        targets = re.findall(r"\bmake ([a-z][a-z0-9.-]*)", code) + re.findall(r"`((?:bench|check)-[a-z0-9.-]+)`", code)
+        for target in targets:
+            assert re.search(rf"^{re.escape(target)}:", makefile, flags=re.MULTILINE), f"{page}: no make {target}"
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_and_paths_exist(page):
+    text = re.sub(r"^```.*?^```", "", PAGES[page], flags=re.MULTILINE | re.DOTALL)
+    for link in re.findall(r"\]\((?!https?:)([^)#]+)[^)]*\)|src=\"([^\"]+)\"", text):
+        target = link[0] or link[1]
+        assert (ROOT / page).parent.joinpath(target).exists(), f"{page}: no {target}"
+    # Paths are written from the root, or from where the page says that it is: a package, or csrc.
+    bases = [ROOT / base for base in (".", "python/dgcn", "dgcn_ext", "csrc", "csrc/pifpaf", Path(page).parent)]
+    for path in re.findall(r"`([\w./*]+(?:/|\.(?:py|h|cpp|cu|cuh|json|md)))`", text):
+        assert any(any(base.glob(path)) for base in bases) or path in WRITTEN, f"{page}: no {path}"
+
+
+# A table's rows by their beginnings: the variant in the results, and the benchmarks that its columns are.
+GRAPH_CONV_ROWS = {
+    "| as the paper writes it": "eager",
+    "| W·S folded by hand": "baddbmm",
+    "| **`graph_conv`**": "dgcn",
+}
+DECODER_ROWS = {"| OpenPifPaf 0.13.11 |": "OpenPifPaf 0.13.11", "| **`PifPafDecoder`** |": "dgcn"}
+ENCODER_ROWS = {"| OpenPifPaf 0.13.11 | 2": "OpenPifPaf", "| numpy": "numpy", "| **`PifPafEncoder`**": "dgcn"}
+TABLES = {
+    "README.md": [("graph_conv_cpu", "graph_conv, forward+backward", GRAPH_CONV_ROWS, slice(1, 4))],
+    "docs/graph_conv.md": [("graph_conv_cpu", "graph_conv, forward+backward", GRAPH_CONV_ROWS, slice(1, 4))],
+    "docs/decoder.md": [
+        ("decoder_cpu", "decoder, default options, stride 8", DECODER_ROWS, slice(None)),
+        ("encoder_cpu", "encoder, 641 px", ENCODER_ROWS, slice(None)),
+    ],
+}
+
+
+@pytest.mark.parametrize("page", TABLES)
+def test_numbers_are_those_measured(page):
+    for results, group, rows, columns in TABLES[page]:
+        run = json.loads((ROOT / "benchmarks" / "results" / f"{results}.json").read_text())
+        benchmarks = [one["variants"] for one in run["benchmarks"] if one["group"].startswith(group)][columns]
+        for beginning, variant in rows.items():
+            (row,) = [line for line in PAGES[page].splitlines() if line.startswith(beginning)][:1]
+            written = [cell.strip(" *") for cell in row.strip("|").split("|")[1:]]
+            assert len(written) == len(benchmarks)
+            for text, variants in zip(written, benchmarks, strict=True):
+                decimals = len(text.partition(".")[2])
+                assert text == f"{variants[variant]['median_ms']:.{decimals}f}", f"{page}: {row}"

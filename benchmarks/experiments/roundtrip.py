@@ -1,16 +1,16 @@
-"""What is lost between annotated persons, their fields and the persons decoded from those, without any network?
+"""What is lost between annotated persons, their fields, and the persons decoded from those fields, without any network?
 
-    python benchmarks/roundtrip.py LAYOUTS            a COCO keypoint file, .json or .json.gz (2,196 images: 5 minutes)
-    python benchmarks/roundtrip.py LAYOUTS --images 100
+    python -m benchmarks.experiments.roundtrip LAYOUTS      a COCO keypoint file (2,196 images: 5 minutes)
+    python -m benchmarks.experiments.roundtrip LAYOUTS --images 100
 
 Every image is scaled to a long edge of 641 px, its persons are encoded at stride 8, the targets become fields
-(``PifPafCodec.targets_to_fields``), the decoder's persons are scaled back, and pycocotools compares them with the
-annotations. That is done in four settings, each of which takes one more loss away:
+(``PifPafCodec.targets_to_fields``), the decoded persons are scaled back, and pycocotools compares them with the
+annotations. There are four settings, each of which takes one more loss away:
 
     default              OpenPifPaf's 19 limbs and thresholds
-    no thresholds        ... every person and joint is kept however few its joints or cells are
-    complete graph       ... a limb between any two keypoints, so that nobody falls to pieces
-    hidden as visible    ... the encoder paints hidden joints as well where a visible one is near
+    no thresholds        and every person and joint is kept, however few joints or cells it has
+    complete graph       and there is a limb between any two keypoints, so that no person falls into pieces
+    hidden as visible    and the encoder also paints hidden joints near a visible one
 
 Prints the tables of docs/codec.md, and writes results/roundtrip.json where all images of the file took part.
 """
@@ -21,18 +21,14 @@ import gzip
 import itertools
 import json
 import math
-import os
-import shlex
-import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-import machine
 import numpy as np
 
+from benchmarks import machine, report
 from dgcn.codec import PifPafCodec
 from dgcn.evaluation.oks import evaluate_keypoints
 from dgcn.records import Annotation
@@ -41,9 +37,9 @@ from dgcn_ext.decoder import DecoderConfig, PifPafDecoder
 
 STRIDE = 8  # px
 LONG_EDGE = 641  # px
-FOUND_PX = 1.0  # a joint is back where a decoded one is this near, in px of the network input
+FOUND_PX = 1.0  # a joint is back where a decoded one is less than this away, in px of the network input
 HIDDEN_PX = 32.0  # the encoder's rule
-PATCH = 4  # cells: joints of one keypoint that are nearer to each other than this share cells
+PATCH = 4  # cells; two joints of one keypoint less than this apart share cells
 
 NO_THRESHOLDS = DecoderConfig(instance_threshold=0.0, keypoint_threshold=0.0, keypoint_threshold_relative=0.0)
 COMPLETE = dataclasses.replace(
@@ -84,7 +80,7 @@ SETTINGS = (
 
 @dataclasses.dataclass(frozen=True)
 class Scene:
-    """One image: its annotations in px of the network input, of which one of the file is `scale` px."""
+    """One image. Annotations are in px of the network input; one px of the file is `scale` of those."""
 
     image_id: int
     scale: float
@@ -106,7 +102,8 @@ def scenes(content: Mapping[str, Any], hidden_as_visible: bool) -> Iterator[Scen
         height, width = (math.ceil((image[side] - 1) * scale / 16) * 16 + 1 for side in ("height", "width"))
         annotations = []
         for entry in entries.get(image["id"], []):
-            keypoints = np.array(entry["keypoints"], np.float32).reshape(17, 3) * np.float32((scale, scale, 1))
+            keypoints = np.array(entry["keypoints"], np.float32).reshape(17, 3)
+            keypoints[:, :2] *= np.float32(scale)
             if hidden_as_visible:
                 keypoints[:, 2] = np.where(keypoints[:, 2] > 0, 2, 0)
             box = tuple(value * scale for value in entry["bbox"])
@@ -128,7 +125,7 @@ def results(scene: Scene, persons: np.ndarray, scores: np.ndarray) -> Iterator[d
 
 
 def is_painted(scene: Scene) -> np.ndarray:
-    """Which joints [P, 17] the encoder paints; all of them are inside the image."""
+    """Which joints [P, 17] the encoder paints. Those outside of the image do not occur."""
     keypoints = np.array([person.keypoints for person in scene.persons]).reshape(-1, 17, 3)
     visible = keypoints[:, :, 2] == 2
     distance = np.linalg.norm(keypoints[:, None, :, :2] - keypoints[None, :, :, :2], axis=-1)
@@ -147,8 +144,11 @@ def pieces(joints: Sequence[int], skeleton: Skeleton) -> list[set[int]]:
 
 
 def joint_fates(scene: Scene, decoded: np.ndarray, setting: Setting) -> Iterator[tuple[int, str]]:
-    """Person and fate of every annotated joint of `scene`: "back" where it is found in the decoded person that has most
-    joints of its person, else the first of `CAUSES` that applies."""
+    """Yields person and fate of every annotated joint of `scene`.
+
+    The fate is "back" where the joint is found in the decoded person that has most joints of its person, else the first
+    of `CAUSES` that applies.
+    """
     truth = np.array([person.keypoints for person in scene.persons]).reshape(-1, 17, 3)
     painted = is_painted(scene)
     distance = np.linalg.norm(truth[:, None, :, :2] - decoded[None, :, :, 1:3], axis=-1)
@@ -175,7 +175,7 @@ def joint_fates(scene: Scene, decoded: np.ndarray, setting: Setting) -> Iterator
 
 
 def person_fate(joints: Sequence[str]) -> str:
-    """What became of the person with these fates of its joints."""
+    """What became of the person whose joints have these fates."""
     back = joints.count("back")
     return "whole" if back == len(joints) else "partly" if back else "gone"
 
@@ -262,22 +262,14 @@ def main() -> None:
     listed = {image["id"] for image in content["images"]}
     content["annotations"] = [one for one in content["annotations"] if one["image_id"] in listed]
 
-    origin = machine.origin()
+    origin = machine.origin(["python", "-m", __spec__.name, arguments.layouts.name])
     runs = []
     for setting in SETTINGS:
         runs.append(run(content, setting))
         print(f"\n{loss_table(runs[-1])}", flush=True)
     print(f"\n{accuracy_table(runs)}")
     if arguments.images is None:
-        output = Path(__file__).with_name("results") / "roundtrip.json"
-        document = {
-            "command": shlex.join(["python", os.path.relpath(sys.argv[0]), arguments.layouts.name]),
-            "datetime": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-            **origin,
-            "causes": CAUSES,
-            "runs": runs,
-        }
-        output.write_text(json.dumps(document, indent=4) + "\n")
+        report.save(report.RESULTS / "roundtrip.json", origin, causes=CAUSES, runs=runs)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The ways to compute a graph convolution that the benchmarks compare, and what all of them have to do.
+"""The formulations of the graph convolution that the benchmarks compare, and their common task.
 
 y = ReLU(X W' S + b), S = row_softmax(W_d ⊙ A_d), with A_d ~ Bernoulli(A) drawn anew by each call (Eq. 4, 7, 8):
 
@@ -8,9 +8,8 @@ y = ReLU(X W' S + b), S = row_softmax(W_d ⊙ A_d), with A_d ~ Bernoulli(A) draw
     compiled baddbmm   the same under torch.compile
     dgcn               dgcn_ext.functional.graph_conv, its seed from torch's generator as in DGCMFused
 
-"forward" records nothing for a gradient; "forward+backward" takes the gradients of x, W_d, W and b. Each formulation
-gets its parameters in the shapes it likes best. Before they are timed, all must agree with dgcn_ext.reference in
-float64.
+"forward" runs without autograd; "forward+backward" takes the gradients of x, W_d, W and b. Each formulation gets its
+parameters in the shapes that suit it best. Before they are timed, all must agree with dgcn_ext.reference in float64.
 
 Legend: B images, K nodes, H×W positions.
 """
@@ -19,14 +18,20 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 
-import machine
 import torch
 from torch import Tensor
 from torch.nn.functional import conv2d
 
+from benchmarks import machine
 from dgcn_ext import functional, reference
 
 Shape = tuple[int, int, int, int]  # B, K, H, W
+
+
+def shape_id(shape: Shape) -> str:
+    """The name of a case, as pytest's option -k takes it."""
+    return "x".join(map(str, shape))
+
 
 DIRECTIONS = ("forward", "forward+backward")
 # Norm of the difference from the reference, relative to the norm of the reference.
@@ -60,7 +65,7 @@ class Inputs:
     edge_weight: Tensor  # [K, K]
     weight: Tensor  # [K, K]
     bias: Tensor  # [K]
-    grad_y: Tensor | None  # [B, K, H, W]; None where only the forward is wanted
+    grad_y: Tensor | None  # [B, K, H, W]; None: forward only
 
     @classmethod
     def random(
@@ -72,7 +77,7 @@ class Inputs:
         dtype: torch.dtype = torch.float32,
         memory_format: torch.memory_format = torch.contiguous_format,
     ) -> "Inputs":
-        """The same at each call; x and grad_y in that dtype and format, the parameters in float32."""
+        """The same values at each call. x and grad_y get the dtype and the format, the parameters are float32."""
         torch.manual_seed(0)
         k = shape[1]
 
@@ -95,10 +100,18 @@ class Inputs:
 
 @dataclass(frozen=True)
 class Formulation:
+    """One way to compute y.
+
+    Attributes:
+        graph_conv: x, A, W_d, W, b -> y.
+        weight_ndim, bias_ndim: number of dimensions of W and b; trailing ones are added to [K, K] and [K].
+        cuda_graph: the call is captured once and replayed.
+    """
+
     graph_conv: Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
-    weight_ndim: int = 2  # W [K, K] and b [K] get trailing ones up to so many dimensions
+    weight_ndim: int = 2
     bias_ndim: int = 1
-    cuda_graph: bool = False  # captured once and replayed
+    cuda_graph: bool = False
 
     def compiled(self, dynamic: bool = False) -> "Formulation":
         return replace(self, graph_conv=torch.compile(self.graph_conv, fullgraph=True, dynamic=dynamic))
@@ -122,7 +135,7 @@ class Formulation:
 
 
 def _captured(call: Callable[[], tuple[Tensor, ...]]) -> Callable[[], tuple[Tensor, ...]]:
-    """``call`` as one CUDA graph; what it returns is overwritten by the next replay."""
+    """``call`` as a CUDA graph. The next replay overwrites what the last one returned."""
     aside = torch.cuda.Stream()
     aside.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(aside):
@@ -177,12 +190,12 @@ def check(present: Mapping[str, Formulation], inputs: Inputs) -> None:
 
 
 def flops(shape: Shape, direction: str) -> int:
-    """The useful ones: 2·K² a position for y, as many again for the gradient of x, and for that of W·S."""
+    """Useful floating-point operations: 2·K² per position for y, for the gradient of x, and for that of W·S."""
     b, k, h, w = shape
     return (1 if direction == "forward" else 3) * 2 * k * k * b * h * w
 
 
 def bytes_moved(shape: Shape, direction: str, dtype: torch.dtype = torch.float32) -> int:
-    """Those that must be: x in and y out; then x and grad_y in and grad_x out."""
+    """Bytes that any implementation moves: forward reads x, writes y; backward reads x, grad_y, writes grad_x."""
     b, k, h, w = shape
     return (2 if direction == "forward" else 5) * b * k * h * w * dtype.itemsize

@@ -1,10 +1,10 @@
-"""The scenes that the decoder's benchmarks decode: real layouts of people, painted as fields with noise.
+"""Fields to decode: real layouts of people, painted with the noise of a network.
 
-A scene of 1 or 5 persons is the picture of COCO val2017 with so many persons that shows most of their joints; the
-larger ones collect the persons of the pictures of 5, each where it stood in its own. What a trained network adds is
-drawn at random, in the amounts seen in the recorded scenes of decoder_scenes/: the confidence of a cell on a joint or
-limb is 0.6 ± 0.12, that of all others ± 0.015; coordinates are ± 0.1 cells and scales ± 10 % off; a cell of the
-background points anywhere within ± 1.5 cells.
+A scene of 1 or 5 persons is the picture of COCO val2017 that has so many persons and shows most of their joints. The
+larger scenes collect the persons of several pictures of 5, each at its own place. The noise has the amounts that were
+seen in recorded outputs of a trained network: the confidence of a cell on a joint or limb is 0.6 ± 0.12, that of all
+others ± 0.015; coordinates are ± 0.1 cells and scales ± 10 % off; a cell of the background points anywhere within ± 1.5
+cells.
 """
 
 import os
@@ -12,12 +12,13 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
+from benchmarks.machine import ROOT
+
 sys.path.append(str(ROOT / "tests"))
 
-import pytest  # noqa: E402
-from painting import COCO_LIMBS, STRIDE, layouts, paint  # noqa: E402
+from painting import COCO_LIMBS, STRIDE, layouts, paint
 
 SIDE = 81  # cells at stride 8 of a 641 px input
 
