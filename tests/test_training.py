@@ -24,10 +24,11 @@ from dgcn.model.checkpoint import load_model, load_training_state, save_model, s
 from dgcn.model.config import ModelConfig
 from dgcn.model.network import build_model
 from dgcn.training import interrupt, loop
+from dgcn.training import run as run_module
 from dgcn.training.config import TrainConfig
 from dgcn.training.interrupt import Interrupted, InterruptGuard
 from dgcn.training.loop import fit, train_epoch, train_step
-from dgcn.training.run import Run
+from dgcn.training.run import Run, step_seconds
 from dgcn.training.run_folder import BEST_FILE, HISTORY_FILE, LAST_FILE, STATE_FILE
 
 TINY = ModelConfig(backbone="mobilenetv1_075", lift_channels=16, non_local=False)
@@ -225,6 +226,29 @@ def test_a_frozen_backbone_of_random_weights_is_warned_of(config, caplog):
     with caplog.at_level(logging.WARNING):
         Run(dataclasses.replace(config, freeze_epochs=0))
     assert "pass --init-trunk" not in caplog.text
+
+
+def test_amp_that_is_slower_is_warned_of(config, caplog, monkeypatch):
+    seconds = {True: 2.0, False: 0.5}
+    monkeypatch.setattr(run_module, "step_seconds", lambda model, size, amp: seconds[amp])
+    Run(dataclasses.replace(config, amp=True))
+    assert "amp makes training slower on this CPU: 2.00 s a picture in bfloat16, 0.50 s in float32" in caplog.text
+    caplog.clear()
+    seconds[True] = 0.4
+    Run(dataclasses.replace(config, amp=True))
+    Run(config)
+    assert "amp" not in caplog.text
+
+
+def test_the_measure_of_amp_leaves_the_training_alone(config):
+    run = Run(dataclasses.replace(config, amp=True))
+    unmeasured = Run(config)
+    generator = torch.get_rng_state()
+    before = {name: value.clone() for name, value in run.state.model.state_dict().items()}
+    assert step_seconds(run.state.model, 65, amp=True) > 0
+    assert all(torch.equal(value, before[name]) for name, value in run.state.model.state_dict().items())
+    assert torch.equal(torch.get_rng_state(), generator)
+    assert torch.equal(unmeasured.state.model.pif_head.conv.weight, run.state.model.pif_head.conv.weight)
 
 
 def test_frozen_epochs_leave_the_backbone_alone(config):
