@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -115,7 +116,9 @@ def test_the_highest_score_comes_first(predictor, monkeypatch) -> None:
     """The decoder orders persons by the mean of all confidences, the score counts the best three more."""
     steady, peaked = np.ones((2, 17, 4), np.float32)
     steady[:, 0], peaked[:, 0] = 0.5, [0.9] * 8 + [0.0] * 9
-    monkeypatch.setattr(predictor, "_find", lambda canvases, decoder: [np.stack([steady, peaked, steady])])
+    found, scores = [np.stack([steady, peaked, steady])], predictor._decoder.person_scores
+    decoder = SimpleNamespace(batch=lambda fields, stride: found, person_scores=scores)
+    monkeypatch.setattr(predictor, "_decoder", decoder)
     poses = predictor(pictures()[0])
     assert [pose.scores[0] for pose in poses] == pytest.approx([0.9, 0.5, 0.5])
     assert [pose.score for pose in poses] == pytest.approx([12.6 / 23, 0.5, 0.5])

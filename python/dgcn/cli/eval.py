@@ -12,6 +12,8 @@ AP and AR are means over OKS thresholds 0.50 to 0.95; 50 and 75 are single thres
 
 from __future__ import annotations
 
+import argparse
+import random
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -39,8 +41,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         metavar="N",
         help="also print a 95 %% interval of AP, from N resamples of the pictures",
     )
+    parser.add_argument(
+        "--tune",
+        type=Path,
+        metavar="FILE",
+        help="choose thresholds and input size for --images, which must be training pictures, and write the model with"
+        " them to this .safetensors file",
+    )
+    parser.add_argument("--tune-images", type=positive, default=250, metavar="N", help="of them (default: %(default)s)")
+    parser.add_argument("--half", action="store_true", help="--tune writes the weights as float16: half the size")
     args = parser.parse_args(argv)
+    return tune(args) if args.tune else evaluate(args)
 
+
+def evaluate(args: argparse.Namespace) -> int:
     from ..data.coco_format import read_coco
     from ..evaluation.evaluate import predict_records
     from ..evaluation.oks import KeypointEvaluation
@@ -71,4 +85,37 @@ def main(argv: Sequence[str] | None = None) -> int:
         write_json(args.json_output, metrics)
     if args.results:
         write_json(args.results, results)
+    return 0
+
+
+def tune(args: argparse.Namespace) -> int:
+    import torch
+
+    from ..data.coco_format import read_coco
+    from ..evaluation.tune import tune as choose
+    from ..model.checkpoint import DEFAULT_CHECKPOINT, load_model, save_model
+
+    checkpoint = args.checkpoint or DEFAULT_CHECKPOINT
+    predictor = load_predictor(args)
+    records = read_coco(args.images, args.annotations, predictor.skeleton)
+    check_outputs([args.tune], [args.annotations, *(record.path for record in records)])
+    annotated = [record for record in records if record.persons]
+    if not annotated:
+        raise ValueError(f"{args.annotations} has no person with keypoints to tune for")
+    chosen = random.Random(0).sample(annotated, min(args.tune_images, len(annotated)))
+    model, metadata = load_model(checkpoint)
+    tuned = choose(
+        model,
+        chosen,
+        config=predictor.config,
+        long_edge=predictor.long_edge,
+        flip_test=args.flip_test,
+        device=predictor.device,
+    )
+    metadata |= tuned.metadata()
+    save_model(args.tune, model, metadata, dtype=torch.float16 if args.half else None)
+    print(f"AP {tuned.ap:.4f} on the {len(chosen)} pictures it was chosen on, at {tuned.long_edge} px with")
+    for name, value in metadata["decoder"].items():
+        print(f"  {name} {value:g}")
+    print(f"model {args.tune}")
     return 0

@@ -38,7 +38,9 @@ DEFAULT_CHECKPOINT = Path(__file__).parent.parent / "assets" / "dgcn_mobilenetv1
 """The model that ships with the package."""
 
 
-def save_model(path: str | os.PathLike[str], model: DGCN, metadata: Mapping[str, Any]) -> None:
+def save_model(
+    path: str | os.PathLike[str], model: DGCN, metadata: Mapping[str, Any], *, dtype: torch.dtype | None = None
+) -> None:
     """Save the weights and configuration of `model` with free-form, JSON-serialisable `metadata`.
 
     Args:
@@ -46,6 +48,11 @@ def save_model(path: str | os.PathLike[str], model: DGCN, metadata: Mapping[str,
         model: trained or not, on any device.
         metadata: what a reader should know: data, epoch, AP. `Predictor` takes its defaults from two entries:
             "long_edge" (px) and "decoder" (the fields of `DecoderConfig` that differ from its defaults).
+        dtype: to store floating-point weights in, such as torch.float16 for half the size; default: as they are.
+
+    Raises:
+        ValueError: another ending, or weights that `dtype` cannot hold.
+        OSError: it cannot be written.
     """
     path = Path(path)
     if path.suffix != ".safetensors":
@@ -61,6 +68,10 @@ def save_model(path: str | os.PathLike[str], model: DGCN, metadata: Mapping[str,
         name: tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
         for name, tensor in model.state_dict().items()
     }
+    if dtype is not None:
+        tensors = {name: t.to(dtype) if t.is_floating_point() else t for name, t in tensors.items()}
+        if lost := [name for name, tensor in tensors.items() if not tensor.isfinite().all()]:
+            raise ValueError(f"dtype must hold all weights, got {dtype}, too small for {lost[0]}")
     header = {HEADER_KEY: json.dumps(document, allow_nan=False)}
     with atomic_write(path) as file:
         file.write(safetensors.torch.save(tensors, metadata=header))

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from dgcn_ext.arguments import INT_MAX, check_integer
 from dgcn_ext.decoder import DecoderConfig, PifPafDecoder
@@ -33,6 +33,20 @@ Source = EncodedImage | np.ndarray
 """Path of a picture, the content of such a file, a picture of Pillow's, or uint8 [H, W, 3] RGB."""
 
 _IMPORTED_BY = os.getpid()
+
+
+@dataclass(frozen=True)
+class PictureFields:
+    """What the network sees in a picture: fields of the decoder's layout, and how the picture was brought to them.
+
+    pif: float32 [K, 5, h, w].
+    paf: float32 [M, 8, h, w].
+    preprocess: of the picture.
+    """
+
+    pif: np.ndarray
+    paf: np.ndarray
+    preprocess: Preprocess
 
 
 @dataclass
@@ -126,6 +140,11 @@ class Predictor:
             raise TypeError(f"path must be that of a checkpoint, got a {type(path).__name__}")
         return cls(path, **options)
 
+    @property
+    def config(self) -> DecoderConfig:
+        """Constants of the decoder."""
+        return self._decoder.config
+
     def _make_decoder(self, config: DecoderConfig) -> PifPafDecoder:
         return PifPafDecoder(self.skeleton.num_keypoints, self.skeleton.limbs, config)
 
@@ -138,7 +157,7 @@ class Predictor:
             MemoryError: too little memory for `batch_size` pictures of this size.
         """
         self.timings = Timings()
-        return self._predict([source], self._decoder)[0]
+        return self.decode(self.fields([source]))[0]
 
     def batch(self, sources: Iterable[Source], *, force_complete: bool = False) -> Iterator[list[Pose]]:
         """The persons of every picture, in order; `sources` is read `batch_size` pictures at a time.
@@ -153,15 +172,12 @@ class Predictor:
         """
         if isinstance(sources, EncodedImage) or not isinstance(sources, Iterable):
             raise TypeError(f"sources must be several pictures, as a list or an iterator, got {type(sources).__name__}")
-        return self._batch(sources, self._completing_decoder if force_complete else self._decoder)
+        return self._batch(sources, force_complete)
 
-    def _batch(self, sources: Iterable[Source], decoder: PifPafDecoder) -> Iterator[list[Pose]]:
-        self.timings = Timings()
-        remaining = iter(sources)
-        while chunk := list(itertools.islice(remaining, self.batch_size)):
-            yield from self._predict(chunk, decoder)
+    def fields(self, sources: Sequence[Source]) -> list[PictureFields]:
+        """What the network sees in each picture, before it is decoded; `decode` does the rest of `batch`.
 
-    def _predict(self, sources: Sequence[Source], decoder: PifPafDecoder) -> list[list[Pose]]:
+        Raises as for one picture."""
         start = time.perf_counter()
         canvases, preprocesses = zip(
             *(resize_pad(_to_image(source), self.long_edge) for source in sources), strict=True
@@ -173,17 +189,49 @@ class Predictor:
         self.timings.num_images += len(sources)
         self.timings.preprocess_ms += _milliseconds_since(start)
 
-        found: list[list[Pose]] = [[] for _ in sources]
+        found: dict[int, PictureFields] = {}
         for members in groups.values():
-            batch = np.stack([canvases[i] for i in members])
-            for index, persons in zip(members, self._find(batch, decoder), strict=True):
-                found[index] = self._to_poses(persons, preprocesses[index])
-        return found
+            heads = self._run(np.stack([canvases[i] for i in members]))
+            start = time.perf_counter()
+            for i, (pif, paf) in zip(members, self._codec.decode_fields(*heads), strict=True):
+                found[i] = PictureFields(pif, paf, preprocesses[i])
+            self.timings.decoder_ms += _milliseconds_since(start)
+        return [found[i] for i in range(len(sources))]
 
-    def _find(self, canvases: np.ndarray, decoder: PifPafDecoder) -> list[np.ndarray]:
-        """uint8 [B, H, W, 3] to the persons of each, float32 [P, K, 4] (confidence, x px, y px, scale px)."""
+    def decode(
+        self,
+        fields: Sequence[PictureFields],
+        *,
+        force_complete: bool = False,
+        config: DecoderConfig | None = None,
+    ) -> list[list[Pose]]:
+        """The persons of the pictures that `fields` was called with.
+
+        Args:
+            fields: of any number of pictures.
+            force_complete: give every person every keypoint, guessed where the decoder found none.
+            config: constants of the decoder; default: the predictor's.
+        """
+        start = time.perf_counter()
+        if config is not None:
+            decoder = self._make_decoder(replace(config, force_complete=force_complete or config.force_complete))
+        else:
+            decoder = self._completing_decoder if force_complete else self._decoder
+        persons = decoder.batch([(of_one.pif, of_one.paf) for of_one in fields], self._codec.stride)
+        self.timings.decoder_ms += _milliseconds_since(start)
+        return [self._to_poses(of_one, picture.preprocess) for of_one, picture in zip(persons, fields, strict=True)]
+
+    def _batch(self, sources: Iterable[Source], force_complete: bool) -> Iterator[list[Pose]]:
+        self.timings = Timings()
+        remaining = iter(sources)
+        while chunk := list(itertools.islice(remaining, self.batch_size)):
+            yield from self.decode(self.fields(chunk), force_complete=force_complete)
+
+    def _run(self, canvases: np.ndarray) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor] | None]:
+        """uint8 [B, H, W, 3] to the arguments of `PifPafCodec.decode_fields`."""
         _use_one_thread_if_forked()
         start = time.perf_counter()
+        count, height, width = canvases.shape[:3]
         try:
             with torch.inference_mode():
                 images = torch.from_numpy(canvases).permute(0, 3, 1, 2).to(self.device)
@@ -192,20 +240,12 @@ class Predictor:
         except RuntimeError as error:  # of a CPU's memory torch knows no OutOfMemoryError
             if not isinstance(error, torch.OutOfMemoryError) and "DefaultCPUAllocator" not in str(error):
                 raise
-            count, height, width = canvases.shape[:3]
             raise MemoryError(
                 f"{self.device} has too little memory for a batch of {count} at {width} x {height} px:"
                 " make batch_size or long_edge smaller"
             ) from error
         self.timings.network_ms += _milliseconds_since(start)
-
-        start = time.perf_counter()
-        count = len(canvases)
-        mirrored = (pif[count:], paf[count:]) if self.flip_test else None
-        fields = self._codec.decode_fields(pif[:count], paf[:count], mirrored)
-        persons = decoder.batch(fields, self._codec.stride)
-        self.timings.decoder_ms += _milliseconds_since(start)
-        return persons
+        return pif[:count], paf[:count], (pif[count:], paf[count:]) if self.flip_test else None
 
     def _to_poses(self, persons: np.ndarray, preprocess: Preprocess) -> list[Pose]:
         """[P, K, 4] (confidence, x px, y px, scale px) of the network's input to poses in the original picture, those

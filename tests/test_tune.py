@@ -1,0 +1,64 @@
+"""Thresholds and input size chosen on pictures, and stored with the model."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from cli_cases import PICTURES, run
+from oracle import Oracle, coco_set
+
+from dgcn.data.coco_format import read_coco
+from dgcn.evaluation import tune as tune_module
+from dgcn.evaluation.tune import tune
+from dgcn.model.checkpoint import load_model, save_model
+from dgcn.model.network import build_model
+from dgcn.predict.predictor import Predictor
+from dgcn.skeleton import COCO
+from dgcn_ext.decoder import DecoderConfig
+
+
+@pytest.fixture
+def annotations(tmp_path) -> Path:
+    path = tmp_path / "annotations.json"
+    path.write_text(json.dumps(coco_set([f"{tone}.png" for tone in PICTURES], list(PICTURES.values()))))
+    return path
+
+
+@pytest.fixture(autouse=True)
+def few_choices(monkeypatch) -> None:
+    monkeypatch.setattr(tune_module, "LONG_EDGES", (17, 385))
+    monkeypatch.setattr(tune_module, "THRESHOLDS", {"map_threshold": (0.3, 0.4), "seed_threshold": (0.2, 1.0)})
+
+
+def test_what_finds_nobody_is_changed(folder, annotations) -> None:
+    """A threshold that no seed reaches, and a size at which persons are a few cells: both cost AP."""
+    records = read_coco(folder, annotations, COCO)
+    tuned = tune(Oracle(PICTURES), records, config=DecoderConfig(seed_threshold=1.0), long_edge=17)
+    assert (tuned.long_edge, tuned.config, tuned.ap) == (385, DecoderConfig(), pytest.approx(1.0))
+    assert tuned.metadata() == {"long_edge": 385, "decoder": {}}
+
+
+def test_a_tuned_checkpoint(folder, annotations, tmp_path, capsys) -> None:
+    start, tuned = tmp_path / "a.safetensors", tmp_path / "out" / "b.safetensors"
+    model = build_model("mobilenetv1_075", lift_channels=8)
+    save_model(start, model, {"epoch": 3, "long_edge": 17, "decoder": {"max_seeds": 7}})
+    arguments = ["--images", folder, "--annotations", annotations, "--tune", tuned, "--tune-images", 2, "--half"]
+    assert run("eval", "--checkpoint", start, *arguments) == 0
+    assert "on the 2 pictures it was chosen on" in capsys.readouterr().out
+    loaded, metadata = load_model(tuned)
+    assert metadata["epoch"] == 3
+    assert metadata["decoder"]["max_seeds"] == 7
+    assert Predictor(tuned).long_edge == metadata["long_edge"]
+    assert tuned.stat().st_size < 0.55 * start.stat().st_size
+    for name, value in model.state_dict().items():
+        torch.testing.assert_close(loaded.state_dict()[name], value, rtol=1e-3, atol=1e-4)
+
+
+def test_weights_that_float16_cannot_hold(tmp_path) -> None:
+    model = build_model("mobilenetv1_075", lift_channels=8)
+    model.backbone.stem_bn.running_var.fill_(1e6)
+    with pytest.raises(ValueError, match=r"torch\.float16, too small for backbone\.stem_bn\.running_var"):
+        save_model(tmp_path / "a.safetensors", model, {}, dtype=torch.float16)
