@@ -28,13 +28,13 @@ struct Field {
   }
 
   LimbConnections connections(ConfidenceMap& from, ConfidenceMap& to, float threshold, const DecoderConfig& config) {
-    fields = {nullptr, paf.data(), 2, 1, 1, width};
-    return LimbConnections(fields, 0, 1, from, to, kSize, threshold, config);
+    fields = {{nullptr, paf.data(), 2, 1, 1, width}, 1, kSize};
+    return LimbConnections(fields, 0, threshold, from, to, config);
   }
 
   int width = 1;
   std::vector<float> paf;
-  Fields fields{};
+  CheckedFields fields{};
 };
 
 /// Where candidates with these very scores lead from `start`.

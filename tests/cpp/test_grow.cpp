@@ -29,11 +29,12 @@ struct Scene {
   }
 
   std::vector<Joint> grow(std::vector<Joint> person, const GrowPass& pass = kStrict) {
-    const Fields fields{nullptr, paf.data(), skeleton.num_keypoints(), skeleton.num_limbs(), 1, kCells};
+    const CheckedFields fields{
+        {nullptr, paf.data(), skeleton.num_keypoints(), skeleton.num_limbs(), 1, kCells}, 1, kSize};
     ConfidenceMap none({}, kSize, config);
-    ConnectionSet connections;
+    std::vector<LimbConnections> connections;
     for (int limb = 0; limb < skeleton.num_limbs(); ++limb)
-      connections.emplace_back(fields, limb, 1, none, none, kSize, config.connection_threshold, config);
+      connections.emplace_back(fields, limb, config.connection_threshold, none, none, config);
     Grower(skeleton, config).grow(connections, pass, person.data());
     return person;
   }

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <limits>
 #include <stdexcept>
+#include <type_traits>
 #include <vector>
 
 #include "fuzz_input.h"
@@ -17,35 +18,16 @@ namespace {
 
 /// The defaults with some options changed, to values in and out of their range.
 DecoderConfig read_config(FuzzInput& input) {
-  static constexpr float DecoderConfig::* numbers[] = {
-      &DecoderConfig::map_threshold,
-      &DecoderConfig::map_neighbors,
-      &DecoderConfig::map_sigma,
-      &DecoderConfig::map_min_sigma,
-      &DecoderConfig::seed_threshold,
-      &DecoderConfig::seed_map_weight,
-      &DecoderConfig::connection_threshold,
-      &DecoderConfig::connection_map_weight,
-      &DecoderConfig::connection_window,
-      &DecoderConfig::connection_min_scale,
-      &DecoderConfig::blend_min_score,
-      &DecoderConfig::blend_min_ratio,
-      &DecoderConfig::blend_max_distance,
-      &DecoderConfig::keypoint_threshold,
-      &DecoderConfig::keypoint_threshold_relative,
-      &DecoderConfig::reverse_max_distance,
-      &DecoderConfig::occupancy_reduction,
-      &DecoderConfig::occupancy_min_half_side,
-      &DecoderConfig::suppression_factor,
-      &DecoderConfig::instance_threshold,
-      &DecoderConfig::complete_threshold,
-      &DecoderConfig::complete_window,
-      &DecoderConfig::complete_confidence,
-      &DecoderConfig::score_top_weight,
-  };
+  static const std::vector<float DecoderConfig::*> numbers = [] {
+    std::vector<float DecoderConfig::*> found;
+    visit_options([&](const char*, auto option, auto, auto) {
+      if constexpr (std::is_same_v<decltype(option), float DecoderConfig::*>) found.push_back(option);
+    });
+    return found;
+  }();
   static constexpr float values[] = {0.0F, 1e-12F, 1e-3F, 0.01F, 0.1F, 0.2F,  0.3F, 0.5F,
                                      0.9F, 1.0F,   1.5F,  2.0F,  4.0F, 30.0F, 1e3F, 1e6F};
-  constexpr int num_numbers = sizeof numbers / sizeof *numbers, num_values = sizeof values / sizeof *values;
+  constexpr int num_values = sizeof values / sizeof *values;
 
   DecoderConfig config;
   const int flags = input.byte();
@@ -58,7 +40,7 @@ DecoderConfig read_config(FuzzInput& input) {
     config.max_persons = input.integer(0, 5);
   }
   for (int changes = flags >> 4; changes > 0; --changes) {
-    float& option = config.*numbers[input.integer(0, num_numbers - 1)];
+    float& option = config.*numbers[static_cast<std::size_t>(input.integer(0, static_cast<int>(numbers.size()) - 1))];
     const int value = input.integer(0, num_values);
     option = value < num_values ? values[value] : input.any_float();
   }
