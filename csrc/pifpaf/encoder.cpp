@@ -6,15 +6,16 @@
 #include <string>
 #include <utility>
 
-#include "pifpaf/encode/claims.h"
+#include "pifpaf/encode/background.h"
 #include "pifpaf/encode/paf.h"
 #include "pifpaf/encode/pif.h"
+#include "pifpaf/encode/poses.h"
 #include "pifpaf/parallel.h"
 
 namespace dgcn::pifpaf {
 namespace {
 
-constexpr std::size_t lot_floats = 1 << 17;  // half a megabyte, of an L2 cache of one or more
+constexpr std::size_t kCachedFloats = 1 << 17;  // 0.5 MB, well within an L2 cache
 
 void require_on_grid(const char* name, int pixels, int stride) {
   if (pixels < 1 || (pixels - 1) % stride != 0)
@@ -22,7 +23,7 @@ void require_on_grid(const char* name, int pixels, int stride) {
                                 " plus 1, got " + std::to_string(pixels));
 }
 
-Grid grid_of(PixelSize picture, int stride) {
+FieldGrid grid_of(PixelSize picture, int stride) {
   if (stride < 1) throw std::invalid_argument("stride must be at least 1 pixel, got " + std::to_string(stride));
   require_on_grid("height", picture.height, stride);
   require_on_grid("width", picture.width, stride);
@@ -35,13 +36,13 @@ void require_size(const char* name, std::size_t actual, int required) {
                                 " entries, one a keypoint, got " + std::to_string(actual));
 }
 
-/// Calls fill(i) and then paint(i) for the fields i in [0, count) of so many floats, a few at a time: what was filled a
-/// moment ago is still on its way to the cache, and all of them together would fall out of it.
+/// Calls fill(i) and then paint(i) for the fields i in [0, count) of `floats` values each, in groups that fit the cache:
+/// painting a field right after it was filled would wait for its stores, and after all others it would be evicted.
 template <typename Fill, typename Paint>
 void fill_and_paint(int count, std::size_t floats, const Fill& fill, const Paint& paint) {
-  const int lot = static_cast<int>(std::max<std::size_t>(lot_floats / floats, 1));
-  for (int begin = 0; begin < count; begin += lot) {
-    const int end = std::min(begin + lot, count);
+  const int group = static_cast<int>(std::max<std::size_t>(kCachedFloats / floats, 1));
+  for (int begin = 0; begin < count; begin += group) {
+    const int end = std::min(begin + group, count);
     for (int i = begin; i < end; ++i) fill(i);
     for (int i = begin; i < end; ++i) paint(i);
   }
@@ -74,10 +75,10 @@ void Encoder::encode(const Annotations& annotations, PixelSize picture, int stri
   require_count("num_persons", annotations.num_persons);
   require_count("num_ignored", annotations.num_ignored);
   const int num_keypoints = skeleton_.num_keypoints();
-  const Grid grid = grid_of(picture, stride);
+  const FieldGrid grid = grid_of(picture, stride);
   const std::size_t plane = grid.size();
   const std::vector<PoseJoint> poses = read_poses(annotations.joints, annotations.num_persons, picture, proportions_);
-  const auto background = [&](const Grid& of, float* confidence) {
+  const auto background = [&](const FieldGrid& of, float* confidence) {
     fill_background(annotations.ignored, annotations.num_ignored, of, confidence);
   };
 
@@ -109,7 +110,7 @@ void Encoder::encode(const Annotations& annotations, PixelSize picture, int stri
       [&](int m) { paf.paint(poses, num_keypoints, skeleton_.limb(m), paf_target(m)); });
 
   for (const NodeTarget& node : nodes) {
-    const Grid node_grid = grid_of(picture, node.stride);
+    const FieldGrid node_grid = grid_of(picture, node.stride);
     const auto confidence = [&](int k) { return node.confidence + static_cast<std::size_t>(k) * node_grid.size(); };
     fill_and_paint(
         num_keypoints, node_grid.size(), [&](int k) { background(node_grid, confidence(k)); },
