@@ -1,6 +1,5 @@
 #include "pifpaf/encoder.h"
 
-#include <algorithm>
 #include <cmath>
 #include <stdexcept>
 #include <string>
@@ -14,8 +13,6 @@
 
 namespace dgcn::pifpaf {
 namespace {
-
-constexpr std::size_t kCachedFloats = 1 << 17;  // 0.5 MB, well within an L2 cache
 
 void require_on_grid(const char* name, int pixels, int stride) {
   if (pixels < 1 || (pixels - 1) % stride != 0)
@@ -34,18 +31,6 @@ void require_size(const char* name, std::size_t actual, int required) {
   if (actual != static_cast<std::size_t>(required))
     throw std::invalid_argument(std::string(name) + " must have " + std::to_string(required) +
                                 " entries, one a keypoint, got " + std::to_string(actual));
-}
-
-/// Calls fill(i) and then paint(i) for the fields i in [0, count) of `floats` values each, in groups that fit the cache:
-/// painting a field right after it was filled would wait for its stores, and after all others it would be evicted.
-template <typename Fill, typename Paint>
-void fill_and_paint(int count, std::size_t floats, const Fill& fill, const Paint& paint) {
-  const int group = static_cast<int>(std::max<std::size_t>(kCachedFloats / floats, 1));
-  for (int begin = 0; begin < count; begin += group) {
-    const int end = std::min(begin + group, count);
-    for (int i = begin; i < end; ++i) fill(i);
-    for (int i = begin; i < end; ++i) paint(i);
-  }
 }
 
 void require_count(const char* name, int actual) {
@@ -74,47 +59,43 @@ void Encoder::encode(const Annotations& annotations, PixelSize picture, int stri
                      const std::vector<NodeTarget>& nodes) const {
   require_count("num_persons", annotations.num_persons);
   require_count("num_ignored", annotations.num_ignored);
-  const int num_keypoints = skeleton_.num_keypoints();
+  const std::vector<PoseJoint> poses = read_poses(annotations.joints, annotations.num_persons, picture, proportions_);
+  const int num_keypoints = skeleton_.num_keypoints(), num_limbs = skeleton_.num_limbs();
+  const auto fill_confidences = [&](int num_fields, const FieldGrid& grid, float* confidence) {
+    for (int i = 0; i < num_fields; ++i) {
+      fill_background(annotations.ignored, annotations.num_ignored, grid, confidence);
+      confidence += grid.size();
+    }
+  };
+
   const FieldGrid grid = grid_of(picture, stride);
   const std::size_t plane = grid.size();
-  const std::vector<PoseJoint> poses = read_poses(annotations.joints, annotations.num_persons, picture, proportions_);
-  const auto background = [&](const FieldGrid& of, float* confidence) {
-    fill_background(annotations.ignored, annotations.num_ignored, of, confidence);
-  };
+  const std::size_t pif = plane * static_cast<std::size_t>(num_keypoints);
+  const std::size_t paf = plane * static_cast<std::size_t>(num_limbs);
+  fill_confidences(num_keypoints, grid, targets.pif_confidence);
+  fill_nan(targets.pif_offset, 2 * pif);
+  fill_nan(targets.pif_scale, pif);
+  fill_confidences(num_limbs, grid, targets.paf_confidence);
+  fill_nan(targets.paf_offset, 4 * paf);
 
-  PifPainter pif(grid);
-  const auto pif_target = [&](int k) -> PifTarget {
+  PifPainter pif_painter(grid);
+  for (int k = 0; k < num_keypoints; ++k) {
     const std::size_t at = static_cast<std::size_t>(k) * plane;
-    return {targets.pif_confidence + at, targets.pif_offset + 2 * at, targets.pif_scale + at};
-  };
-  fill_and_paint(
-      num_keypoints, 4 * plane,
-      [&](int k) {
-        background(grid, pif_target(k).confidence);
-        fill_nan(pif_target(k).offset, 2 * plane);
-        fill_nan(pif_target(k).scale, plane);
-      },
-      [&](int k) { pif.paint(poses, num_keypoints, k, pif_target(k)); });
-
-  PafPainter paf(grid);
-  const auto paf_target = [&](int m) -> PafTarget {
+    pif_painter.paint(poses, num_keypoints, k,
+                      {targets.pif_confidence + at, targets.pif_offset + 2 * at, targets.pif_scale + at});
+  }
+  PafPainter paf_painter(grid);
+  for (int m = 0; m < num_limbs; ++m) {
     const std::size_t at = static_cast<std::size_t>(m) * plane;
-    return {targets.paf_confidence + at, targets.paf_offset + 4 * at};
-  };
-  fill_and_paint(
-      skeleton_.num_limbs(), 5 * plane,
-      [&](int m) {
-        background(grid, paf_target(m).confidence);
-        fill_nan(paf_target(m).offset, 4 * plane);
-      },
-      [&](int m) { paf.paint(poses, num_keypoints, skeleton_.limb(m), paf_target(m)); });
-
+    paf_painter.paint(poses, num_keypoints, skeleton_.limb(m),
+                      {targets.paf_confidence + at, targets.paf_offset + 4 * at});
+  }
   for (const NodeTarget& node : nodes) {
     const FieldGrid node_grid = grid_of(picture, node.stride);
-    const auto confidence = [&](int k) { return node.confidence + static_cast<std::size_t>(k) * node_grid.size(); };
-    fill_and_paint(
-        num_keypoints, node_grid.size(), [&](int k) { background(node_grid, confidence(k)); },
-        [&](int k) { paint_confidence(poses, num_keypoints, k, node_grid, confidence(k)); });
+    fill_confidences(num_keypoints, node_grid, node.confidence);
+    for (int k = 0; k < num_keypoints; ++k)
+      paint_confidence(poses, num_keypoints, k, node_grid,
+                       node.confidence + static_cast<std::size_t>(k) * node_grid.size());
   }
 }
 

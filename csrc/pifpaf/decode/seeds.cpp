@@ -6,6 +6,8 @@
 #include <cstring>
 #include <utility>
 
+#include "common/radix_sort.h"
+
 namespace dgcn::pifpaf {
 
 void append_seeds(int keypoint, const std::vector<PifCell>& cells, ConfidenceMap& map, const DecoderConfig& config,
@@ -27,31 +29,20 @@ void append_seeds(int keypoint, const std::vector<PifCell>& cells, ConfidenceMap
   }
 }
 
+// By radix: with std::stable_sort a whole decode of 20 persons takes 15 % longer, of 50 persons 22 %.
 void sort_seeds(const DecoderConfig& config, std::vector<Seed>& seeds) {
-  // LSD radix sort: positive floats are ordered like their bits.
-  constexpr unsigned kDigitBits = 11, kDigits = 3;
-  constexpr std::uint32_t kBins = 1U << kDigitBits;
   struct Key {
-    std::uint32_t bits;  // inverted: ascending keys are descending confidences
+    std::uint32_t bits;  // of the confidence, which is positive; inverted, so that ascending keys are descending
     std::uint32_t seed;
   };
-  std::vector<Key> keys, sorted(seeds.size());
+  std::vector<Key> keys;
   keys.reserve(seeds.size());
   for (const Seed& seed : seeds) {
     std::uint32_t bits = 0;
     std::memcpy(&bits, &seed.joint.confidence, sizeof bits);
     keys.push_back({~bits, static_cast<std::uint32_t>(keys.size())});
   }
-  std::vector<std::uint32_t> begin(kBins);
-  for (unsigned shift = 0; shift < kDigits * kDigitBits; shift += kDigitBits) {
-    const auto digit = [&](const Key& key) { return key.bits >> shift & (kBins - 1); };
-    std::fill(begin.begin(), begin.end(), 0);
-    for (const Key& key : keys) ++begin[digit(key)];
-    std::uint32_t total = 0;
-    for (std::uint32_t& count : begin) total += std::exchange(count, total);
-    for (const Key& key : keys) sorted[begin[digit(key)]++] = key;
-    keys.swap(sorted);
-  }
+  radix_sort(keys);
 
   keys.resize(std::min(keys.size(), static_cast<std::size_t>(config.max_seeds)));
   std::vector<Seed> best;

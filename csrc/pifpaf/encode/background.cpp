@@ -29,7 +29,9 @@ CellRange touched_cells(double low_px, double extent_px, int stride, int size) {
 
 }  // namespace
 
-void fill_nan(float* begin, std::size_t count) { std::memset(begin, 0xFF, count * sizeof(float)); }
+void fill_nan(float* begin, std::size_t count) {
+  if (count > 0) std::memset(begin, 0xFF, count * sizeof(float));  // `begin` may be null otherwise
+}
 
 void fill_background(const Box* ignored, int num_ignored, const FieldGrid& grid, float* confidence) {
   std::memset(confidence, 0, grid.size() * sizeof(float));
