@@ -19,7 +19,7 @@ constexpr float kInfinity = std::numeric_limits<float>::infinity();
 constexpr float kNaN = std::numeric_limits<float>::quiet_NaN();
 constexpr int kStride = 4;
 
-/// A PAF field of one limb whose scores are its confidences: the map has no share in them.
+/// The PAF field of one limb. Scores are its confidences, as the map has weight 0.
 struct Field {
   Field(int field_height, int field_width)
       : height(field_height), width(field_width), values(8 * static_cast<std::size_t>(height * width)) {
@@ -45,7 +45,7 @@ struct Field {
   CheckedFields fields{};
 };
 
-/// The cells that start in a window and count, ascending, with what is known of them.
+/// The candidates that start in a window, sorted by cell.
 std::vector<Connection> found(Candidates& candidates, const PixelBox& window, float min_score = 0.0F) {
   std::vector<Connection> connections;
   candidates.for_each_batch(window, min_score, [&](const int* entries, std::size_t count) {
@@ -65,7 +65,7 @@ std::vector<Connection> found(Candidates& candidates, const PixelBox& window, fl
 
 constexpr PixelBox kEverywhere{-1e9F, 1e9F, -1e9F, 1e9F};
 
-void test_what_is_read() {
+void test_reading() {
   Field field(1, 40);
   field.set(33, {0.1F, 0.2F, 0.3F, 0.4F, 0.5F, 0.6F, 0.7F});
   field.set(34, {1.0F, 1.0F, 1.0F, 1.0F, 1.0F, 1.0F, kNaN});
@@ -86,17 +86,17 @@ void test_what_is_read() {
   CHECK(found(*field.candidates(0.1F)[0], kEverywhere).size() == 1);  // a score must exceed the threshold
 }
 
-// Whatever the size of the field and however many of its cells count, a search gives what one without tiles gives.
+// For fields of any size, with few or many confident cells, a search finds what a plain loop finds.
 void test_searches() {
   std::mt19937 random(5);
   std::uniform_real_distribution<float> unit(0.0F, 1.0F);
   for (int round = 0; round < 300; ++round) {
     Field field(1 + static_cast<int>(random() % 23), 1 + static_cast<int>(random() % 40));
-    const float share = round % 3 == 0 ? 0.9F : round % 3 == 1 ? 0.1F : 0.3F, spread = round % 2 == 0 ? 3.0F : 60.0F;
+    const float fraction = round % 3 == 0 ? 0.9F : round % 3 == 1 ? 0.1F : 0.3F, spread = round % 2 == 0 ? 3.0F : 60.0F;
     for (int cell = 0; cell < field.height * field.width; ++cell) {
-      const auto near = [&](int place) { return static_cast<float>(place) + spread * (unit(random) - 0.5F); };
+      const auto near = [&](int center) { return static_cast<float>(center) + spread * (unit(random) - 0.5F); };
       const int row = cell / field.width, column = cell % field.width;
-      const float confidence = unit(random) < share ? 0.5F + 0.5F * unit(random) : 0.2F;
+      const float confidence = unit(random) < fraction ? 0.5F + 0.5F * unit(random) : 0.2F;
       field.set(cell, {confidence, near(column), near(row), near(column), near(row), 1.0F, 2.0F});
       if (random() % 50 == 0) field.at(1 + static_cast<int>(random() % 7), cell) = kNaN;
     }
@@ -143,7 +143,7 @@ void test_gaussian() {
 }  // namespace
 
 int main() {
-  test_what_is_read();
+  test_reading();
   test_searches();
   test_gaussian();
   return check_result();

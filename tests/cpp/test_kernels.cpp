@@ -48,12 +48,11 @@ void test_tiles() {
       const PixelBox bounds = kernels->bound_starts(tile, threshold);
       PixelBox expected{1e9F, -1e9F, 1e9F, -1e9F};
       for (std::size_t i = 0; i < kTileSize; ++i) {
-        const std::size_t place = i / kTileWidth * stride + i % kTileWidth;
-        const float px = x[place] * 3.0F, py = y[place] * 3.0F;
+        const std::size_t at = i / kTileWidth * stride + i % kTileWidth;
+        const float px = x[at] * 3.0F, py = y[at] * 3.0F;
         const bool inside = px >= window.left && px <= window.right && py >= window.top && py <= window.bottom;
-        CHECK((mask >> i & 1U) ==
-              (inside && confidence[place] >= threshold && confidence[place] >= min_score ? 1U : 0U));
-        if (!(confidence[place] >= threshold)) continue;
+        CHECK((mask >> i & 1U) == (inside && confidence[at] >= threshold && confidence[at] >= min_score ? 1U : 0U));
+        if (!(confidence[at] >= threshold)) continue;
         expected = {std::fmin(expected.left, px), std::fmax(expected.right, px), std::fmin(expected.top, py),
                     std::fmax(expected.bottom, py)};
       }

@@ -9,7 +9,7 @@ namespace dgcn::pifpaf {
 namespace {
 
 constexpr std::size_t kComponents = 7;  // of a PAF cell: confidence, x1, y1, x2, y2, scale1, scale2
-constexpr int kBucketEdge = 64;         // of the copies: those that start in one bucket come together [px]
+constexpr int kBucketEdge = 64;         // [px]
 
 int divide_up(int value, int divisor) { return (value + divisor - 1) / divisor; }
 
@@ -49,7 +49,8 @@ struct ConfidentCells {
   std::vector<float> components;  ///< [kComponents, cells], lengths in px; confidence 0 if a component is not valid
 };
 
-/// Copies of the candidates whose score exceeds the threshold, with the score in place of the confidence.
+/// Copies of the candidates whose score exceeds the threshold, sorted by the bucket of their start. The score stands in
+/// place of the confidence.
 class CopiedCandidates final : public Candidates {
  public:
   CopiedCandidates(const ConfidentCells& cells, bool backward, PixelSize image, float threshold,
@@ -60,36 +61,29 @@ class CopiedCandidates final : public Candidates {
     std::vector<float> scores(num_cells);
     compute_scores(planes.confidence, planes.target_x, planes.target_y, num_cells, scores.data());
 
-    // The candidates whose score exceeds the threshold; compacted without a branch.
-    struct Kept {
-      std::size_t i, bucket;
-    };
-    std::vector<Kept> kept(num_cells + 1);
-    std::size_t count = 0;
-    for (std::size_t i = 0; i < num_cells; ++i) {
-      kept[count].i = i;
-      count += scores[i] > 0.0F ? 1 : 0;
-    }
-    kept.resize(count);
+    const std::vector<int> kept = find_confident(scores.data(), num_cells, std::numeric_limits<float>::denorm_min());
 
     const BucketGrid grid(image, kBucketEdge);
     BucketSort sort;
     sort.reset(grid.num_buckets());
-    for (Kept& candidate : kept) {
-      candidate.bucket = grid.bucket(grid.row(planes.y[candidate.i]), grid.column(planes.x[candidate.i]));
-      sort.count(candidate.bucket);
+    std::vector<std::size_t> buckets;
+    buckets.reserve(kept.size());
+    for (const int i : kept) {
+      buckets.push_back(grid.bucket(grid.row(planes.y[i]), grid.column(planes.x[i])));
+      sort.count(buckets.back());
     }
     sort.start_inserting();
 
-    size_ = static_cast<int>(count);
+    size_ = static_cast<int>(kept.size());
     width_ = kTileWidth;
     height_ = divide_up(size_, kTileSize) * kTileHeight;
     const auto pitch = static_cast<std::size_t>(height_ * width_);
     copies_.assign(6 * pitch, std::numeric_limits<float>::quiet_NaN());  // NaN: never inside of a window
     float* const out = copies_.data();
-    cells_.resize(count);
-    for (const auto [i, bucket] : kept) {
-      const std::size_t entry = sort.insert(bucket);
+    cells_.resize(kept.size());
+    for (std::size_t j = 0; j < kept.size(); ++j) {
+      const auto i = static_cast<std::size_t>(kept[j]);
+      const std::size_t entry = sort.insert(buckets[j]);
       cells_[entry] = cells.indices[i];
       const float values[] = {scores[i],          planes.x[i],        planes.y[i],
                               planes.target_x[i], planes.target_y[i], planes.target_scale[i]};
