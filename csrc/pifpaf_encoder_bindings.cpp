@@ -25,7 +25,7 @@ using Numbers = py::array_t<double, py::array::c_style>;
 using Output = py::array_t<float, py::array::c_style>;
 using Shape = std::vector<py::ssize_t>;
 
-constexpr double kMaxFloats = 1e15;  // in an array: more than any machine holds
+constexpr double kMaxFloats = 1e15;  // in an array: more than any memory holds, and no overflow of ssize_t
 
 static_assert(sizeof(AnnotatedJoint) == 3 * sizeof(double), "a joint is a row of the keypoints");
 static_assert(sizeof(Box) == 4 * sizeof(double), "a box is a row of the ignored ones");
@@ -63,7 +63,7 @@ std::vector<Shape> shapes(const Encoder& encoder, const Shape& batch, int height
   return all;
 }
 
-/// Arrays in one block: malloc keeps a large one for the next picture, and page faults take longer than encoding.
+/// Arrays in one block of memory, which malloc can reuse for the next picture: page faults take longer than encoding.
 std::vector<Output> allocate(const std::vector<Shape>& shapes) {
   const auto size = [](const Shape& shape) {
     const double product = std::accumulate(shape.begin(), shape.end(), 1.0, std::multiplies<>());
@@ -83,7 +83,8 @@ std::vector<Output> allocate(const std::vector<Shape>& shapes) {
   return arrays;
 }
 
-/// Writes the targets of the pictures to the arrays `out`, which are of those shapes, or to new ones, and returns them.
+/// Writes the targets of the pictures to the arrays `out`, which have the shapes of shapes(), or to new ones. Returns
+/// these arrays.
 std::vector<Output> encode(const Encoder& encoder, const std::vector<std::pair<Numbers, Numbers>>& pictures,
                            const Shape& batch, int height, int width, int stride, const std::vector<int>& node_strides,
                            int threads, std::optional<std::vector<Output>> out) {

@@ -49,11 +49,11 @@ void test_check_fields() {
 
 // 1 x 40 cells, so that a block of the scan is whole and one is not.
 void test_read() {
-  constexpr int width = 40;
-  std::vector<float> pif(5 * width, 0.0F);
+  constexpr int kWidth = 40;
+  std::vector<float> pif(5 * kWidth, 0.0F);
   const auto set_pif = [&](int cell, float c, float x, float y, float scale) {
     const float values[] = {kNaN, c, x, y, scale};  // the unused component may hold anything
-    for (int i = 0; i < 5; ++i) pif[static_cast<std::size_t>(i * width + cell)] = values[i];
+    for (int i = 0; i < 5; ++i) pif[static_cast<std::size_t>(i * kWidth + cell)] = values[i];
   };
   set_pif(3, 0.5F, 1.0F, 2.0F, 3.0F);
   set_pif(4, 0.49F, 1.0F, 2.0F, 3.0F);
@@ -63,7 +63,7 @@ void test_read() {
   set_pif(8, 0.9F, 1.0F, 2.0F, 3e8F);  // finite, but beyond 1e9 px
   set_pif(9, kInfinity, 1.0F, 2.0F, 3.0F);
   set_pif(39, 1e30F, -1.0F, 0.5F, 0.0F);
-  const CheckedFields fields{{pif.data(), nullptr, 1, 0, 1, width}, 4, {1, 4 * (width - 1) + 1}};
+  const CheckedFields fields{{pif.data(), nullptr, 1, 0, 1, kWidth}, 4, {1, 4 * (kWidth - 1) + 1}};
 
   std::vector<PifCell> cells(7);
   read_pif(fields, 0, 0.5F, cells);

@@ -37,7 +37,7 @@ int main() {
   CHECK(background({{8, 16, 16, 8}}) == "...... ...... .???.. .???.. ...... ");   // from kGrid line to kGrid line
   CHECK(background({{9, 17, 14, 6}}) == "...... ...... .???.. .???.. ...... ");   // a little less
   CHECK(background({{7, 15, 18, 10}}) == "...... ?????. ?????. ?????. ?????. ");  // a little more
-  CHECK(background({{16, 8, 0, 0}}) == "...... ..?... ...... ...... ...... ");    // an empty box still lies somewhere
+  CHECK(background({{16, 8, 0, 0}}) == "...... ..?... ...... ...... ...... ");    // an empty box touches one cell
   CHECK(background({{-100, -100, 1000, 1000}}) == kEverything);
   CHECK(background({{30, -20, 50, 30}}) == "...??? ...??? ...??? ...... ...... ");  // partly outside
   CHECK(background({{0, 0, 4, 4}, {36, 28, 2, 2}}) == "??.... ??.... ...... ....?? ....?? ");

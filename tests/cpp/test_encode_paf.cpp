@@ -18,7 +18,7 @@ struct Planes {
 
   explicit Planes(const std::vector<PoseJoint>& poses, std::pair<int, int> limb = {0, 1}, int num_keypoints = 2) {
     std::vector<float> others(5 * kGrid.size(), kBlank);
-    PafPainter painter(kGrid);  // what it painted before leaves no trace
+    PafPainter painter(kGrid);  // used twice: earlier fields must not matter
     painter.paint({{{0, 0}, 1.0, true}, {{32, 20}, 1.0, true}}, 2, {0, 1},
                   {others.data(), others.data() + kGrid.size()});
     painter.paint(poses, num_keypoints, limb, {confidence.data(), offset.data()});
@@ -47,7 +47,7 @@ void test_shapes() {
   CHECK(Planes({joint(0, 0), joint(0, 0)}).shape() == "##....... ##....... ......... ......... ......... ......... ");
   CHECK(Planes({joint(8, 5), joint(8, 5)}).shape() == "......... ......... ......... ......... .......## .......## ");
   CHECK(Planes({joint(1, 1), joint(3, 3)}).shape() == "###...... ####..... #####.... .####.... ..###.... ......... ");
-  // Exactly two cells long: two points, whose blocks touch. Shorter than a cell: both ends count still.
+  // Exactly two cells long: two points, whose blocks touch. Shorter than a cell: both ends are painted.
   CHECK(Planes({joint(2, 2), joint(4, 2)}).shape() == "......... .#####... .#####... .#####... ......... ......... ");
   CHECK(Planes({joint(2.4, 2), joint(2.6, 2)}).shape() ==
         "......... .####.... .####.... .####.... ......... ......... ");
@@ -90,12 +90,12 @@ void test_smallest_perpendicular_distance_wins() {
   const Planes beyond({joint(1, 2), joint(4, 2), joint(5, 2.25), joint(8, 2.25)});
   CHECK(beyond.at(0, 2, 5) == -4.0F);
 
-  // Midway the first wins.
+  // Halfway between two limbs: the first.
   const Planes tie({joint(1, 1), joint(7, 1), joint(1, 3), joint(7, 3)});
   CHECK(tie.at(1, 2, 4) == -1.0F);
   CHECK(Planes({joint(1, 3), joint(7, 3), joint(1, 1), joint(7, 1)}).at(1, 2, 4) == 1.0F);
 
-  // A limb without length is judged by the distance to its ends.
+  // For a limb of length 0 the distance to its ends is taken.
   const Planes point({joint(4, 2.25), joint(4, 2.25), joint(1, 2.5), joint(7, 2.5)});
   CHECK(point.at(1, 2, 4) == 0.25F);  // 0.25 against 0.5
   CHECK(point.at(1, 3, 4) == -0.5F);  // 0.75 against 0.5

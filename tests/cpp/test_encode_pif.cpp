@@ -20,7 +20,7 @@ struct Planes {
   explicit Planes(const std::vector<PoseJoint>& poses, int num_keypoints = 1, int k = 0) {
     const std::size_t size = kGrid.size();
     std::vector<float> others(4 * size, kBlank);
-    PifPainter painter(kGrid);  // what it painted before leaves no trace
+    PifPainter painter(kGrid);  // used twice: earlier fields must not matter
     painter.paint({{{8, 8}, 2.0, true}, {{9, 9}, 2.0, true}}, 1, 0,
                   {others.data(), others.data() + size, others.data() + 3 * size});
     painter.paint(poses, num_keypoints, k, {confidence.data(), offset.data(), scale.data()});
@@ -78,7 +78,7 @@ void test_nearest_wins() {
   CHECK(reversed.offset == planes.offset);
   CHECK(reversed.painted() == planes.painted());
 
-  // Halfway between two the first gets the cell.
+  // Halfway between two joints: the first.
   const Planes tie({joint(12, 10, 4), joint(20, 10, 12)});
   CHECK(tie.scale[kGrid.index(2, 4)] == 1.0F);
   CHECK(Planes({joint(20, 10, 12), joint(12, 10, 4)}).scale[kGrid.index(2, 4)] == 3.0F);

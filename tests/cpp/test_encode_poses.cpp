@@ -59,7 +59,7 @@ void test_inside() {
   CHECK(poses[0].painted && poses[1].painted);
   for (std::size_t i = 2; i < 8; ++i) CHECK(!poses[i].painted);
   CHECK(poses[1].position.x == 128.0 && poses[1].position.y == 64.0);
-  // What is outside still tells how large the person is: √(128.5 · 64) by its four corners.
+  // Joints outside count for the size of the person: √(128.5 · 64) from its four corners.
   const double scale = std::sqrt(128.5 - -1e-9) * std::sqrt(64.0);
   CHECK_NEAR(poses[3].scale, scale * 0.4, 1e-9);
   CHECK_NEAR(poses[0].scale, scale * 0.1, 1e-9);

@@ -35,11 +35,11 @@ struct Random {
 
 void test_tiles() {
   Random random;
-  constexpr std::size_t stride = 11;
+  constexpr std::size_t kStride = 11;
   for (int round = 0; round < 500; ++round) {
-    const auto confidence = random.many(4 * stride, 0.0F, 1.0F);
-    const auto x = random.many(4 * stride, -5.0F, 20.0F), y = random.many(4 * stride, -5.0F, 20.0F);
-    const CandidateTile tile{confidence.data(), x.data(), y.data(), stride, 3.0F};
+    const auto confidence = random.many(4 * kStride, 0.0F, 1.0F);
+    const auto x = random.many(4 * kStride, -5.0F, 20.0F), y = random.many(4 * kStride, -5.0F, 20.0F);
+    const CandidateTile tile{confidence.data(), x.data(), y.data(), kStride, 3.0F};
     const float left = random(-10.0F, 30.0F), top = random(-10.0F, 30.0F), threshold = random(0.0F, 1.0F);
     const PixelBox window{left, left + random(0.0F, 30.0F), top, top + random(0.0F, 30.0F)};
     const float min_score = random(0.0F, 1.0F);
@@ -48,7 +48,7 @@ void test_tiles() {
       const PixelBox bounds = kernels->bound_starts(tile, threshold);
       PixelBox expected{1e9F, -1e9F, 1e9F, -1e9F};
       for (std::size_t i = 0; i < kTileSize; ++i) {
-        const std::size_t at = i / kTileWidth * stride + i % kTileWidth;
+        const std::size_t at = i / kTileWidth * kStride + i % kTileWidth;
         const float px = x[at] * 3.0F, py = y[at] * 3.0F;
         const bool inside = px >= window.left && px <= window.right && py >= window.top && py <= window.bottom;
         CHECK((mask >> i & 1U) == (inside && confidence[at] >= threshold && confidence[at] >= min_score ? 1U : 0U));

@@ -1,5 +1,5 @@
 // Fuzzes the encoder: bytes become a skeleton, its proportions and the annotations of a picture, and the targets must be
-// what the headers promise. Exceptions other than std::invalid_argument for bad arguments end the run.
+// as documented. Exceptions other than std::invalid_argument for bad arguments end the run.
 #include <algorithm>
 #include <cmath>
 #include <cstddef>
@@ -16,7 +16,7 @@ using namespace dgcn::pifpaf;
 
 namespace {
 
-/// The annotations of a picture, and what they point to.
+/// The annotations of a picture, and their arrays.
 struct Picture {
   Picture(FuzzInput& input, int num_keypoints) {
     num_persons = input.integer(0, 4);
@@ -83,7 +83,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   }
   const Encoder encoder(skeleton, proportions);
 
-  // The node targets' grid is twice as coarse.
+  // The stride of the node targets is twice as large.
   const int stride = input.integer(1, 12), threads = input.integer(1, 2);
   const int node_height = input.integer(1, 5), node_width = input.integer(1, 5);
   const int height = 2 * node_height - 1, width = 2 * node_width - 1;

@@ -134,7 +134,7 @@ class FieldCandidates final : public Candidates {
   }
 
  private:
-  const float* start_scale_;  ///< read only to tell whether it is valid
+  const float* start_scale_;  ///< used only for the validity check
 };
 
 }  // namespace

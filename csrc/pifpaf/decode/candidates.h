@@ -117,7 +117,7 @@ class Candidates {
 ///
 /// There are two representations, and each gains more than it costs: without copies a whole decode of 1 to 50 persons
 /// takes 1.2 to 2.9 times as long, and without in-place search force-complete of 5 to 50 persons 1.7 to 6 times.
-///  - Few confident cells (up to a quarter of the field) are copied, scored at once, and sorted by the place of their
+///  - Few confident cells (up to a quarter of the field) are copied, scored at once, and sorted by the position of their
 ///    start, so that the tiles are compact and every search is short.
 ///  - Of many confident cells most never start near a joint: the field is searched in place, and an entry is scored when
 ///    a search finds it.

@@ -9,7 +9,7 @@ namespace dgcn::pifpaf {
 namespace {
 
 constexpr double kHiddenRadius = 32.0;  // [px]
-constexpr int kMinJoints = 3;           // the bounding box of fewer says little about a person's size
+constexpr int kMinJoints = 3;           // with fewer, the bounding box is a poor estimate of a person's size
 constexpr double kMaxPoseRatio = 5.0;   // of a whole person's size to that of its annotated part
 constexpr double kUnknown = std::numeric_limits<double>::quiet_NaN();
 
