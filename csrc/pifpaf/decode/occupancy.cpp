@@ -21,10 +21,16 @@ void Occupancy::mark(int keypoint, const Joint& joint) {
   const float half_side = std::max(min_half_side_, joint.scale / reduction_);
   const int left = clamp_to_int(x - half_side, 0, columns_ - 1);
   const int top = clamp_to_int(y - half_side, 0, rows_ - 1);
-  const MarkedSquare square{keypoint, left, top, clamp_to_int(x + half_side, left + 1, columns_),
-                            clamp_to_int(y + half_side, top + 1, rows_)};
-  fill(square, true);
-  marked_.push_back(square);
+  const int right = clamp_to_int(x + half_side, left + 1, columns_);
+  const int bottom = clamp_to_int(y + half_side, top + 1, rows_);
+  for (int row = top; row < bottom; ++row) {
+    const std::size_t end = bit_of(keypoint, row, right);
+    for (std::size_t bit = bit_of(keypoint, row, left); bit < end;) {  // a word at a time
+      const std::size_t count = std::min(end - bit, 64 - bit % 64);
+      words_[bit / 64] |= ~std::uint64_t{0} >> (64 - count) << bit % 64;
+      bit += count;
+    }
+  }
 }
 
 bool Occupancy::occupied(int keypoint, const Joint& joint) const {
@@ -35,23 +41,7 @@ bool Occupancy::occupied(int keypoint, const Joint& joint) const {
   return (words_[bit / 64] >> bit % 64 & 1) != 0;
 }
 
-void Occupancy::clear() {
-  for (const MarkedSquare& square : marked_) fill(square, false);
-  marked_.clear();
-}
-
-void Occupancy::fill(const MarkedSquare& square, bool value) {
-  for (int row = square.top; row < square.bottom; ++row) {
-    const std::size_t end = bit_of(square.keypoint, row, square.right);
-    for (std::size_t bit = bit_of(square.keypoint, row, square.left); bit < end;) {
-      const std::size_t count = std::min(end - bit, 64 - bit % 64);
-      const std::uint64_t bits = ~std::uint64_t{0} >> (64 - count) << bit % 64;
-      std::uint64_t& word = words_[bit / 64];
-      word = value ? word | bits : word & ~bits;
-      bit += count;
-    }
-  }
-}
+void Occupancy::clear() { std::fill(words_.begin(), words_.end(), 0); }
 
 std::size_t Occupancy::bit_of(int keypoint, int row, int column) const {
   const auto rows = static_cast<std::size_t>(rows_), columns = static_cast<std::size_t>(columns_);

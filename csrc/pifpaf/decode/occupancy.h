@@ -1,6 +1,7 @@
 // Stage 5: the places that joints occupy, a coarse bitmap per keypoint.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <vector>
 
@@ -22,16 +23,10 @@ class Occupancy {
   /// Whether the cell int(x/reduction), clamped to the bitmap, has been marked.
   bool occupied(int keypoint, const Joint& joint) const;
 
-  /// Unmarks everything, in time proportional to what was marked.
+  /// Unmarks everything.
   void clear();
 
  private:
-  /// Marked cells [left, right) × [top, bottom) of one keypoint's bitmap.
-  struct MarkedSquare {
-    int keypoint, left, top, right, bottom;
-  };
-
-  void fill(const MarkedSquare& square, bool value);
   std::size_t bit_of(int keypoint, int row, int column) const;
 
   int num_keypoints_;
@@ -40,7 +35,6 @@ class Occupancy {
   float reduction_;
   float min_half_side_;
   std::vector<std::uint64_t> words_;  ///< [K, rows, columns], a bit per cell
-  std::vector<MarkedSquare> marked_;
 };
 
 }  // namespace dgcn::pifpaf
