@@ -1,3 +1,11 @@
+// The decoder's stages, in decode/ (those of dgcn_ext/reference/decoding.py, the specification in numpy):
+//
+//   1  confidence maps   confidence_map            PIF cells added up at input resolution
+//   2  seeds             seeds                     PIF cells that their map confirms
+//   3  connections       candidates, connections   PAF cells, scored with the map at their target
+//   4  growing           grow, occupancy           a person from each seed in a place that no person occupies
+//   5  completing        grow                      with force_complete: weaker connections, then copies of neighbours
+//   6  suppression       suppress, occupancy       joints where a better person has one, then weak persons
 #include "pifpaf/decoder.h"
 
 #include <algorithm>

@@ -1,3 +1,4 @@
+// The encoder's stages, in encode/: 1 poses, 2 background, 3 PIF, 4 PAF (docs/codec.md).
 #include "pifpaf/encoder.h"
 
 #include <cmath>

@@ -131,7 +131,7 @@ def gather(
     skeleton: Sequence[tuple[int, int]],
     options: Any,
 ) -> Evidence:
-    """Stages 1 to 4, from fields that are not empty."""
+    """Stages 1 to 3, from fields that are not empty."""
     size = tuple((cells - 1) * stride + 1 for cells in pif.shape[2:])
     pif_cells = [read_cells(field, stride) for field in pif]
     paf_cells = [read_cells(field, stride) for field in paf]
@@ -173,7 +173,7 @@ def to_index(value: np.float32, low: int, high: int) -> int:
     return min(max(int(value), low), high)
 
 
-# Stages 1 and 2: the confidence map of a keypoint ---------------------------------------------------------------------
+# Stage 1: the confidence map of a keypoint ----------------------------------------------------------------------------
 
 
 def confidence_map(cells: NDArray[np.float32], size: tuple[int, ...], options: Any) -> NDArray[np.float32]:
@@ -210,7 +210,7 @@ def look_up(pixels: NDArray[np.float32], points: NDArray[np.float32], missing: f
     return np.where(inside & (values > 0), values, np.float32(missing))
 
 
-# Stage 3: seeds -------------------------------------------------------------------------------------------------------
+# Stage 2: seeds -------------------------------------------------------------------------------------------------------
 
 
 def find_seeds(
@@ -234,7 +234,7 @@ def find_seeds(
     return seeds[: options.max_seeds]
 
 
-# Stages 4 and 8: connections ------------------------------------------------------------------------------------------
+# Stage 3: connections -------------------------------------------------------------------------------------------------
 
 
 def find_connections(
@@ -302,7 +302,7 @@ def blend(scores: NDArray[np.float32], targets: NDArray[np.float32], options: An
     return Joint(np.float32(0.5) * total, *(scores[0] * targets[0] + scores[1] * targets[1]) / total)
 
 
-# Stage 5: occupancy ---------------------------------------------------------------------------------------------------
+# Stages 4 and 6: occupancy --------------------------------------------------------------------------------------------
 
 
 class Occupancy:
@@ -329,7 +329,7 @@ class Occupancy:
         return bool(self.cells[keypoint, row, column])
 
 
-# Stages 7 and 11: growing ---------------------------------------------------------------------------------------------
+# Stages 4 and 5: growing and completing -------------------------------------------------------------------------------
 
 
 def grow(
@@ -401,7 +401,7 @@ def fill_missing(person: Person, neighbors: Sequence[Sequence[int]], options: An
                 reached.append(end)
 
 
-# Stage 9: suppression -------------------------------------------------------------------------------------------------
+# Stage 6: suppression -------------------------------------------------------------------------------------------------
 
 
 def mean_confidence(person: Person) -> np.float32:

@@ -1,4 +1,4 @@
-// Stage 4: the candidate connections of a limb, and the search for those that start near a joint.
+// Decoder, stage 3: the candidate connections of a limb, and the search for those that start near a joint.
 #pragma once
 
 #include <algorithm>

@@ -1,4 +1,4 @@
-// Stages 1 and 2: the confidence map of one keypoint at input resolution, and look-ups in it.
+// Decoder, stage 1: the confidence map of one keypoint at input resolution, and look-ups in it.
 #pragma once
 
 #include <cstddef>

@@ -1,4 +1,4 @@
-// Stage 8: where a limb leads from a given joint.
+// Decoder, stage 3: where a limb leads from a given joint.
 #pragma once
 
 #include <array>

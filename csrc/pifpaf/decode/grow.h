@@ -1,4 +1,4 @@
-// Stages 7 and 11: a person is grown from its first joint along the limbs, the most confident limb first.
+// Decoder, stages 4 and 5: a person is grown from its first joint along the limbs, the most confident limb first.
 #pragma once
 
 #include <vector>

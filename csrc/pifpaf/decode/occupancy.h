@@ -1,4 +1,4 @@
-// Stage 5: the places that joints occupy, a coarse bitmap per keypoint.
+// Decoder, stages 4 and 6: the places that joints occupy, a coarse bitmap per keypoint.
 #pragma once
 
 #include <cstddef>

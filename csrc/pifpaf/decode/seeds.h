@@ -1,4 +1,4 @@
-// Stage 3: the joints from which persons are grown.
+// Decoder, stage 2: the joints from which persons are grown.
 #pragma once
 
 #include <vector>

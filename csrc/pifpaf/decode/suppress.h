@@ -1,4 +1,4 @@
-// Stage 9: duplicate joints are suppressed and weak persons dropped.
+// Decoder, stage 6: duplicate joints are suppressed and weak persons dropped.
 #pragma once
 
 #include "pifpaf/config.h"

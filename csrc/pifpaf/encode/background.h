@@ -1,4 +1,4 @@
-// Encoder, stage 3: the values of a field before joints and limbs are painted.
+// Encoder, stage 2: the values of a field before joints and limbs are painted.
 #pragma once
 
 #include <cstddef>

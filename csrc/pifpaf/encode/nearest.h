@@ -1,4 +1,4 @@
-// Encoder, stage 2: each cell that several joints or limbs cover is assigned to the nearest of them.
+// Encoder, stages 3 and 4: each cell that several joints or limbs cover is assigned to the nearest of them.
 //
 //   H, W     field size [cells]
 //   stride   edge of a cell [px]; the cell in row i and column j is centred on pixel (stride·j, stride·i)

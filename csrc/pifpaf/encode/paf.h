@@ -1,4 +1,4 @@
-// Encoder, stage 5: painting one limb of all persons.
+// Encoder, stage 4: painting one limb of all persons.
 #pragma once
 
 #include <limits>

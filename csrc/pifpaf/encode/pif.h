@@ -1,4 +1,4 @@
-// Encoder, stage 4: painting the joints of one keypoint.
+// Encoder, stage 3: painting the joints of one keypoint.
 #pragma once
 
 #include <vector>
