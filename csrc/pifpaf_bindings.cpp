@@ -53,7 +53,8 @@ py::dict stage_times(const Decoder& decoder, const Array& pif, const Array& paf,
   without_gil([&] { decoder.decode(fields, stride, &times); });
   using namespace py::literals;
   return py::dict("maps"_a = times.maps, "seeds"_a = times.seeds, "growing"_a = times.growing,
-                  "completing"_a = times.completing, "suppressing"_a = times.suppressing);
+                  "completing"_a = times.completing, "suppressing"_a = times.suppressing,
+                  "refining"_a = times.refining);
 }
 
 /// Rows of the structured arrays that `inspect` returns.

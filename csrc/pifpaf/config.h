@@ -53,6 +53,12 @@ struct DecoderConfig {
   float complete_window = 4.0F;       ///< replaces connection_window when persons are completed [scales]
   float complete_confidence = 1e-5F;  ///< confidence of a joint that is copied from its neighbour
 
+  // Refinement: joints move to the mean of the PIF cells that point near them. Not part of OpenPifPaf.
+  int refine_rounds = 0;           ///< number of times that each joint moves; 0: none
+  float refine_threshold = 0.1F;   ///< smallest confidence of a PIF cell that counts
+  float refine_sigma = 1.0F;       ///< standard deviation of a cell's weight over its distance from the joint [scales]
+  float refine_min_sigma = 1.0F;   ///< smallest such deviation [cells]
+
   // Person score.
   int score_top = 3;              ///< number of most confident joints that are weighted more
   float score_top_weight = 3.0F;  ///< their weight; the other joints have weight 1
@@ -97,6 +103,10 @@ void visit_options(const Visit& visit) {
   visit("complete_threshold", &Config::complete_threshold, 0.0F, 1.0F);
   visit("complete_window", &Config::complete_window, 0.0F, kLargest);
   visit("complete_confidence", &Config::complete_confidence, 1e-12F, 1.0F);  // 0 would mean "not found"
+  visit("refine_rounds", &Config::refine_rounds, 0, 10);
+  visit("refine_threshold", &Config::refine_threshold, 0.0F, 1.0F);
+  visit("refine_sigma", &Config::refine_sigma, 0.0F, kLargest);
+  visit("refine_min_sigma", &Config::refine_min_sigma, kSmallest, kLargest);
   visit("score_top", &Config::score_top, 0, kLargestInt);
   visit("score_top_weight", &Config::score_top_weight, 0.0F, kLargest);
 }

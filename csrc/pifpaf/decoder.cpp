@@ -6,6 +6,7 @@
 //   4  growing           grow, occupancy           a person from each seed in a place that no person occupies
 //   5  completing        grow                      with force_complete: weaker connections, then copies of neighbours
 //   6  suppression       suppress, occupancy       joints where a better person has one, then weak persons
+//   7  refinement        refine                    joints move to where PIF cells point; off by default
 #include "pifpaf/decoder.h"
 
 #include <algorithm>
@@ -20,6 +21,7 @@
 #include "pifpaf/decode/connections.h"
 #include "pifpaf/decode/grow.h"
 #include "pifpaf/decode/occupancy.h"
+#include "pifpaf/decode/refine.h"
 #include "pifpaf/decode/seeds.h"
 #include "pifpaf/decode/suppress.h"
 #include "pifpaf/parallel.h"
@@ -129,6 +131,8 @@ Persons Decoder::decode(const Fields& fields, int stride, StageTimes* times) con
   occupancy.clear();
   suppress(occupancy, config_, persons);
   stopwatch.lap(&StageTimes::suppressing);
+  refine(checked, config_, persons);
+  stopwatch.lap(&StageTimes::refining);
   return persons;
 }
 

@@ -11,6 +11,7 @@ struct StageTimes {
   double growing = 0.0;      ///< reading PAF cells, scoring connections, growing persons, occupancy
   double completing = 0.0;   ///< the same for force-complete
   double suppressing = 0.0;  ///< suppressing joints and dropping persons
+  double refining = 0.0;     ///< moving joints to where PIF cells point
 };
 
 }  // namespace dgcn::pifpaf
