@@ -1,5 +1,5 @@
-// The module _pifpaf, and in it the decoder behind pybind11 and numpy. dgcn_ext/decoder.py checks types and shapes and
-// gives the errors a user sees; std::invalid_argument from the core arrives in Python as ValueError.
+// The Python module _pifpaf and its decoder, with numpy arrays in and out. dgcn_ext/decoder.py has checked types and
+// shapes; std::invalid_argument from the C++ library becomes ValueError.
 #include "pifpaf_bindings.h"
 
 #include <pybind11/numpy.h>
@@ -9,7 +9,6 @@
 #include <cstddef>
 #include <cstdint>
 #include <stdexcept>
-#include <string>
 #include <utility>
 #include <vector>
 
@@ -44,25 +43,18 @@ Array to_array(Persons&& persons) {
 
 Array decode(const Decoder& decoder, const Array& pif, const Array& paf, int stride) {
   const Fields fields = view(pif, paf);
-  Persons persons;
-  {
-    const py::gil_scoped_release release;
-    persons = decoder.decode(fields, stride);
-  }
-  return to_array(std::move(persons));
+  return to_array(without_gil([&] { return decoder.decode(fields, stride); }));
 }
 
 /// Seconds by stage, in their order.
 py::dict stage_times(const Decoder& decoder, const Array& pif, const Array& paf, int stride) {
   const Fields fields = view(pif, paf);
   StageTimes times;
-  {
-    const py::gil_scoped_release release;
-    decoder.decode(fields, stride, &times);
-  }
+  without_gil([&] { decoder.decode(fields, stride, &times); });
   using namespace py::literals;
   return py::dict("maps"_a = times.maps, "seeds"_a = times.seeds, "growing"_a = times.growing,
-                  "completing"_a = times.completing, "suppressing"_a = times.suppressing);
+                  "completing"_a = times.completing, "suppressing"_a = times.suppressing,
+                  "refining"_a = times.refining);
 }
 
 /// Rows of the structured arrays that `inspect` returns.
@@ -83,11 +75,7 @@ py::array_t<Row> to_rows(const std::vector<Row>& rows) {
 /// (confidence maps [K, height, width], seeds, connections)
 py::tuple inspect(const Decoder& decoder, const Array& pif, const Array& paf, int stride) {
   const Fields fields = view(pif, paf);
-  Inspection inspection;
-  {
-    const py::gil_scoped_release release;
-    inspection = decoder.inspect(fields, stride);
-  }
+  const Inspection inspection = without_gil([&] { return decoder.inspect(fields, stride); });
   Array maps({fields.num_keypoints, inspection.size.height, inspection.size.width}, inspection.confidence_maps.data());
 
   std::vector<SeedRow> seeds;
@@ -108,19 +96,8 @@ std::vector<Array> decode_batch(const Decoder& decoder, const std::vector<std::p
                                 int threads) {
   std::vector<Fields> fields;
   fields.reserve(images.size());
-  for (std::size_t i = 0; i < images.size(); ++i) {
-    fields.push_back(view(images[i].first, images[i].second));
-    try {
-      check_fields(fields.back(), stride, decoder.skeleton(), decoder.config());
-    } catch (const std::invalid_argument& error) {
-      throw std::invalid_argument("images[" + std::to_string(i) + "] " + error.what());
-    }
-  }
-  std::vector<Persons> results;
-  {
-    const py::gil_scoped_release release;
-    results = decoder.decode_batch(fields, stride, threads);
-  }
+  for (const auto& [pif, paf] : images) fields.push_back(view(pif, paf));
+  std::vector<Persons> results = without_gil([&] { return decoder.decode_batch(fields, stride, threads); });
   std::vector<Array> arrays;
   arrays.reserve(results.size());
   for (Persons& persons : results) arrays.push_back(to_array(std::move(persons)));
@@ -146,41 +123,11 @@ PYBIND11_MODULE(_pifpaf, module) {
   using namespace dgcn::pifpaf;
   PYBIND11_NUMPY_DTYPE(SeedRow, keypoint, cell, confidence, x, y, scale);
   PYBIND11_NUMPY_DTYPE(ConnectionRow, limb, start, end, cell, score, x1, y1, x2, y2, scale2);
-  module.attr("MAX_KEYPOINTS") = Skeleton::max_keypoints;
+  module.attr("MAX_KEYPOINTS") = Skeleton::kMaxKeypoints;
 
-  py::class_<DecoderConfig>(module, "DecoderConfig")
-      .def(py::init<>())
-      .def("validate", &DecoderConfig::validate)
-      .def_readwrite("map_threshold", &DecoderConfig::map_threshold)
-      .def_readwrite("map_neighbors", &DecoderConfig::map_neighbors)
-      .def_readwrite("map_sigma", &DecoderConfig::map_sigma)
-      .def_readwrite("map_min_sigma", &DecoderConfig::map_min_sigma)
-      .def_readwrite("max_map_pixels", &DecoderConfig::max_map_pixels)
-      .def_readwrite("seed_threshold", &DecoderConfig::seed_threshold)
-      .def_readwrite("seed_map_weight", &DecoderConfig::seed_map_weight)
-      .def_readwrite("max_seeds", &DecoderConfig::max_seeds)
-      .def_readwrite("connection_threshold", &DecoderConfig::connection_threshold)
-      .def_readwrite("connection_map_weight", &DecoderConfig::connection_map_weight)
-      .def_readwrite("connection_window", &DecoderConfig::connection_window)
-      .def_readwrite("connection_min_scale", &DecoderConfig::connection_min_scale)
-      .def_readwrite("blend_min_score", &DecoderConfig::blend_min_score)
-      .def_readwrite("blend_min_ratio", &DecoderConfig::blend_min_ratio)
-      .def_readwrite("blend_max_distance", &DecoderConfig::blend_max_distance)
-      .def_readwrite("max_persons", &DecoderConfig::max_persons)
-      .def_readwrite("keypoint_threshold", &DecoderConfig::keypoint_threshold)
-      .def_readwrite("keypoint_threshold_relative", &DecoderConfig::keypoint_threshold_relative)
-      .def_readwrite("reverse_match", &DecoderConfig::reverse_match)
-      .def_readwrite("reverse_max_distance", &DecoderConfig::reverse_max_distance)
-      .def_readwrite("occupancy_reduction", &DecoderConfig::occupancy_reduction)
-      .def_readwrite("occupancy_min_half_side", &DecoderConfig::occupancy_min_half_side)
-      .def_readwrite("suppression_factor", &DecoderConfig::suppression_factor)
-      .def_readwrite("instance_threshold", &DecoderConfig::instance_threshold)
-      .def_readwrite("force_complete", &DecoderConfig::force_complete)
-      .def_readwrite("complete_threshold", &DecoderConfig::complete_threshold)
-      .def_readwrite("complete_window", &DecoderConfig::complete_window)
-      .def_readwrite("complete_confidence", &DecoderConfig::complete_confidence)
-      .def_readwrite("score_top", &DecoderConfig::score_top)
-      .def_readwrite("score_top_weight", &DecoderConfig::score_top_weight);
+  py::class_<DecoderConfig> config(module, "DecoderConfig");
+  config.def(py::init<>()).def("validate", &DecoderConfig::validate);
+  visit_options([&](const char* name, auto option, auto, auto) { config.def_readwrite(name, option); });
 
   py::class_<Decoder>(module, "Decoder")
       .def(py::init([](int num_keypoints, const std::vector<std::pair<int, int>>& limbs, const DecoderConfig& config) {

@@ -1,5 +1,5 @@
-// The encoder behind pybind11 and numpy. dgcn_ext/encoder.py checks types and shapes and gives the errors a user sees;
-// std::invalid_argument from the core arrives in Python as ValueError.
+// The encoder of the Python module _pifpaf, with numpy arrays in and out. dgcn_ext/encoder.py has checked types and
+// shapes; std::invalid_argument from the C++ library becomes ValueError.
 #include <pybind11/numpy.h>
 #include <pybind11/stl.h>
 
@@ -25,7 +25,7 @@ using Numbers = py::array_t<double, py::array::c_style>;
 using Output = py::array_t<float, py::array::c_style>;
 using Shape = std::vector<py::ssize_t>;
 
-constexpr double max_floats = 1e15;  // in an array: more than any machine holds
+constexpr double kMaxFloats = 1e15;  // in an array: more than any memory holds, and no overflow of ssize_t
 
 static_assert(sizeof(AnnotatedJoint) == 3 * sizeof(double), "a joint is a row of the keypoints");
 static_assert(sizeof(Box) == 4 * sizeof(double), "a box is a row of the ignored ones");
@@ -63,11 +63,11 @@ std::vector<Shape> shapes(const Encoder& encoder, const Shape& batch, int height
   return all;
 }
 
-/// Arrays in one block: malloc keeps a large one for the next picture, and page faults take longer than encoding.
+/// Arrays in one block of memory, which malloc can reuse for the next picture: page faults take longer than encoding.
 std::vector<Output> allocate(const std::vector<Shape>& shapes) {
   const auto size = [](const Shape& shape) {
     const double product = std::accumulate(shape.begin(), shape.end(), 1.0, std::multiplies<>());
-    if (product > max_floats) throw std::bad_alloc();
+    if (product > kMaxFloats) throw std::bad_alloc();
     return static_cast<py::ssize_t>(product);
   };
   py::ssize_t total = 0;
@@ -83,7 +83,8 @@ std::vector<Output> allocate(const std::vector<Shape>& shapes) {
   return arrays;
 }
 
-/// Writes the targets of the pictures to the arrays `out`, which are of those shapes, or to new ones, and returns them.
+/// Writes the targets of the pictures to the arrays `out`, which have the shapes of shapes(), or to new ones. Returns
+/// these arrays.
 std::vector<Output> encode(const Encoder& encoder, const std::vector<std::pair<Numbers, Numbers>>& pictures,
                            const Shape& batch, int height, int width, int stride, const std::vector<int>& node_strides,
                            int threads, std::optional<std::vector<Output>> out) {
@@ -99,11 +100,7 @@ std::vector<Output> encode(const Encoder& encoder, const std::vector<std::pair<N
   nodes.reserve(node_strides.size());
   for (std::size_t i = 0; i < node_strides.size(); ++i)
     nodes.push_back({node_strides[i], arrays[5 + i].mutable_data()});
-
-  {
-    const py::gil_scoped_release release;
-    encoder.encode_batch(annotations, {height, width}, stride, targets, nodes, threads);
-  }
+  without_gil([&] { encoder.encode_batch(annotations, {height, width}, stride, targets, nodes, threads); });
   return arrays;
 }
 

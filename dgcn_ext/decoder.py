@@ -101,6 +101,16 @@ class DecoderConfig:
     complete_confidence: float = 1e-5
     """Confidence of a joint that is copied from its neighbour for want of any evidence."""
 
+    refine_rounds: int = 0
+    """How many times each joint moves to the mean of the PIF cells that point near it; 0 for none, as in OpenPifPaf."""
+    refine_threshold: float = 0.1
+    """Smallest confidence of a PIF cell that counts there."""
+    refine_sigma: float = 1.0
+    """Standard deviation of a cell's weight over its distance from the joint, in scales; cells beyond three are left
+    out."""
+    refine_min_sigma: float = 1.0
+    """Smallest such deviation, in cells of the field."""
+
     score_top: int = 3
     """How many of a person's most confident joints weigh more in its score."""
     score_top_weight: float = 3.0

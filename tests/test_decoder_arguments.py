@@ -239,6 +239,10 @@ RANGES = {
     "complete_threshold": (0, 1),
     "complete_window": (0, 1e6),
     "complete_confidence": (1e-12, 1),
+    "refine_rounds": (0, 10),
+    "refine_threshold": (0, 1),
+    "refine_sigma": (0, 1e6),
+    "refine_min_sigma": (0.001, 1e6),
     "score_top": (0, INT_MAX),
     "score_top_weight": (0, 1e6),
 }

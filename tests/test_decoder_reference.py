@@ -49,6 +49,10 @@ OPTIONS = {
     "complete_threshold": (0.0, 0.05, 0.4),
     "complete_window": (0.5, 1.0, 100.0),
     "complete_confidence": (1e-12, 0.2, 1.0),
+    "refine_rounds": (1, 2),
+    "refine_threshold": (0.0, 0.3),
+    "refine_sigma": (0.0, 0.5, 4.0),
+    "refine_min_sigma": (0.001, 0.5, 3.0),
 }
 SPECIALS = np.array([np.nan, np.inf, -np.inf, 0, -1, 1, 3, 1e-30, 1e8, -1e8, 1e30, -1e30], np.float32)
 

@@ -9,38 +9,30 @@
 #include <vector>
 
 #include "pifpaf/config.h"
-#include "pifpaf/decode/connections.h"
-#include "pifpaf/decode/seeds.h"
 #include "pifpaf/fields.h"
+#include "pifpaf/inspection.h"
 #include "pifpaf/person.h"
 #include "pifpaf/skeleton.h"
 #include "pifpaf/stage_times.h"
 
 namespace dgcn::pifpaf {
 
-/// What is known of an image before persons are grown, for plots and debugging.
-struct Inspection {
-  PixelSize size;
-  std::vector<float> confidence_maps;                ///< [K, height, width], in [0, 1]
-  std::vector<Seed> seeds;                           ///< in the order in which they are tried
-  std::vector<std::vector<Connection>> connections;  ///< [2·M] limb by limb, forward and backward; by their cells
-};
-
 /// Immutable: any number of threads may share one. The same fields give the same bits whatever was decoded before.
-/// Errors are std::invalid_argument for wrong arguments and std::bad_alloc, nothing else.
+/// Throws std::invalid_argument for wrong arguments and std::bad_alloc, nothing else.
 class Decoder {
  public:
   Decoder(Skeleton skeleton, const DecoderConfig& config);
 
-  /// Persons of one image, best first. `stride` is the edge of a field cell [px]. Empty fields give no persons, and
-  /// cells that are not finite are skipped (see `usable`). Where `times` is given, what each stage took is added to it.
+  /// Persons of one image, best first. `stride` is the edge of a field cell [px]. Fields without cells give no persons;
+  /// cells with a component that is NaN, infinite or beyond ±10⁹ px are skipped. Adds the time of each stage to `times`,
+  /// if given.
   Persons decode(const Fields& fields, int stride, StageTimes* times = nullptr) const;
 
-  /// The same for each image, on `threads` threads (0: as many as the machine has). Where images fail, the exception of
-  /// the first of them is thrown.
+  /// The same for each image, on `threads` threads (0: as many as the machine has). All images are checked before the
+  /// first is decoded; messages of wrong ones begin with "images[i]".
   std::vector<Persons> decode_batch(const std::vector<Fields>& images, int stride, int threads) const;
 
-  /// What `decode` knows of the same fields before it grows persons. With force_complete the connections are those that
+  /// Confidence maps, seeds and connections, as `decode` uses them. With force_complete the connections are those that
   /// complete persons.
   Inspection inspect(const Fields& fields, int stride) const;
 

@@ -8,24 +8,15 @@
 //   H, W         field size [cells]: (picture size − 1) / stride + 1
 #pragma once
 
-#include <cstddef>
 #include <vector>
 
-#include "pifpaf/encode/background.h"
-#include "pifpaf/encode/poses.h"
+#include "pifpaf/annotations.h"
+#include "pifpaf/fields.h"
 #include "pifpaf/skeleton.h"
 
 namespace dgcn::pifpaf {
 
-/// What is known about one picture.
-struct Annotations {
-  const AnnotatedJoint* joints;  ///< [P, K]
-  int num_persons;
-  const Box* ignored;  ///< [num_ignored]: crowds and persons without keypoints
-  int num_ignored;
-};
-
-/// Where targets are written: the memory, row-major, is the caller's. NaN stands where there is nothing to learn from.
+/// Where the targets are written: row-major arrays that the caller allocates. NaN marks values that training ignores.
 struct Targets {
   float* pif_confidence;  ///< [K, H, W]: 1 near a joint, 0 elsewhere, NaN in ignored boxes
   float* pif_offset;      ///< [K, 2, H, W]: cell -> joint, (x, y) [cells]
@@ -34,18 +25,18 @@ struct Targets {
   float* paf_offset;      ///< [M, 4, H, W]: cell -> both ends of the limb, (x1, y1, x2, y2) [cells]
 };
 
-/// Where the PIF confidence at another stride is written, for the intermediate supervision.
+/// Where the PIF confidence at another stride is written, the target of intermediate supervision.
 struct NodeTarget {
   int stride;         ///< [px]
   float* confidence;  ///< [K, H', W'] at that stride
 };
 
-/// Immutable: any number of threads may share one. Errors are std::invalid_argument for wrong arguments and
-/// std::bad_alloc, nothing else.
+/// Immutable: any number of threads may share one. Throws std::invalid_argument for wrong arguments and std::bad_alloc,
+/// nothing else.
 class Encoder {
  public:
-  /// Throws std::invalid_argument where the proportions are not those of K keypoints, a sigma is not positive and
-  /// finite or a coordinate of the upright pose is not finite.
+  /// Throws std::invalid_argument if the proportions are not those of K keypoints, a sigma is not positive and finite or
+  /// a coordinate of the upright pose is not finite.
   Encoder(Skeleton skeleton, Proportions proportions);
 
   /// Writes every value of `targets` and `nodes`. Both sizes of the picture must be a multiple of every stride plus 1.

@@ -1,4 +1,4 @@
-// What the decoder returns: persons made of joints, and how a person is scored.
+// What the decoder returns: persons, their joints and their scores.
 #pragma once
 
 #include <cstddef>
@@ -24,7 +24,7 @@ struct Persons {
   std::vector<Joint> joints;
 
   std::size_t size() const { return joints.size() / static_cast<std::size_t>(num_keypoints); }
-  /// A new person without joints; what pointed to another one points nowhere now.
+  /// Adds a person without joints. Invalidates pointers to the joints of others.
   Joint* append() {
     joints.resize(joints.size() + static_cast<std::size_t>(num_keypoints));
     return joints.data() + joints.size() - num_keypoints;
@@ -35,11 +35,11 @@ struct Persons {
   }
 };
 
-/// Mean confidence over all K joints, the missing ones counting as 0: what persons are ordered and dropped by.
+/// Mean confidence over all K joints, with 0 for missing ones. Persons are sorted and dropped by it.
 float mean_confidence(const Joint* person, int num_keypoints);
 
-/// Weighted mean of the joint confidences in descending order: what a person's score is reported as. The first
-/// `score_top` weigh `score_top_weight`, the others 1: for COCO's 17 keypoints (3, 3, 3, 1 × 14) / 23.
+/// The score to report for a person: the weighted mean of its joint confidences. The `score_top` most confident joints
+/// have weight `score_top_weight`, the others 1: for COCO's 17 keypoints (3, 3, 3, 1 × 14) / 23.
 float person_score(const Joint* person, int num_keypoints, const DecoderConfig& config);
 
 }  // namespace dgcn::pifpaf

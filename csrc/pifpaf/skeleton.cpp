@@ -8,8 +8,8 @@
 namespace dgcn::pifpaf {
 
 Skeleton::Skeleton(int num_keypoints, const std::vector<std::pair<int, int>>& limbs) : limbs_(limbs) {
-  if (num_keypoints < 1 || num_keypoints > max_keypoints)
-    throw std::invalid_argument("num_keypoints must be in [1, " + std::to_string(max_keypoints) + "], got " +
+  if (num_keypoints < 1 || num_keypoints > kMaxKeypoints)
+    throw std::invalid_argument("num_keypoints must be in [1, " + std::to_string(kMaxKeypoints) + "], got " +
                                 std::to_string(num_keypoints));
   outgoing_.resize(static_cast<std::size_t>(num_keypoints));
 

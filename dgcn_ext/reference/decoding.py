@@ -121,6 +121,7 @@ def decode(
             grow(person, neighbors, evidence.permissive, options.complete_window, False, options)
             fill_missing(person, neighbors, options)
     persons = suppress(persons, Occupancy(num_keypoints, size, options), options)
+    refine(persons, [read_cells(field, stride)[1] for field in pif], stride, options)
     return np.array(persons, np.float32).reshape(-1, num_keypoints, 4)
 
 
@@ -131,7 +132,7 @@ def gather(
     skeleton: Sequence[tuple[int, int]],
     options: Any,
 ) -> Evidence:
-    """Stages 1 to 4, from fields that are not empty."""
+    """Stages 1 to 3, from fields that are not empty."""
     size = tuple((cells - 1) * stride + 1 for cells in pif.shape[2:])
     pif_cells = [read_cells(field, stride) for field in pif]
     paf_cells = [read_cells(field, stride) for field in paf]
@@ -173,7 +174,7 @@ def to_index(value: np.float32, low: int, high: int) -> int:
     return min(max(int(value), low), high)
 
 
-# Stages 1 and 2: the confidence map of a keypoint ---------------------------------------------------------------------
+# Stage 1: the confidence map of a keypoint ----------------------------------------------------------------------------
 
 
 def confidence_map(cells: NDArray[np.float32], size: tuple[int, ...], options: Any) -> NDArray[np.float32]:
@@ -210,7 +211,7 @@ def look_up(pixels: NDArray[np.float32], points: NDArray[np.float32], missing: f
     return np.where(inside & (values > 0), values, np.float32(missing))
 
 
-# Stage 3: seeds -------------------------------------------------------------------------------------------------------
+# Stage 2: seeds -------------------------------------------------------------------------------------------------------
 
 
 def find_seeds(
@@ -234,7 +235,7 @@ def find_seeds(
     return seeds[: options.max_seeds]
 
 
-# Stages 4 and 8: connections ------------------------------------------------------------------------------------------
+# Stage 3: connections -------------------------------------------------------------------------------------------------
 
 
 def find_connections(
@@ -302,7 +303,7 @@ def blend(scores: NDArray[np.float32], targets: NDArray[np.float32], options: An
     return Joint(np.float32(0.5) * total, *(scores[0] * targets[0] + scores[1] * targets[1]) / total)
 
 
-# Stage 5: occupancy ---------------------------------------------------------------------------------------------------
+# Stages 4 and 6: occupancy --------------------------------------------------------------------------------------------
 
 
 class Occupancy:
@@ -329,7 +330,7 @@ class Occupancy:
         return bool(self.cells[keypoint, row, column])
 
 
-# Stages 7 and 11: growing ---------------------------------------------------------------------------------------------
+# Stages 4 and 5: growing and completing -------------------------------------------------------------------------------
 
 
 def grow(
@@ -401,7 +402,7 @@ def fill_missing(person: Person, neighbors: Sequence[Sequence[int]], options: An
                 reached.append(end)
 
 
-# Stage 9: suppression -------------------------------------------------------------------------------------------------
+# Stage 6: suppression -------------------------------------------------------------------------------------------------
 
 
 def mean_confidence(person: Person) -> np.float32:
@@ -426,3 +427,29 @@ def suppress(persons: Sequence[Person], occupancy: Occupancy, options: Any) -> l
             person[keypoint] = joint if joint.confidence > options.keypoint_threshold else MISSING
     kept = [person for person in ranked if 0 < mean_confidence(person) >= options.instance_threshold]
     return sorted(kept, key=mean_confidence, reverse=True)
+
+
+# Stage 7: refinement --------------------------------------------------------------------------------------------------
+
+
+def refine(persons: Sequence[Person], pif_cells: Sequence[NDArray[np.float32]], stride: int, options: Any) -> None:
+    """Moves each joint, ``refine_rounds`` times, to the mean of where the PIF cells of its keypoint point.
+
+    A cell (confidence, x, y, scale) with at least ``refine_threshold`` has the weight confidence · exp(−½ d²/σ²) for
+    the distance d of (x, y) from the joint, if that is at most 3σ; σ is the larger of ``refine_min_sigma`` cells and
+    ``refine_sigma`` scales of the joint. A joint without such cells stays.
+    """
+    for keypoint, cells in enumerate(pif_cells):
+        confidence, position, _ = np.split(cells[cells[:, 0] >= options.refine_threshold], [1, 3], axis=1)
+        for person in persons:
+            sigma = max(options.refine_min_sigma * np.float32(stride), options.refine_sigma * person[keypoint].scale)
+            for _ in range(options.refine_rounds if person[keypoint].found else 0):
+                offset = position - np.array(person[keypoint][1:3])
+                distance2 = offset[:, :1] * offset[:, :1] + offset[:, 1:] * offset[:, 1:]
+                near = (distance2 <= (3 * sigma) * (3 * sigma))[:, 0]
+                exponent = np.float32(-0.5) * distance2[near] / (sigma * sigma)
+                weight = confidence[near] * np.exp(exponent, dtype=np.float64).astype(np.float32)
+                total = weight.sum(dtype=np.float64)
+                if total > 0:
+                    x, y = ((weight * position[near]).sum(axis=0, dtype=np.float64) / total).astype(np.float32)
+                    person[keypoint] = person[keypoint]._replace(x=x, y=y)

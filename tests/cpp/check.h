@@ -1,4 +1,4 @@
-// The whole test framework of the C++ tests: count failures, report them, return the count's verdict from main.
+// The test framework of the C++ tests: macros that count and report failures; main returns check_result().
 //
 //     int main() {
 //       CHECK(1 + 1 == 2);

@@ -1,4 +1,4 @@
-// Fields onto which persons are painted, and bit-wise comparison of what is decoded from them.
+// Fields onto which persons are painted, and comparison of decoded persons.
 #pragma once
 
 #include <cstddef>
@@ -7,7 +7,7 @@
 
 #include "pifpaf/decoder.h"
 
-/// Fields of a skeleton onto which persons can be painted: 4 x 4 PIF cells a joint, and PAF cells around both ends.
+/// Fields onto which persons can be painted: 4 x 4 PIF cells around each joint, PAF cells around both ends of a limb.
 struct Scene {
   Scene(int num_keypoints, std::vector<std::pair<int, int>> limb_list, int field_height, int field_width)
       : limbs(std::move(limb_list)),
@@ -23,7 +23,7 @@ struct Scene {
     for (std::size_t k = 0; k < joints.size(); ++k) {
       const dgcn::pifpaf::Joint& j = joints[k];
       if (j.x < 0.0F) continue;
-      around(j, [&](std::size_t cell) {
+      for_cells_around(j, [&](std::size_t cell) {
         const float values[] = {0.0F, j.confidence, j.x, j.y, j.scale};
         for (std::size_t i = 0; i < 5; ++i) pif[(k * 5 + i) * plane + cell] = values[i];
       });
@@ -36,13 +36,13 @@ struct Scene {
         const float values[] = {0.0F, a.confidence, a.x, a.y, b.x, b.y, a.scale, b.scale};
         for (std::size_t i = 0; i < 8; ++i) paf[(l * 8 + i) * plane + cell] = values[i];
       };
-      around(a, set);
-      around(b, set);
+      for_cells_around(a, set);
+      for_cells_around(b, set);
     }
   }
 
   template <typename Set>
-  void around(const dgcn::pifpaf::Joint& joint, Set set) const {
+  void for_cells_around(const dgcn::pifpaf::Joint& joint, Set set) const {
     for (int y = static_cast<int>(joint.y) - 1; y <= static_cast<int>(joint.y) + 2; ++y) {
       for (int x = static_cast<int>(joint.x) - 1; x <= static_cast<int>(joint.x) + 2; ++x) {
         if (x >= 0 && y >= 0 && x < width && y < height) set(static_cast<std::size_t>(y * width + x));

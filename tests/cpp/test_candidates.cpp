@@ -3,11 +3,13 @@
 #include <cmath>
 #include <cstddef>
 #include <limits>
+#include <memory>
 #include <random>
 #include <vector>
 
 #include "check.h"
-#include "pifpaf/decode/connections.h"
+#include "pifpaf/decode/candidates.h"
+#include "pifpaf/inspection.h"
 
 using namespace dgcn::pifpaf;
 
@@ -17,7 +19,7 @@ constexpr float kInfinity = std::numeric_limits<float>::infinity();
 constexpr float kNaN = std::numeric_limits<float>::quiet_NaN();
 constexpr int kStride = 4;
 
-/// A PAF field of one limb whose scores are its confidences: the map has no share in them.
+/// The PAF field of one limb. Scores are its confidences, as the map has weight 0.
 struct Field {
   Field(int field_height, int field_width)
       : height(field_height), width(field_width), values(8 * static_cast<std::size_t>(height * width)) {
@@ -31,27 +33,28 @@ struct Field {
     for (int c = 0; c < 7; ++c) at(c + 1, cell) = components[static_cast<std::size_t>(c)];
   }
 
-  std::array<Candidates, 2> candidates(float threshold) {
-    return Candidates::of_limb({nullptr, values.data(), 2, 1, height, width}, 0, kStride, size(), threshold, map, map,
-                               config);
+  std::array<std::unique_ptr<Candidates>, 2> candidates(float threshold) {
+    fields = {{nullptr, values.data(), 2, 1, height, width}, kStride, size()};
+    return make_candidates(fields, 0, threshold, map, map, config);
   }
 
   int height, width;
   std::vector<float> values;
   DecoderConfig config;
   ConfidenceMap map{{}, {0, 0}, config};
+  CheckedFields fields{};
 };
 
-/// The cells that start in a window and count, ascending, with what is known of them.
-std::vector<Connection> found(Candidates& candidates, const Window& window, float floor = 0.0F) {
+/// The candidates that start in a window, sorted by cell.
+std::vector<Connection> found(Candidates& candidates, const PixelBox& window, float min_score = 0.0F) {
   std::vector<Connection> connections;
-  candidates.for_each_batch(window, floor, [&](const int* entries, std::size_t count) {
-    CHECK(count > 0 && count <= Candidates::max_batch);
-    Candidates::Batch scores;
+  candidates.for_each_batch(window, min_score, [&](const int* entries, std::size_t count) {
+    CHECK(count > 0 && count <= Candidates::kMaxBatch);
+    Candidates::Scores scores;
     candidates.score(entries, count, scores);
     for (std::size_t i = 0; i < count; ++i) {
       const int e = entries[i];
-      if (scores[i] > 0.0F && candidates.usable(e))
+      if (scores[i] > 0.0F && candidates.is_candidate(e))
         connections.push_back({scores[i], candidates.x(e), candidates.y(e), candidates.target(e), candidates.cell(e)});
     }
   });
@@ -60,9 +63,9 @@ std::vector<Connection> found(Candidates& candidates, const Window& window, floa
   return connections;
 }
 
-constexpr Window kEverywhere{-1e9F, 1e9F, -1e9F, 1e9F};
+constexpr PixelBox kEverywhere{-1e9F, 1e9F, -1e9F, 1e9F};
 
-void test_what_is_read() {
+void test_reading() {
   Field field(1, 40);
   field.set(33, {0.1F, 0.2F, 0.3F, 0.4F, 0.5F, 0.6F, 0.7F});
   field.set(34, {1.0F, 1.0F, 1.0F, 1.0F, 1.0F, 1.0F, kNaN});
@@ -72,7 +75,7 @@ void test_what_is_read() {
   field.set(38, {7.0F, 1.0F, 1.0F, 1.0F, 1.0F, 1.0F, 1.0F});
   field.set(39, {0.09F, 1.0F, 1.0F, 1.0F, 1.0F, 1.0F, 1.0F});
   auto [forward, backward] = field.candidates(0.099F);
-  const auto one_way = found(forward, kEverywhere), other_way = found(backward, kEverywhere);
+  const auto one_way = found(*forward, kEverywhere), other_way = found(*backward, kEverywhere);
   CHECK(one_way.size() == 2 && other_way.size() == 2);
   CHECK(one_way[0].cell == 33 && one_way[0].score == 0.1F);
   CHECK(one_way[0].x == 0.8F && one_way[0].y == 1.2F);
@@ -80,20 +83,20 @@ void test_what_is_read() {
   CHECK(other_way[0].x == 1.6F && other_way[0].y == 2.0F);
   CHECK(other_way[0].target.x == 0.8F && other_way[0].target.y == 1.2F && other_way[0].target.scale == 2.4F);
   CHECK(one_way[1].cell == 38 && one_way[1].score == 1.0F);
-  CHECK(found(field.candidates(0.1F)[0], kEverywhere).size() == 1);  // a score must exceed the threshold
+  CHECK(found(*field.candidates(0.1F)[0], kEverywhere).size() == 1);  // a score must exceed the threshold
 }
 
-// Whatever the size of the field and however many of its cells count, a search gives what one without tiles gives.
+// For fields of any size, with few or many confident cells, a search finds what a plain loop finds.
 void test_searches() {
   std::mt19937 random(5);
   std::uniform_real_distribution<float> unit(0.0F, 1.0F);
   for (int round = 0; round < 300; ++round) {
     Field field(1 + static_cast<int>(random() % 23), 1 + static_cast<int>(random() % 40));
-    const float share = round % 3 == 0 ? 0.9F : round % 3 == 1 ? 0.1F : 0.3F, spread = round % 2 == 0 ? 3.0F : 60.0F;
+    const float fraction = round % 3 == 0 ? 0.9F : round % 3 == 1 ? 0.1F : 0.3F, spread = round % 2 == 0 ? 3.0F : 60.0F;
     for (int cell = 0; cell < field.height * field.width; ++cell) {
-      const auto near = [&](int place) { return static_cast<float>(place) + spread * (unit(random) - 0.5F); };
+      const auto near = [&](int center) { return static_cast<float>(center) + spread * (unit(random) - 0.5F); };
       const int row = cell / field.width, column = cell % field.width;
-      const float confidence = unit(random) < share ? 0.5F + 0.5F * unit(random) : 0.2F;
+      const float confidence = unit(random) < fraction ? 0.5F + 0.5F * unit(random) : 0.2F;
       field.set(cell, {confidence, near(column), near(row), near(column), near(row), 1.0F, 2.0F});
       if (random() % 50 == 0) field.at(1 + static_cast<int>(random() % 7), cell) = kNaN;
     }
@@ -101,19 +104,19 @@ void test_searches() {
     for (int search = 0; search < 20; ++search) {
       const bool backward = search % 2 == 1;
       const float x = 160.0F * unit(random), y = 92.0F * unit(random), reach = 40.0F * unit(random);
-      const Window window{x - reach, x + reach, y - reach, y + reach};
-      const float floor = search % 4 < 2 ? 0.0F : 0.8F;
+      const PixelBox window{x - reach, x + reach, y - reach, y + reach};
+      const float min_score = search % 4 < 2 ? 0.0F : 0.8F;
       std::vector<int> expected;
       for (int cell = 0; cell < field.height * field.width; ++cell) {
         const float start_x = field.at(backward ? 4 : 2, cell) * kStride;
         const float start_y = field.at(backward ? 5 : 3, cell) * kStride;
-        bool is_usable = field.at(1, cell) >= std::max(0.4F, floor);
-        for (int c = 1; c < 8; ++c) is_usable &= std::isfinite(field.at(c, cell));
-        if (is_usable && start_x >= window.left && start_x <= window.right && start_y >= window.top &&
+        bool is_valid = field.at(1, cell) >= std::max(0.4F, min_score);
+        for (int c = 1; c < 8; ++c) is_valid &= std::isfinite(field.at(c, cell));
+        if (is_valid && start_x >= window.left && start_x <= window.right && start_y >= window.top &&
             start_y <= window.bottom)
           expected.push_back(cell);
       }
-      const auto connections = found(directions[backward ? 1 : 0], window, floor);
+      const auto connections = found(*directions[backward ? 1 : 0], window, min_score);
       CHECK(connections.size() == expected.size());
       for (std::size_t i = 0; i < std::min(expected.size(), connections.size()); ++i) {
         CHECK(connections[i].cell == expected[i]);
@@ -123,15 +126,15 @@ void test_searches() {
   }
 }
 
-void test_weights() {
+void test_gaussian() {
   Field field(1, 3);
   field.set(0, {0.8F, 1.0F, 2.0F, 0.0F, 0.0F, 1.0F, 1.0F});
   field.set(1, {0.6F, 2.0F, 2.0F, 0.0F, 0.0F, 1.0F, 1.0F});
   field.set(2, {0.5F, 1e6F, 2.0F, 0.0F, 0.0F, 1.0F, 1.0F});
-  const Candidates forward = std::move(field.candidates(0.3F)[0]);
+  const auto forward = std::move(field.candidates(0.3F)[0]);
   const std::array<int, 3> entries{0, 1, 2};
-  Candidates::Batch scores{0.8F, 0.6F, 0.5F};
-  forward.weigh(entries.data(), 3, 4.0F, 5.0F, 2.0F, scores);
+  Candidates::Scores scores{0.8F, 0.6F, 0.5F};
+  forward->apply_gaussian(entries.data(), 3, 4.0F, 5.0F, 2.0F, scores);
   CHECK_NEAR(scores[0], 0.8 * std::exp(-0.5 * 9.0 / 4.0), 1e-7);
   CHECK_NEAR(scores[1], 0.6 * std::exp(-0.5 * (16.0 + 9.0) / 4.0), 1e-8);
   CHECK(scores[2] == 0.0F);
@@ -140,8 +143,8 @@ void test_weights() {
 }  // namespace
 
 int main() {
-  test_what_is_read();
+  test_reading();
   test_searches();
-  test_weights();
+  test_gaussian();
   return check_result();
 }

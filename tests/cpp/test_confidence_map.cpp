@@ -13,13 +13,13 @@ namespace {
 
 constexpr float kMissing = -7.0F;
 
-// σ = 0.5·8 = 4 px; what a cell adds d px away, by definition.
+// What a cell with σ = 0.5·8 = 4 px adds d px away, relative to its peak.
 double weight(double d) { return std::pow(1.0 - d * d / (16.0 * 16.0), 8); }
 
 void test_shape_of_a_cell() {
   CHECK(ConfidenceMap({}, {21, 31}, {}).at(10.0F, 10.0F, kMissing) == kMissing);
   ConfidenceMap map({{0, 0.8F, 15.2F, 10.0F, 8.0F}}, {21, 31}, {});
-  CHECK_NEAR(map.at(15.0F, 10.0F, kMissing), 0.8 / 16, 1e-7);  // the pixel under the cell, in full
+  CHECK_NEAR(map.at(15.0F, 10.0F, kMissing), 0.8 / 16, 1e-7);  // the pixel nearest to the centre
   CHECK_NEAR(map.at(16.0F, 10.0F, kMissing), 0.8 / 16 * weight(0.8), 1e-7);
   CHECK_NEAR(map.at(13.0F, 12.0F, kMissing), 0.8 / 16 * weight(std::hypot(2.2, 2.0)), 1e-7);
   CHECK_NEAR(map.at(19.0F, 10.0F, kMissing), 0.8 / 16 * weight(3.8), 1e-7);
@@ -64,8 +64,8 @@ void test_extreme_cells() {
   CHECK_NEAR(ConfidenceMap(cells, {5, 7}, {}).at(0.0F, 0.0F, kMissing), 1.0 / 16, 1e-7);
 }
 
-// Look-ups and the rendered map are two ways to the same sums, to the bit: buckets, blocks and what is remembered of them
-// must not show. Quarter pixels put many pixels at exactly σ, and large coordinates make the box and the circle disagree.
+// Look-ups by cached blocks give the bits of the rendered map. Centres at quarter pixels put many pixels at exactly σ, and
+// with large coordinates the bounding box and the circle disagree.
 void test_lookups_equal_the_rendered_map() {
   std::mt19937 random(3);
   for (int round = 0; round < 60; ++round) {

@@ -1,11 +1,13 @@
 #include <cmath>
+#include <limits>
 #include <stdexcept>
 #include <string>
+#include <type_traits>
 
 #include "check.h"
 #include "pifpaf/config.h"
 
-using dgcn::pifpaf::DecoderConfig;
+using namespace dgcn::pifpaf;
 
 namespace {
 
@@ -33,16 +35,25 @@ int main() {
   config.connection_window = INFINITY;
   CHECK(complaint(config).find("connection_window") == 0);
 
-  config = {};
-  config.map_min_sigma = 0.0F;  // would divide by zero
-  CHECK(complaint(config).find("map_min_sigma") == 0);
-
-  config = {};
-  config.complete_confidence = 0.0F;  // a joint of confidence 0 is a missing one
-  CHECK(complaint(config).find("complete_confidence") == 0);
-
-  config = {};
-  config.max_map_pixels = 0;
-  CHECK(complaint(config).find("max_map_pixels") == 0);
+  // Of every option both ends of its range are valid, and the values next to them are not.
+  int options = 0;
+  visit_options([&](const char* name, auto option, auto low, auto high) {
+    ++options;
+    DecoderConfig limits;
+    for (const auto value : {low, high}) {
+      limits.*option = value;
+      CHECK(complaint(limits).empty());
+    }
+    const auto is_refused = [&](auto value) {
+      limits.*option = value;
+      return complaint(limits).find(std::string(name) + " must be in [") == 0;
+    };
+    if constexpr (std::is_same_v<decltype(low), float>) {
+      CHECK(is_refused(std::nextafter(low, -INFINITY)) && is_refused(std::nextafter(high, INFINITY)));
+    } else if constexpr (!std::is_same_v<decltype(low), bool>) {
+      CHECK(is_refused(low - 1) && (high == std::numeric_limits<decltype(high)>::max() || is_refused(high + 1)));
+    }
+  });
+  CHECK(options == 30);
   return check_result();
 }

@@ -16,7 +16,7 @@ Connection connection(float score, float x, float y, float target_x, float targe
   return {score, x, y, {0.0F, target_x, target_y, scale}, cell};
 }
 
-/// A PAF field of one row in which each cell is one candidate, or empty.
+/// A PAF field of one row, with a candidate in some of its cells.
 struct Field {
   explicit Field(const std::vector<Connection>& candidates) {
     for (const Connection& c : candidates) width = std::max(width, c.cell + 1);
@@ -28,16 +28,16 @@ struct Field {
   }
 
   LimbConnections connections(ConfidenceMap& from, ConfidenceMap& to, float threshold, const DecoderConfig& config) {
-    fields = {nullptr, paf.data(), 2, 1, 1, width};
-    return LimbConnections(fields, 0, 1, from, to, kSize, threshold, config);
+    fields = {{nullptr, paf.data(), 2, 1, 1, width}, 1, kSize};
+    return LimbConnections(fields, 0, threshold, from, to, config);
   }
 
   int width = 1;
   std::vector<float> paf;
-  Fields fields{};
+  CheckedFields fields{};
 };
 
-/// Where candidates with these very scores lead from `start`.
+/// Where candidates with these scores lead from `start`.
 Joint follow(const std::vector<Connection>& candidates, const Joint& start, float window = 1.0F,
              DecoderConfig config = {}) {
   config.connection_map_weight = 0.0F;
@@ -87,7 +87,7 @@ void test_one_candidate() {
   CHECK_NEAR(joint.confidence, 0.5 * 0.8 * std::exp(-0.5 * (9.0 + 4.0) / 16.0), 1e-6);
   CHECK(joint.x == 90.0F && joint.y == 60.0F && joint.scale == 8.0F);
 
-  const Joint tiny{0.7F, 50.0F, 40.0F, -3.0F};  // searches with connection_min_scale: ± ¼ px
+  const Joint tiny{0.7F, 50.0F, 40.0F, -3.0F};  // connection_min_scale applies: ± ¼ px
   CHECK(follow({connection(0.8F, 50.25F, 40.0F, 90.0F, 60.0F, 0)}, tiny).found());
   CHECK(!follow({connection(0.8F, 50.3F, 40.0F, 90.0F, 60.0F, 0)}, tiny).found());
 }
@@ -110,7 +110,7 @@ void test_blend() {
       follow({connection(0.012F, 50.0F, 40.0F, 90.0F, 60.0F, 0), connection(0.009F, 50, 40, 90, 60, 1)}, start);
   CHECK_NEAR(faint.confidence, 0.006, 1e-7);
 
-  DecoderConfig config;  // each limit belongs to what is blended
+  DecoderConfig config;  // at a limit the two are averaged
   config.blend_min_score = 0.4F;
   const std::vector<Connection> pair{best, connection(0.4F, 50.0F, 40.0F, 93.0F, 60.0F, 1)};
   CHECK_NEAR(follow(pair, start, 1.0F, config).confidence, 0.6, 1e-6);
@@ -119,15 +119,15 @@ void test_blend() {
 }
 
 void test_ties_go_to_the_lower_cell() {
-  const Joint start{0.7F, 50.0F, 40.0F, 60.0F};  // the two starts lie in different buckets
+  const Joint start{0.7F, 50.0F, 40.0F, 60.0F};  // the two starts are in different buckets
   const Connection a = connection(0.8F, 40.0F, 40.0F, 90.0F, 60.0F, 6);
   const Connection b = connection(0.8F, 60.0F, 40.0F, 10.0F, 60.0F, 5);
   CHECK(follow({a, b}, start).x == 10.0F);
   CHECK(follow({b, a}, start).x == 10.0F);
 }
 
-// The buckets must not change what is found: compare with one list without any, at every place, also outside.
-void test_buckets() {
+// Buckets and tiles do not change the result: compares with a plain loop, at positions inside and outside of the image.
+void test_equals_plain_loop() {
   std::vector<Connection> candidates;
   for (int i = 0; i < 500; ++i)
     candidates.push_back(connection(0.3F + 0.001F * static_cast<float>(i % 97), static_cast<float>(i * 37 % 260 - 30),
@@ -165,8 +165,8 @@ void test_extreme_values() {
   }
 }
 
-// A score is worked out when it is first needed: the answers must not depend on what was asked before.
-void test_order_of_questions() {
+// Scores are computed on demand: results do not depend on earlier calls.
+void test_order_of_calls() {
   DecoderConfig config;
   ConfidenceMap map({{0, 1.0F, 50.0F, 40.0F, 60.0F}, {1, 0.5F, 90.0F, 60.0F, 60.0F}}, kSize, config);
   std::vector<Connection> candidates;
@@ -175,17 +175,17 @@ void test_order_of_questions() {
                                     static_cast<float>(i * 53 % 90), static_cast<float>(i * 11 % 130),
                                     static_cast<float>(i * 17 % 90), i));
   Field field(candidates);
-  const auto ask = [&](LimbConnections& limb, int i) {
+  const auto follow_ith = [&](LimbConnections& limb, int i) {
     return limb.follow(i % 2 == 1, {1.0F, static_cast<float>(i * 7 % 120), static_cast<float>(i * 3 % 90), 25.0F},
                        2.0F);
   };
-  LimbConnections upwards = field.connections(map, map, 0.01F, config);
-  std::vector<Joint> answers;
-  for (int i = 0; i < 200; ++i) answers.push_back(ask(upwards, i));
-  LimbConnections downwards = field.connections(map, map, 0.01F, config);
+  LimbConnections ascending = field.connections(map, map, 0.01F, config);
+  std::vector<Joint> expected;
+  for (int i = 0; i < 200; ++i) expected.push_back(follow_ith(ascending, i));
+  LimbConnections descending = field.connections(map, map, 0.01F, config);
   int found = 0;
   for (int i = 199; i >= 0; --i) {
-    const Joint a = answers[static_cast<std::size_t>(i)], b = ask(downwards, i);
+    const Joint a = expected[static_cast<std::size_t>(i)], b = follow_ith(descending, i);
     CHECK(a.confidence == b.confidence && a.x == b.x && a.y == b.y && a.scale == b.scale);
     found += a.found() ? 1 : 0;
   }
@@ -200,8 +200,8 @@ int main() {
   test_one_candidate();
   test_blend();
   test_ties_go_to_the_lower_cell();
-  test_buckets();
+  test_equals_plain_loop();
   test_extreme_values();
-  test_order_of_questions();
+  test_order_of_calls();
   return check_result();
 }

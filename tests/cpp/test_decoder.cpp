@@ -3,7 +3,6 @@
 #include <limits>
 #include <random>
 #include <stdexcept>
-#include <thread>
 #include <vector>
 
 #include "check.h"
@@ -42,8 +41,8 @@ void test_keypoints_have_maps_of_their_own() {
   Scene scene(2, {}, 20, 20);
   scene.paint({joint(8, 8), joint(-1, 0)});
   const std::size_t cell = 8 * 20 + 8;
-  const float lonely[] = {0.0F, 0.9F, 8.0F, 8.0F, 1.0F};  // one cell is no evidence unless keypoint 0 lends it its map
-  for (std::size_t i = 0; i < 5; ++i) scene.pif[(5 + i) * scene.plane + cell] = lonely[i];
+  const float single[] = {0.0F, 0.9F, 8.0F, 8.0F, 1.0F};  // too weak for a seed without keypoint 0's map
+  for (std::size_t i = 0; i < 5; ++i) scene.pif[(5 + i) * scene.plane + cell] = single[i];
   CHECK(Decoder(scene.skeleton(), {}).decode(scene.fields(), kStride).size() == 1);
 }
 
@@ -65,10 +64,10 @@ void test_force_complete() {
   const Persons weak = Decoder(scene.skeleton(), config).decode(scene.fields(), kStride);
   CHECK_NEAR(weak[0][1].x, 80.0, 1e-3);
   CHECK(weak[0][1].confidence > 0.05F && weak[0][1].confidence < 0.2F);
-  CHECK(weak.size() == 2);  // the other joint seeded a person of its own
+  CHECK(weak.size() == 2);  // the other joint is a seed too
 }
 
-void test_history_and_batch() {
+void test_same_bits_every_time() {
   const Scene scene = two_persons();
   Scene other(3, {{0, 1}, {1, 2}}, 50, 50);
   for (float& value : other.pif) value = 1.0F;
@@ -91,21 +90,7 @@ void test_history_and_batch() {
   CHECK_THROWS(decoder.decode_batch({scene.fields(), wrong, scene.fields()}, kStride, 2), std::invalid_argument);
 }
 
-void test_shared_between_threads() {
-  const Scene scene = two_persons();
-  const Decoder decoder(scene.skeleton(), {});
-  const Persons expected = decoder.decode(scene.fields(), kStride);
-  std::vector<int> wrong(4, 0);
-  std::vector<std::thread> threads;
-  for (int& count : wrong)
-    threads.emplace_back([&] {
-      for (int i = 0; i < 20; ++i) count += same_bits(decoder.decode(scene.fields(), kStride), expected) ? 0 : 1;
-    });
-  for (std::thread& thread : threads) thread.join();
-  for (const int count : wrong) CHECK(count == 0);
-}
-
-void test_empty_and_wrong() {
+void test_empty_fields_and_errors() {
   const Decoder decoder(Skeleton(2, {{0, 1}}), {});
   CHECK(decoder.decode({nullptr, nullptr, 2, 1, 0, 9}, kStride).size() == 0);
   CHECK_THROWS(decoder.decode({nullptr, nullptr, 2, 1, 9, 9}, 0), std::invalid_argument);
@@ -115,7 +100,7 @@ void test_empty_and_wrong() {
   CHECK_THROWS(Decoder(Skeleton(1, {}), config), std::invalid_argument);
 }
 
-void test_garbage() {
+void test_random_values() {
   std::mt19937 random(7);
   const float specials[] = {0.0F,
                             1.0F,
@@ -150,9 +135,8 @@ int main() {
   test_seeds_in_an_occupied_place_start_no_person();
   test_keypoints_have_maps_of_their_own();
   test_force_complete();
-  test_history_and_batch();
-  test_shared_between_threads();
-  test_empty_and_wrong();
-  test_garbage();
+  test_same_bits_every_time();
+  test_empty_fields_and_errors();
+  test_random_values();
   return check_result();
 }

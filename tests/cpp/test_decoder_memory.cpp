@@ -1,4 +1,4 @@
-// The decoder's peak memory on the worst fields: every allocation of this program is counted.
+// The decoder's peak memory on the worst fields, by counting all allocations of this program.
 #include <algorithm>
 #include <atomic>
 #include <cstddef>
@@ -13,19 +13,19 @@
 namespace {
 
 std::atomic<std::size_t> in_use{0}, peak{0};
-constexpr std::size_t header = 64;  // keeps the alignment
+constexpr std::size_t kHeader = 64;  // keeps the alignment
 
 void* allocate(std::size_t size) {
-  auto* block = static_cast<char*>(std::malloc(size + header));
+  auto* block = static_cast<char*>(std::malloc(size + kHeader));
   if (block == nullptr) throw std::bad_alloc();
   *reinterpret_cast<std::size_t*>(block) = size;
   peak = std::max(peak.load(), in_use += size);
-  return block + header;
+  return block + kHeader;
 }
 
 void release(void* pointer) {
   if (pointer == nullptr) return;
-  char* block = static_cast<char*>(pointer) - header;
+  char* block = static_cast<char*>(pointer) - kHeader;
   in_use -= *reinterpret_cast<std::size_t*>(block);
   std::free(block);
 }
@@ -34,7 +34,7 @@ void release(void* pointer) {
 
 void* operator new(std::size_t size) { return allocate(size); }
 void* operator new[](std::size_t size) { return allocate(size); }
-// std::stable_sort takes this one, which a sanitizer would otherwise bring itself.
+// Used by std::stable_sort; without a definition here a sanitizer would add its own.
 void* operator new(std::size_t size, const std::nothrow_t&) noexcept { return allocate(size); }
 void* operator new[](std::size_t size, const std::nothrow_t&) noexcept { return allocate(size); }
 void operator delete(void* pointer) noexcept { release(pointer); }
@@ -52,14 +52,14 @@ const std::vector<std::pair<int, int>> kLimbs{{15, 13}, {13, 11}, {16, 14}, {14,
                                               {5, 6},   {5, 7},   {6, 8},   {7, 9},   {8, 10},  {1, 2},  {0, 1},
                                               {0, 2},   {1, 3},   {2, 4},   {3, 5},   {4, 6}};
 
-/// Every cell certain, of one scale [cells], and either all about cell (1, 1) or each about itself.
-void test_peak(float scale, bool about_itself, bool force_complete) {
+/// Every cell has confidence 1 and the same scale [cells]; all point to cell (1, 1), or each to itself.
+void test_peak(float scale, bool to_itself, bool force_complete) {
   std::vector<float> pif(kKeypoints * 5 * kPlane, 1.0F), paf(kLimbs.size() * 8 * kPlane, 1.0F);
   const auto fill = [&](std::vector<float>& fields, std::size_t components, std::size_t scales) {
     for (std::size_t i = 0; i < fields.size(); ++i) {
       const std::size_t component = i / kPlane % components, cell = i % kPlane;
       if (component >= components - scales) fields[i] = scale;
-      if (component >= 2 && component < components - scales && about_itself)
+      if (component >= 2 && component < components - scales && to_itself)
         fields[i] = static_cast<float>(component % 2 == 0 ? cell % kSide : cell / kSide);
     }
   };
@@ -74,11 +74,11 @@ void test_peak(float scale, bool about_itself, bool force_complete) {
   const Persons persons =
       decoder.decode({pif.data(), paf.data(), kKeypoints, static_cast<int>(kLimbs.size()), kSide, kSide}, kStride);
   const std::size_t fields = sizeof(float) * (pif.size() + paf.size());
-  constexpr std::size_t pixels = ((kSide - 1) * kStride + 1) * ((kSide - 1) * kStride + 1);
+  constexpr std::size_t kPixels = ((kSide - 1) * kStride + 1) * ((kSide - 1) * kStride + 1);
   std::printf("scale %g, %s, force_complete %d: %zu persons, %.2f x the fields\n", static_cast<double>(scale),
-              about_itself ? "about itself" : "about one place", force_complete ? 1 : 0, persons.size(),
+              to_itself ? "each cell to itself" : "all to one place", force_complete ? 1 : 0, persons.size(),
               static_cast<double>(peak - before) / static_cast<double>(fields));
-  CHECK(peak - before <= 4 * fields + sizeof(float) * pixels);
+  CHECK(peak - before <= 4 * fields + sizeof(float) * kPixels);
   CHECK(persons.size() <= static_cast<std::size_t>(config.max_persons));
 }
 

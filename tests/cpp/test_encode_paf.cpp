@@ -9,33 +9,33 @@ using namespace dgcn::pifpaf;
 
 namespace {
 
-const Grid grid{6, 9, 4};
-constexpr float blank = -7.0F;
+const FieldGrid kGrid{6, 9, 4};
+constexpr float kBlank = -7.0F;
 
 struct Planes {
-  std::vector<float> confidence = std::vector<float>(grid.size(), blank);
-  std::vector<float> offset = std::vector<float>(4 * grid.size(), blank);
+  std::vector<float> confidence = std::vector<float>(kGrid.size(), kBlank);
+  std::vector<float> offset = std::vector<float>(4 * kGrid.size(), kBlank);
 
   explicit Planes(const std::vector<PoseJoint>& poses, std::pair<int, int> limb = {0, 1}, int num_keypoints = 2) {
-    std::vector<float> others(5 * grid.size(), blank);
-    PafPainter painter(grid);  // what it painted before leaves no trace
+    std::vector<float> others(5 * kGrid.size(), kBlank);
+    PafPainter painter(kGrid);  // used twice: earlier fields must not matter
     painter.paint({{{0, 0}, 1.0, true}, {{32, 20}, 1.0, true}}, 2, {0, 1},
-                  {others.data(), others.data() + grid.size()});
+                  {others.data(), others.data() + kGrid.size()});
     painter.paint(poses, num_keypoints, limb, {confidence.data(), offset.data()});
   }
 
   /// A row a line: '#' where a limb is.
   std::string shape() const {
     std::string text;
-    for (int row = 0; row < grid.height; ++row, text += ' ') {
-      for (int column = 0; column < grid.width; ++column)
-        text += confidence[grid.index(row, column)] == 1.0F ? '#' : '.';
+    for (int row = 0; row < kGrid.height; ++row, text += ' ') {
+      for (int column = 0; column < kGrid.width; ++column)
+        text += confidence[kGrid.index(row, column)] == 1.0F ? '#' : '.';
     }
     return text;
   }
 
   float at(int component, int row, int column) const {
-    return offset[static_cast<std::size_t>(component) * grid.size() + grid.index(row, column)];
+    return offset[static_cast<std::size_t>(component) * kGrid.size() + kGrid.index(row, column)];
   }
 };
 
@@ -47,7 +47,7 @@ void test_shapes() {
   CHECK(Planes({joint(0, 0), joint(0, 0)}).shape() == "##....... ##....... ......... ......... ......... ......... ");
   CHECK(Planes({joint(8, 5), joint(8, 5)}).shape() == "......... ......... ......... ......... .......## .......## ");
   CHECK(Planes({joint(1, 1), joint(3, 3)}).shape() == "###...... ####..... #####.... .####.... ..###.... ......... ");
-  // Exactly two cells long: two points, whose blocks touch. Shorter than a cell: both ends count still.
+  // Exactly two cells long: two points, whose blocks touch. Shorter than a cell: both ends are painted.
   CHECK(Planes({joint(2, 2), joint(4, 2)}).shape() == "......... .#####... .#####... .#####... ......... ......... ");
   CHECK(Planes({joint(2.4, 2), joint(2.6, 2)}).shape() ==
         "......... .####.... .####.... .####.... ......... ......... ");
@@ -61,14 +61,14 @@ void test_shapes() {
 void test_offsets() {
   const Planes planes({joint(2.25, 1.5), joint(5.5, 4)});
   int count = 0;
-  for (int row = 0; row < grid.height; ++row) {
-    for (int column = 0; column < grid.width; ++column) {
-      const bool here = planes.confidence[grid.index(row, column)] == 1.0F;
+  for (int row = 0; row < kGrid.height; ++row) {
+    for (int column = 0; column < kGrid.width; ++column) {
+      const bool here = planes.confidence[kGrid.index(row, column)] == 1.0F;
       const float x = static_cast<float>(column), y = static_cast<float>(row);
-      CHECK(planes.at(0, row, column) == (here ? 2.25F - x : blank));
-      CHECK(planes.at(1, row, column) == (here ? 1.5F - y : blank));
-      CHECK(planes.at(2, row, column) == (here ? 5.5F - x : blank));
-      CHECK(planes.at(3, row, column) == (here ? 4.0F - y : blank));
+      CHECK(planes.at(0, row, column) == (here ? 2.25F - x : kBlank));
+      CHECK(planes.at(1, row, column) == (here ? 1.5F - y : kBlank));
+      CHECK(planes.at(2, row, column) == (here ? 5.5F - x : kBlank));
+      CHECK(planes.at(3, row, column) == (here ? 4.0F - y : kBlank));
       count += here ? 1 : 0;
     }
   }
@@ -90,12 +90,12 @@ void test_smallest_perpendicular_distance_wins() {
   const Planes beyond({joint(1, 2), joint(4, 2), joint(5, 2.25), joint(8, 2.25)});
   CHECK(beyond.at(0, 2, 5) == -4.0F);
 
-  // Midway the first wins.
+  // Halfway between two limbs: the first.
   const Planes tie({joint(1, 1), joint(7, 1), joint(1, 3), joint(7, 3)});
   CHECK(tie.at(1, 2, 4) == -1.0F);
   CHECK(Planes({joint(1, 3), joint(7, 3), joint(1, 1), joint(7, 1)}).at(1, 2, 4) == 1.0F);
 
-  // A limb without length is judged by the distance to its ends.
+  // For a limb of length 0 the distance to its ends is taken.
   const Planes point({joint(4, 2.25), joint(4, 2.25), joint(1, 2.5), joint(7, 2.5)});
   CHECK(point.at(1, 2, 4) == 0.25F);  // 0.25 against 0.5
   CHECK(point.at(1, 3, 4) == -0.5F);  // 0.75 against 0.5

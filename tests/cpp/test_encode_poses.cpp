@@ -9,34 +9,34 @@ using namespace dgcn::pifpaf;
 
 namespace {
 
-constexpr double infinity = std::numeric_limits<double>::infinity();
-constexpr double nan = std::numeric_limits<double>::quiet_NaN();
+constexpr double kInfinity = std::numeric_limits<double>::infinity();
+constexpr double kNaN = std::numeric_limits<double>::quiet_NaN();
 
 // Four keypoints: the corners of an upright rectangle of 2 x 8.
-const Proportions proportions{{0.1, 0.2, 0.3, 0.4}, {{0, 0}, {2, 0}, {0, 8}, {2, 8}}};
+const Proportions kProportions{{0.1, 0.2, 0.3, 0.4}, {{0, 0}, {2, 0}, {0, 8}, {2, 8}}};
 
 std::vector<PoseJoint> read(const std::vector<AnnotatedJoint>& joints) {
-  return read_poses(joints.data(), static_cast<int>(joints.size() / 4), {65, 129}, proportions);
+  return read_poses(joints.data(), static_cast<int>(joints.size() / 4), {65, 129}, kProportions);
 }
 
-void test_usable() {
-  CHECK((AnnotatedJoint{1, 2, 1}.usable()));
-  CHECK((AnnotatedJoint{-1e9, 1e9, 2}.usable()));
-  CHECK(!(AnnotatedJoint{1, 2, 0}.usable()));
-  for (const double bad : {nan, infinity, -infinity, 1.1e9, -1e300}) {
-    CHECK(!(AnnotatedJoint{bad, 2, 2}.usable()));
-    CHECK(!(AnnotatedJoint{2, bad, 2}.usable()));
+void test_is_annotated() {
+  CHECK((AnnotatedJoint{1, 2, 1}.is_annotated()));
+  CHECK((AnnotatedJoint{-1e9, 1e9, 2}.is_annotated()));
+  CHECK(!(AnnotatedJoint{1, 2, 0}.is_annotated()));
+  for (const double bad : {kNaN, kInfinity, -kInfinity, 1.1e9, -1e300}) {
+    CHECK(!(AnnotatedJoint{bad, 2, 2}.is_annotated()));
+    CHECK(!(AnnotatedJoint{2, bad, 2}.is_annotated()));
   }
-  CHECK(!(AnnotatedJoint{1, 2, nan}.usable()));
+  CHECK(!(AnnotatedJoint{1, 2, kNaN}.is_annotated()));
 }
 
 void test_scale() {
   const AnnotatedJoint whole[] = {{10, 10, 2}, {20, 10, 1}, {10, 50, 2}, {20, 50, 2}};
-  CHECK(person_scale(whole, proportions) == 20.0);  // √(10 · 40)
+  CHECK(person_scale(whole, kProportions) == 20.0);  // √(10 · 40)
 
   // Without the fourth the box is the same, of the person as of the upright pose.
   const AnnotatedJoint part[] = {{10, 10, 2}, {20, 10, 1}, {10, 50, 2}, {90, 90, 0}};
-  CHECK(person_scale(part, proportions) == 20.0);
+  CHECK(person_scale(part, kProportions) == 20.0);
 
   // A pose of which three joints are seen in 1/36 of the area counts as at most five times as large, not six.
   const Proportions narrow{{1, 1, 1, 1}, {{0, 0}, {1, 0}, {0, 1}, {6, 6}}};
@@ -46,20 +46,20 @@ void test_scale() {
   const Proportions flat{{1, 1, 1, 1}, {{0, 0}, {1, 0}, {2, 0}, {6, 6}}};
   CHECK(person_scale(three, flat) == 50.0);
 
-  const AnnotatedJoint two[] = {{10, 10, 2}, {20, 50, 2}, {0, 0, 0}, {nan, 0, 2}};
-  CHECK(std::isnan(person_scale(two, proportions)));
+  const AnnotatedJoint two[] = {{10, 10, 2}, {20, 50, 2}, {0, 0, 0}, {kNaN, 0, 2}};
+  CHECK(std::isnan(person_scale(two, kProportions)));
   const AnnotatedJoint line[] = {{10, 10, 2}, {20, 10, 2}, {30, 10, 2}, {40, 10, 2}};
-  CHECK(std::isnan(person_scale(line, proportions)));
+  CHECK(std::isnan(person_scale(line, kProportions)));
 }
 
 void test_inside() {
   const std::vector<PoseJoint> poses =
-      read({{0, 0, 2}, {128, 64, 1}, {-1e-9, 3, 2}, {128.5, 3, 2}, {3, 64.5, 2}, {3, -1, 2}, {nan, 3, 2}, {3, 3, 0}});
+      read({{0, 0, 2}, {128, 64, 1}, {-1e-9, 3, 2}, {128.5, 3, 2}, {3, 64.5, 2}, {3, -1, 2}, {kNaN, 3, 2}, {3, 3, 0}});
   CHECK(poses.size() == 8);
   CHECK(poses[0].painted && poses[1].painted);
   for (std::size_t i = 2; i < 8; ++i) CHECK(!poses[i].painted);
   CHECK(poses[1].position.x == 128.0 && poses[1].position.y == 64.0);
-  // What is outside still tells how large the person is: √(128.5 · 64) by its four corners.
+  // Joints outside count for the size of the person: √(128.5 · 64) from its four corners.
   const double scale = std::sqrt(128.5 - -1e-9) * std::sqrt(64.0);
   CHECK_NEAR(poses[3].scale, scale * 0.4, 1e-9);
   CHECK_NEAR(poses[0].scale, scale * 0.1, 1e-9);
@@ -84,7 +84,7 @@ void test_hidden() {
 }  // namespace
 
 int main() {
-  test_usable();
+  test_is_annotated();
   test_scale();
   test_inside();
   test_hidden();

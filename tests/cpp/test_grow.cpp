@@ -11,29 +11,30 @@ using namespace dgcn::pifpaf;
 namespace {
 
 constexpr PixelSize kSize{200, 200};
-constexpr int kCells = 32;  // of a field, one to a candidate
+constexpr int kCells = 32;  // of a field, each for one candidate
 constexpr GrowPass kStrict{1.0F, true};
 constexpr GrowPass kLoose{1.0F, false};
 
-/// Connections between places, in one or both directions of a limb.
-struct Scene {
-  explicit Scene(Skeleton s, DecoderConfig c = {})
+/// A skeleton, and PAF fields of one row with the connections between given positions [px].
+struct Limbs {
+  explicit Limbs(Skeleton s, DecoderConfig c = {})
       : skeleton(std::move(s)), config(c), paf(static_cast<std::size_t>(skeleton.num_limbs()) * 8 * kCells) {
     config.connection_map_weight = 0.0F;  // scores are confidences
     config.connection_threshold = 0.0F;
   }
 
-  /// Two equal candidates, so that the value of the connection is the score itself.
-  void connect_both_ways(int limb, float score, float x, float y, float target_x, float target_y) {
+  /// Adds two equal candidates, so that the connection's value is their score.
+  void connect(int limb, float score, float x, float y, float target_x, float target_y) {
     for (int i = 0; i < 2; ++i) add(limb, {score, x, y, target_x, target_y});
   }
 
   std::vector<Joint> grow(std::vector<Joint> person, const GrowPass& pass = kStrict) {
-    const Fields fields{nullptr, paf.data(), skeleton.num_keypoints(), skeleton.num_limbs(), 1, kCells};
+    const CheckedFields fields{
+        {nullptr, paf.data(), skeleton.num_keypoints(), skeleton.num_limbs(), 1, kCells}, 1, kSize};
     ConfidenceMap none({}, kSize, config);
-    ConnectionSet connections;
+    std::vector<LimbConnections> connections;
     for (int limb = 0; limb < skeleton.num_limbs(); ++limb)
-      connections.emplace_back(fields, limb, 1, none, none, kSize, config.connection_threshold, config);
+      connections.emplace_back(fields, limb, config.connection_threshold, none, none, config);
     Grower(skeleton, config).grow(connections, pass, person.data());
     return person;
   }
@@ -51,10 +52,10 @@ struct Scene {
 };
 
 void test_chain() {
-  Scene scene(Skeleton(4, {{1, 0}, {1, 2}}));  // keypoint 3 is on its own
-  scene.connect_both_ways(0, 0.64F, 50.0F, 50.0F, 90.0F, 50.0F);
-  scene.connect_both_ways(1, 0.81F, 50.0F, 50.0F, 50.0F, 90.0F);
-  const auto person = scene.grow({{1.0F, 90.0F, 50.0F, 10.0F}, {}, {}, {}});
+  Limbs limbs(Skeleton(4, {{1, 0}, {1, 2}}));  // keypoint 3 is on its own
+  limbs.connect(0, 0.64F, 50.0F, 50.0F, 90.0F, 50.0F);
+  limbs.connect(1, 0.81F, 50.0F, 50.0F, 50.0F, 90.0F);
+  const auto person = limbs.grow({{1.0F, 90.0F, 50.0F, 10.0F}, {}, {}, {}});
   CHECK_NEAR(person[1].confidence, 0.8, 1e-6);  // √(0.64 · 1)
   CHECK(person[1].x == 50.0F && person[1].y == 50.0F && person[1].scale == 10.0F);
   CHECK_NEAR(person[2].confidence, std::sqrt(0.81 * 0.8), 1e-6);
@@ -62,23 +63,23 @@ void test_chain() {
   CHECK(!person[3].found());
 }
 
-void test_best_way_first() {
-  // Keypoint 2 can be reached from 0 directly, weakly, or through 1: the stronger joint is accepted.
-  Scene scene(Skeleton(3, {{0, 2}, {0, 1}, {1, 2}}));
-  scene.connect_both_ways(0, 0.36F, 20.0F, 20.0F, 150.0F, 20.0F);
-  scene.connect_both_ways(1, 0.9F, 20.0F, 20.0F, 20.0F, 60.0F);
-  scene.connect_both_ways(2, 0.9F, 20.0F, 60.0F, 60.0F, 60.0F);
-  const auto person = scene.grow({{1.0F, 20.0F, 20.0F, 10.0F}, {}, {}});
+void test_most_confident_limb_first() {
+  // Keypoint 2 is reached from 0 by a weak connection and through 1 by strong ones: the latter are accepted.
+  Limbs limbs(Skeleton(3, {{0, 2}, {0, 1}, {1, 2}}));
+  limbs.connect(0, 0.36F, 20.0F, 20.0F, 150.0F, 20.0F);
+  limbs.connect(1, 0.9F, 20.0F, 20.0F, 20.0F, 60.0F);
+  limbs.connect(2, 0.9F, 20.0F, 60.0F, 60.0F, 60.0F);
+  const auto person = limbs.grow({{1.0F, 20.0F, 20.0F, 10.0F}, {}, {}});
   CHECK(person[2].x == 60.0F);
 }
 
 void test_ties() {
   // Keypoint 2 is reached with the same confidence from 0 and, later, from 1.
-  Scene scene(Skeleton(3, {{0, 1}, {0, 2}, {1, 2}}));
-  scene.connect_both_ways(0, 1.0F, 20.0F, 20.0F, 20.0F, 60.0F);
-  scene.connect_both_ways(1, 0.36F, 20.0F, 20.0F, 150.0F, 20.0F);
-  scene.connect_both_ways(2, 0.36F, 20.0F, 60.0F, 60.0F, 60.0F);
-  const auto person = scene.grow({{1.0F, 20.0F, 20.0F, 10.0F}, {}, {}});
+  Limbs limbs(Skeleton(3, {{0, 1}, {0, 2}, {1, 2}}));
+  limbs.connect(0, 1.0F, 20.0F, 20.0F, 20.0F, 60.0F);
+  limbs.connect(1, 0.36F, 20.0F, 20.0F, 150.0F, 20.0F);
+  limbs.connect(2, 0.36F, 20.0F, 60.0F, 60.0F, 60.0F);
+  const auto person = limbs.grow({{1.0F, 20.0F, 20.0F, 10.0F}, {}, {}});
   CHECK(person[1].confidence == 1.0F);
   CHECK(person[2].x == 150.0F);
 }
@@ -86,9 +87,9 @@ void test_ties() {
 void test_thresholds() {
   const std::vector<Joint> start{{0.9F, 20.0F, 20.0F, 10.0F}, {}};
   const auto reaches = [&](float score, DecoderConfig config, Joint from) {
-    Scene scene(Skeleton(2, {{0, 1}}), config);
-    scene.connect_both_ways(0, score, 20.0F, 20.0F, 60.0F, 20.0F);
-    return scene.grow({from, {}})[1].found();
+    Limbs limbs(Skeleton(2, {{0, 1}}), config);
+    limbs.connect(0, score, 20.0F, 20.0F, 60.0F, 20.0F);
+    return limbs.grow({from, {}})[1].found();
   };
   DecoderConfig config;
   CHECK(reaches(0.23F, config, start[0]));   // √(0.23·0.9) = 0.455 ≥ 0.5·0.9
@@ -102,21 +103,21 @@ void test_thresholds() {
 
 void test_reverse_match() {
   const std::vector<Joint> start{{1.0F, 20.0F, 20.0F, 10.0F}, {}};
-  const auto comes_back_to = [&](float x, float y, const GrowPass& pass = kStrict) {
-    Scene scene(Skeleton(2, {{0, 1}}));
-    scene.connect_both_ways(0, 0.8F, 20.0F, 20.0F, 60.0F, 20.0F);
-    for (int i = 0; i < 2; ++i) scene.add(0, {0.9F, x, y, 60.0F, 20.0F});  // better, seen from keypoint 1
-    return scene.grow(start, pass)[1].found();
+  const auto leads_back_to = [&](float x, float y, const GrowPass& pass = kStrict) {
+    Limbs limbs(Skeleton(2, {{0, 1}}));
+    limbs.connect(0, 0.8F, 20.0F, 20.0F, 60.0F, 20.0F);
+    for (int i = 0; i < 2; ++i) limbs.add(0, {0.9F, x, y, 60.0F, 20.0F});  // better, from keypoint 1
+    return limbs.grow(start, pass)[1].found();
   };
-  CHECK(comes_back_to(25.0F, 25.0F));  // L1 distance 10 = the start's scale
-  CHECK(!comes_back_to(26.0F, 25.0F));
-  CHECK(comes_back_to(26.0F, 25.0F, kLoose));
+  CHECK(leads_back_to(25.0F, 25.0F));  // L1 distance 10 = the start's scale
+  CHECK(!leads_back_to(26.0F, 25.0F));
+  CHECK(leads_back_to(26.0F, 25.0F, kLoose));
 }
 
 void test_known_joints_stay() {
-  Scene scene(Skeleton(2, {{0, 1}}));
-  scene.connect_both_ways(0, 0.9F, 20.0F, 20.0F, 60.0F, 20.0F);
-  const auto person = scene.grow({{1.0F, 20.0F, 20.0F, 10.0F}, {0.3F, 1.0F, 2.0F, 3.0F}});
+  Limbs limbs(Skeleton(2, {{0, 1}}));
+  limbs.connect(0, 0.9F, 20.0F, 20.0F, 60.0F, 20.0F);
+  const auto person = limbs.grow({{1.0F, 20.0F, 20.0F, 10.0F}, {0.3F, 1.0F, 2.0F, 3.0F}});
   CHECK(person[1].confidence == 0.3F && person[1].x == 1.0F);
 }
 
@@ -131,7 +132,7 @@ void test_fill_missing() {
   CHECK(person[3].x == 90.0F);
   CHECK(!person[5].found());  // no limb leads there
 
-  // The hub of forty equally certain joints: the lowest keypoint's place.
+  // Keypoint 40 is one limb from forty equally confident joints: the lowest keypoint is copied.
   std::vector<std::pair<int, int>> spokes;
   std::vector<Joint> star(41);
   for (int k = 0; k < 40; ++k) {
@@ -146,7 +147,7 @@ void test_fill_missing() {
 
 int main() {
   test_chain();
-  test_best_way_first();
+  test_most_confident_limb_first();
   test_ties();
   test_thresholds();
   test_reverse_match();

@@ -1,4 +1,4 @@
-// Every instruction set gives the same bits as the portable one, and that what is asked for.
+// Every instruction set gives the bits of the plain loops here, and those of the portable one.
 #include <cmath>
 #include <cstddef>
 #include <cstring>
@@ -35,51 +35,52 @@ struct Random {
 
 void test_tiles() {
   Random random;
-  constexpr std::size_t stride = 11;
+  constexpr std::size_t kStride = 11;
   for (int round = 0; round < 500; ++round) {
-    const auto confidence = random.many(4 * stride, 0.0F, 1.0F);
-    const auto x = random.many(4 * stride, -5.0F, 20.0F), y = random.many(4 * stride, -5.0F, 20.0F);
-    const Tile tile{confidence.data(), x.data(), y.data(), stride, 3.0F};
+    const auto confidence = random.many(4 * kStride, 0.0F, 1.0F);
+    const auto x = random.many(4 * kStride, -5.0F, 20.0F), y = random.many(4 * kStride, -5.0F, 20.0F);
+    const CandidateTile tile{confidence.data(), x.data(), y.data(), kStride, 3.0F};
     const float left = random(-10.0F, 30.0F), top = random(-10.0F, 30.0F), threshold = random(0.0F, 1.0F);
-    const Window window{left, left + random(0.0F, 30.0F), top, top + random(0.0F, 30.0F)};
-    const float floor = random(0.0F, 1.0F);
+    const PixelBox window{left, left + random(0.0F, 30.0F), top, top + random(0.0F, 30.0F)};
+    const float min_score = random(0.0F, 1.0F);
     for (const Kernels* kernels : kernels_of_this_machine()) {
-      const std::uint32_t mask = kernels->find(tile, window, threshold, floor);
-      const Window around = kernels->around(tile, threshold);
-      Window expected{1e9F, -1e9F, 1e9F, -1e9F};
-      for (std::size_t i = 0; i < tile_size; ++i) {
-        const std::size_t place = i / tile_width * stride + i % tile_width;
-        const float px = x[place] * 3.0F, py = y[place] * 3.0F;
+      const std::uint32_t mask = kernels->starts_inside(tile, window, threshold, min_score);
+      const PixelBox bounds = kernels->bound_starts(tile, threshold);
+      PixelBox expected{1e9F, -1e9F, 1e9F, -1e9F};
+      for (std::size_t i = 0; i < kTileSize; ++i) {
+        const std::size_t at = i / kTileWidth * kStride + i % kTileWidth;
+        const float px = x[at] * 3.0F, py = y[at] * 3.0F;
         const bool inside = px >= window.left && px <= window.right && py >= window.top && py <= window.bottom;
-        CHECK((mask >> i & 1U) == (inside && confidence[place] >= threshold && confidence[place] >= floor ? 1U : 0U));
-        if (!(confidence[place] >= threshold)) continue;
+        CHECK((mask >> i & 1U) == (inside && confidence[at] >= threshold && confidence[at] >= min_score ? 1U : 0U));
+        if (!(confidence[at] >= threshold)) continue;
         expected = {std::fmin(expected.left, px), std::fmax(expected.right, px), std::fmin(expected.top, py),
                     std::fmax(expected.bottom, py)};
       }
       if (expected.left > expected.right) continue;
-      CHECK(around.left == expected.left && around.right == expected.right);
-      CHECK(around.top == expected.top && around.bottom == expected.bottom);
+      CHECK(bounds.left == expected.left && bounds.right == expected.right);
+      CHECK(bounds.top == expected.top && bounds.bottom == expected.bottom);
     }
   }
 }
 
-void test_windows() {
+void test_tile_bounds() {
   Random random;
   for (int round = 0; round < 200; ++round) {
-    auto left = random.many(tile_size, 0.0F, 50.0F), top = random.many(tile_size, 0.0F, 50.0F);
-    auto right = random.many(tile_size, 20.0F, 70.0F), bottom = random.many(tile_size, 20.0F, 70.0F);
-    const Window window{20.0F, 30.0F, 25.0F, 26.0F};
+    auto left = random.many(kTileSize, 0.0F, 50.0F), top = random.many(kTileSize, 0.0F, 50.0F);
+    auto right = random.many(kTileSize, 20.0F, 70.0F), bottom = random.many(kTileSize, 20.0F, 70.0F);
+    const PixelBox window{20.0F, 30.0F, 25.0F, 26.0F};
     for (const Kernels* kernels : kernels_of_this_machine()) {
-      const std::uint32_t mask = kernels->meeting({left.data(), right.data(), top.data(), bottom.data()}, window);
-      for (std::size_t i = 0; i < tile_size; ++i) {
-        const bool meets = left[i] <= 30.0F && right[i] >= 20.0F && top[i] <= 26.0F && bottom[i] >= 25.0F;
-        CHECK((mask >> i & 1U) == (meets ? 1U : 0U));
+      const std::uint32_t mask =
+          kernels->overlapping_tiles({left.data(), right.data(), top.data(), bottom.data()}, window);
+      for (std::size_t i = 0; i < kTileSize; ++i) {
+        const bool overlaps = left[i] <= 30.0F && right[i] >= 20.0F && top[i] <= 26.0F && bottom[i] >= 25.0F;
+        CHECK((mask >> i & 1U) == (overlaps ? 1U : 0U));
       }
     }
   }
 }
 
-void test_weights() {
+void test_gaussian() {
   Random random;
   for (std::size_t round = 0; round <= 2000; ++round) {
     const std::size_t count = round % 34;
@@ -90,41 +91,41 @@ void test_weights() {
       values[i] = random(0.0F, 1.0F);
     }
     for (const Kernels* kernels : kernels_of_this_machine()) {
-      std::vector<float> weighed = values;
-      kernels->weigh(x.data(), y.data(), count, 2.0F, -3.0F, 5.0F, weighed.data());
+      std::vector<float> weighted = values;
+      kernels->apply_gaussian(x.data(), y.data(), count, 2.0F, -3.0F, 5.0F, weighted.data());
       for (std::size_t i = 0; i < count; ++i) {
         const float dx = x[i] - 2.0F, dy = y[i] + 3.0F, exponent = -0.5F * (dx * dx + dy * dy) / 25.0F;
-        CHECK(weighed[i] == values[i] * static_cast<float>(std::exp(double{exponent})));
+        CHECK(weighted[i] == values[i] * static_cast<float>(std::exp(double{exponent})));
       }
     }
   }
   for (const Kernels* kernels : kernels_of_this_machine()) {
     float x[] = {0.0F, 1e9F, 13.8F, 0.0F}, y[] = {0.0F, -1e9F, 0.0F, 0.0F}, values[] = {0.7F, 1.0F, 1.0F, 0.0F};
-    kernels->weigh(x, y, 3, 0.0F, 0.0F, 1.0F, values);
+    kernels->apply_gaussian(x, y, 3, 0.0F, 0.0F, 1.0F, values);
     CHECK(values[0] == 0.7F);
     CHECK(values[1] == 0.0F);
     CHECK(values[2] > 0.0F && values[2] < 1e-40F);
   }
 }
 
-void test_spots() {
+void test_splats() {
   Random random;
   for (int round = 0; round < 300; ++round) {
-    std::vector<Spot> spots;
+    std::vector<Splat> splats;
     std::vector<int> order;
     for (int i = 0; i < 1 + round; ++i) {
       const float sigma = random(0.5F, 9.0F), peak = random(0.0F, 0.06F);
-      spots.push_back({0, 99, 0, 99, random(10.0F, 30.0F), random(10.0F, 30.0F), peak, sigma * sigma,
-                       1.0F / (16.0F * sigma * sigma), i % 20 == 7});
+      splats.push_back({0, 99, 0, 99, random(10.0F, 30.0F), random(10.0F, 30.0F), peak, sigma * sigma,
+                        1.0F / (16.0F * sigma * sigma), i % 20 == 7});
       order.push_back(i);
     }
-    float first[block_edge * block_edge] = {};
+    float first[kBlockEdge * kBlockEdge] = {};
     for (const Kernels* kernels : kernels_of_this_machine()) {
-      float pixels[block_edge * block_edge] = {};
-      kernels->add_spots(spots.data(), order.data(), order.data() + order.size(), 20, 16, pixels);
-      for (int i = 0; i < block_edge * block_edge; ++i) {
+      float pixels[kBlockEdge * kBlockEdge] = {};
+      kernels->sum_splats(splats.data(), order.data(), order.data() + order.size(), 20, 16, pixels);
+      for (int i = 0; i < kBlockEdge * kBlockEdge; ++i) {
         float sum = 0.0F;
-        for (const Spot& spot : spots) sum += spot.at(20 + i / block_edge, 16 + i % block_edge);
+        for (const Splat& splat : splats) sum += splat.at(20 + i / kBlockEdge, 16 + i % kBlockEdge);
         CHECK(std::fmin(pixels[i], 1.0F) == std::fmin(sum, 1.0F));
       }
       if (kernels == &portable_kernels) std::memcpy(first, pixels, sizeof first);
@@ -137,8 +138,8 @@ void test_spots() {
 
 int main() {
   test_tiles();
-  test_windows();
-  test_weights();
-  test_spots();
+  test_tile_bounds();
+  test_gaussian();
+  test_splats();
   return check_result();
 }

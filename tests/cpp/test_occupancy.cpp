@@ -18,7 +18,7 @@ void test_square() {
   CHECK(occupancy.occupied(0, {1.0F, 29.9F, 29.9F, 0.0F}));
   CHECK(!occupancy.occupied(0, {1.0F, 9.9F, 20.0F, 0.0F}));
   CHECK(!occupancy.occupied(0, {1.0F, 20.0F, 30.0F, 0.0F}));
-  CHECK(!occupancy.occupied(1, {1.0F, 20.0F, 20.0F, 0.0F}));  // keypoints are apart
+  CHECK(!occupancy.occupied(1, {1.0F, 20.0F, 20.0F, 0.0F}));  // another keypoint
 
   occupancy.mark(1, {1.0F, 20.0F, 20.0F, 0.5F});  // the smallest half side: cells [8, 12), pixels 16 to 23.9
   CHECK(occupancy.occupied(1, {1.0F, 16.0F, 23.9F, 0.0F}));
@@ -48,22 +48,22 @@ void test_clear() {
   }
 }
 
-// The rows of a bitmap follow each other bit by bit: none begins where a word does.
-void test_rows_and_keypoints_are_apart() {
-  constexpr PixelSize size{9, 139};
+// Rows and bitmaps follow each other without padding, so they do not begin at word borders.
+void test_no_spill_into_other_rows_and_keypoints() {
+  constexpr PixelSize kSmall{9, 139};
   DecoderConfig config;
   config.occupancy_reduction = 1.0F;
   config.occupancy_min_half_side = 0.0F;
-  for (int row = 0; row < size.height; ++row) {
-    for (int column = 0; column < size.width; ++column) {
-      Occupancy occupancy(3, size, config);
+  for (int row = 0; row < kSmall.height; ++row) {
+    for (int column = 0; column < kSmall.width; ++column) {
+      Occupancy occupancy(3, kSmall, config);
       const auto y = static_cast<float>(row), x = static_cast<float>(column);
       occupancy.mark(1,
                      {1.0F, x, y, static_cast<float>(column)});  // cells [0, 2·column) × [row − column, row + column)
       int wrong = 0;
       for (int k = 0; k < 3; ++k) {
-        for (int i = 0; i < size.height; ++i) {
-          for (int j = 0; j < size.width; ++j) {
+        for (int i = 0; i < kSmall.height; ++i) {
+          for (int j = 0; j < kSmall.width; ++j) {
             const bool inside =
                 k == 1 && j < std::max(1, 2 * column) && i >= row - column && (i < row + column || i == row);
             wrong += occupancy.occupied(k, {1.0F, static_cast<float>(j), static_cast<float>(i), 0.0F}) != inside;
@@ -75,19 +75,19 @@ void test_rows_and_keypoints_are_apart() {
   }
 }
 
-// As long as max_map_pixels allows: nothing overflows.
+// The longest edge that max_map_pixels allows: no integer overflow.
 void test_longest_edge() {
-  constexpr int edge = 1 << 30;
+  constexpr int kEdge = 1 << 30;
   DecoderConfig config;
   config.occupancy_reduction = 1.0F;
-  for (const PixelSize size : {PixelSize{1, edge}, PixelSize{edge, 1}}) {
+  for (const PixelSize size : {PixelSize{1, kEdge}, PixelSize{kEdge, 1}}) {
     Occupancy occupancy(1, size, config);
     const auto at = [&](float place) {
-      return size.width == edge ? Joint{1.0F, place, 0.0F, 1000.0F} : Joint{1.0F, 0.0F, place, 1000.0F};
+      return size.width == kEdge ? Joint{1.0F, place, 0.0F, 1000.0F} : Joint{1.0F, 0.0F, place, 1000.0F};
     };
-    occupancy.mark(0, at(static_cast<float>(edge)));
-    CHECK(occupancy.occupied(0, at(static_cast<float>(edge))));
-    CHECK(!occupancy.occupied(0, at(static_cast<float>(edge - 2048))));
+    occupancy.mark(0, at(static_cast<float>(kEdge)));
+    CHECK(occupancy.occupied(0, at(static_cast<float>(kEdge))));
+    CHECK(!occupancy.occupied(0, at(static_cast<float>(kEdge - 2048))));
     CHECK(!occupancy.occupied(0, at(0.0F)));
   }
 }
@@ -104,7 +104,7 @@ int main() {
   test_square();
   test_borders();
   test_clear();
-  test_rows_and_keypoints_are_apart();
+  test_no_spill_into_other_rows_and_keypoints();
   test_longest_edge();
   test_one_pixel();
   return check_result();

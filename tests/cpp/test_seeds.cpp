@@ -7,7 +7,7 @@ using namespace dgcn::pifpaf;
 
 int main() {
   const DecoderConfig config;
-  // Eight agreeing cells at (8, 8): the map there is 8 · 0.8 / 16 = 0.4.
+  // Eight equal cells at (8, 8): the map there is 8 · 0.8 / 16 = 0.4.
   const std::vector<PifCell> cells(8, {0, 0.8F, 8.0F, 8.0F, 4.0F});
   ConfidenceMap map(cells, {17, 17}, config);
 
@@ -20,9 +20,9 @@ int main() {
 
   seeds.clear();
   append_seeds(0,
-               {{0, 0.19F, 8.0F, 8.0F, 4.0F},    // the cell itself is too weak
-                {1, 1.0F, 2.0F, 2.0F, 4.0F},     // no map there
-                {2, 1.0F, -40.0F, 8.0F, 4.0F}},  // outside
+               {{0, 0.19F, 8.0F, 8.0F, 4.0F},    // confidence of the cell below seed_threshold
+                {1, 1.0F, 2.0F, 2.0F, 4.0F},     // the map is empty there
+                {2, 1.0F, -40.0F, 8.0F, 4.0F}},  // outside of the image
                map, config, seeds);
   CHECK(seeds.empty());
 

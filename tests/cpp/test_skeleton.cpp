@@ -21,7 +21,7 @@ int main() {
 
   CHECK(Skeleton(1, {}).num_limbs() == 0);
   CHECK_THROWS(Skeleton(0, {}), std::invalid_argument);
-  CHECK_THROWS(Skeleton(Skeleton::max_keypoints + 1, {}), std::invalid_argument);
+  CHECK_THROWS(Skeleton(Skeleton::kMaxKeypoints + 1, {}), std::invalid_argument);
   CHECK_THROWS(Skeleton(3, {{0, 3}}), std::invalid_argument);
   CHECK_THROWS(Skeleton(3, {{-1, 0}}), std::invalid_argument);
   CHECK_THROWS(Skeleton(3, {{1, 1}}), std::invalid_argument);

@@ -20,15 +20,15 @@ Persons run(std::vector<Joint> joints, const DecoderConfig& config = {}) {
 
 void test_order_and_duplicates() {
   const Persons persons = run({{0.6F, 22.0F, 22.0F, 8.0F},
-                               {0.5F, 120.0F, 20.0F, 8.0F},  // keypoint 0 as the best
+                               {0.5F, 120.0F, 20.0F, 8.0F},  // keypoint 0 where the best person has it
                                {0.4F, 100.0F, 100.0F, 8.0F},
-                               {0.4F, 150.0F, 150.0F, 8.0F},  // apart
+                               {0.4F, 150.0F, 150.0F, 8.0F},  // away from all others
                                {0.9F, 20.0F, 20.0F, 8.0F},
                                {0.7F, 60.0F, 60.0F, 8.0F}});  // best
   CHECK(persons.size() == 3);
   CHECK(persons[0][0].x == 20.0F);
   CHECK(persons[1][0].x == 100.0F);
-  CHECK(persons[2][1].x == 120.0F);  // mean fell from 0.55 to 0.25
+  CHECK(persons[2][1].x == 120.0F);  // its mean was 0.55, and is 0.25 without keypoint 0
   const Joint& lost = persons[2][0];
   CHECK(lost.confidence == 0.0F && lost.x == 0.0F && lost.y == 0.0F && lost.scale == 0.0F);
 }
@@ -41,7 +41,7 @@ void test_thresholds() {
   CHECK(run({}).size() == 0);
 }
 
-void test_nothing_is_lost_without_thresholds() {
+void test_without_thresholds_joints_stay() {
   DecoderConfig config;
   config.keypoint_threshold = config.instance_threshold = 0.0F;
   const Persons persons = run({{0.5F, 20.0F, 20.0F, 8.0F}, {}, {0.4F, 20.0F, 20.0F, 8.0F}, {}}, config);
@@ -72,7 +72,7 @@ void test_ties_keep_their_order() {
 int main() {
   test_order_and_duplicates();
   test_thresholds();
-  test_nothing_is_lost_without_thresholds();
+  test_without_thresholds_joints_stay();
   test_persons_without_joints_are_dropped();
   test_ties_keep_their_order();
   return check_result();

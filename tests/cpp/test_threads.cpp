@@ -1,5 +1,5 @@
-// One decoder shared by eight threads, a thousand decodes each: every one gets its own image's persons, and
-// ThreadSanitizer (make sanitize) sees no race.
+// Eight threads share one decoder, for a thousand decodes each: each decode gives the persons of its own image. `make
+// sanitize` runs this under ThreadSanitizer.
 #include <thread>
 #include <vector>
 

@@ -1,10 +1,11 @@
-// Fuzzes the decoder: bytes become a skeleton, a configuration, a field size and fields, and what is decoded from them
-// must be what the headers promise. Exceptions other than std::invalid_argument for bad arguments end the run.
+// Fuzzes the decoder: bytes become a skeleton, a configuration, a field size and fields, and the decoded persons must be
+// as documented. Exceptions other than std::invalid_argument for bad arguments end the run.
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <limits>
 #include <stdexcept>
+#include <type_traits>
 #include <vector>
 
 #include "fuzz_input.h"
@@ -15,37 +16,18 @@ using namespace dgcn::pifpaf;
 
 namespace {
 
-/// The defaults with some options changed, to values in and out of their range.
+/// The defaults with some options changed, to valid and invalid values.
 DecoderConfig read_config(FuzzInput& input) {
-  static constexpr float DecoderConfig::* numbers[] = {
-      &DecoderConfig::map_threshold,
-      &DecoderConfig::map_neighbors,
-      &DecoderConfig::map_sigma,
-      &DecoderConfig::map_min_sigma,
-      &DecoderConfig::seed_threshold,
-      &DecoderConfig::seed_map_weight,
-      &DecoderConfig::connection_threshold,
-      &DecoderConfig::connection_map_weight,
-      &DecoderConfig::connection_window,
-      &DecoderConfig::connection_min_scale,
-      &DecoderConfig::blend_min_score,
-      &DecoderConfig::blend_min_ratio,
-      &DecoderConfig::blend_max_distance,
-      &DecoderConfig::keypoint_threshold,
-      &DecoderConfig::keypoint_threshold_relative,
-      &DecoderConfig::reverse_max_distance,
-      &DecoderConfig::occupancy_reduction,
-      &DecoderConfig::occupancy_min_half_side,
-      &DecoderConfig::suppression_factor,
-      &DecoderConfig::instance_threshold,
-      &DecoderConfig::complete_threshold,
-      &DecoderConfig::complete_window,
-      &DecoderConfig::complete_confidence,
-      &DecoderConfig::score_top_weight,
-  };
-  static constexpr float values[] = {0.0F, 1e-12F, 1e-3F, 0.01F, 0.1F, 0.2F,  0.3F, 0.5F,
-                                     0.9F, 1.0F,   1.5F,  2.0F,  4.0F, 30.0F, 1e3F, 1e6F};
-  constexpr int num_numbers = sizeof numbers / sizeof *numbers, num_values = sizeof values / sizeof *values;
+  static const std::vector<float DecoderConfig::*> numbers = [] {
+    std::vector<float DecoderConfig::*> found;
+    visit_options([&](const char*, auto option, auto, auto) {
+      if constexpr (std::is_same_v<decltype(option), float DecoderConfig::*>) found.push_back(option);
+    });
+    return found;
+  }();
+  static constexpr float kValues[] = {0.0F, 1e-12F, 1e-3F, 0.01F, 0.1F, 0.2F,  0.3F, 0.5F,
+                                      0.9F, 1.0F,   1.5F,  2.0F,  4.0F, 30.0F, 1e3F, 1e6F};
+  constexpr int kNumValues = sizeof kValues / sizeof *kValues;
 
   DecoderConfig config;
   const int flags = input.byte();
@@ -58,21 +40,21 @@ DecoderConfig read_config(FuzzInput& input) {
     config.max_persons = input.integer(0, 5);
   }
   for (int changes = flags >> 4; changes > 0; --changes) {
-    float& option = config.*numbers[input.integer(0, num_numbers - 1)];
-    const int value = input.integer(0, num_values);
-    option = value < num_values ? values[value] : input.any_float();
+    float& option = config.*numbers[static_cast<std::size_t>(input.integer(0, static_cast<int>(numbers.size()) - 1))];
+    const int value = input.integer(0, kNumValues);
+    option = value < kNumValues ? kValues[value] : input.any_float();
   }
   return config;
 }
 
-/// Persons painted one after the other, some of their joints left out; then single cells of any content.
+/// Paints persons, some without all joints; then overwrites single values of the fields.
 void read_persons(FuzzInput& input, Scene& scene) {
   for (int persons = input.integer(0, 4); persons > 0; --persons) {
     std::vector<Joint> joints;
     for (int k = 0; k < scene.keypoints; ++k) {
       const float x = input.component(16.0F, 1.0F), y = input.component(16.0F, 1.0F);
       const float confidence = input.component(200.0F, 0.0F), scale = input.component(32.0F, 0.0F);
-      // What is painted near (x, y) must be an index; other values get into cells below.
+      // Scene::paint needs positions inside; other values are written to single cells below.
       const bool inside = x >= 0.0F && y >= 0.0F && x < 16.0F && y < 16.0F;
       joints.push_back({confidence, inside ? x : -1.0F, y, scale});
     }
@@ -86,7 +68,7 @@ void read_persons(FuzzInput& input, Scene& scene) {
   }
 }
 
-/// Every component of every cell from a byte: confidences, places near the cell, scales; the bytes over and over again.
+/// Sets every component of every cell from a byte: confidences, positions near the cell, scales. Repeats the bytes.
 void read_cells(FuzzInput input, Scene& scene) {
   const FuzzInput begin = input;
   const auto read = [&](float unit, float origin) {
@@ -114,7 +96,7 @@ void read_cells(FuzzInput input, Scene& scene) {
   fill(scene.paf, 8, 2);
 }
 
-/// Bytes as they are.
+/// Sets every component from four bytes. Repeats the bytes.
 void read_raw(FuzzInput input, Scene& scene) {
   const FuzzInput begin = input;
   if (input.empty()) return;
@@ -180,9 +162,9 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   Scene scene(num_keypoints, read_limbs(input, num_keypoints), input.integer(0, 10), input.integer(0, 10));
   const DecoderConfig wish = read_config(input);
   const int options = input.byte();
-  static constexpr int strides[] = {0, 1,  2,  3,  4,  5,    6,  7,
-                                    8, 10, 12, 16, 32, 1000, -8, std::numeric_limits<int>::max()};
-  const int stride = strides[options % 16];
+  static constexpr int kStrides[] = {0, 1,  2,  3,  4,  5,    6,  7,
+                                     8, 10, 12, 16, 32, 1000, -8, std::numeric_limits<int>::max()};
+  const int stride = kStrides[options % 16];
   if (options / 16 % 4 == 0)
     read_cells(input, scene);
   else if (options / 16 % 4 == 1)

@@ -1,4 +1,4 @@
-// Reads a fuzzer's bytes as what the targets need: numbers of limited range, limbs. Beyond their end everything is 0.
+// Reads numbers and limbs from a fuzzer's bytes. Past the end all bytes are 0.
 #pragma once
 
 #include <cstddef>
@@ -24,7 +24,7 @@ class FuzzInput {
   /// In [low, high], at most 256 apart.
   int integer(int low, int high) { return low + byte() % (high - low + 1); }
 
-  /// Any float there is, as the four bytes that hold it.
+  /// Any float, from four bytes.
   float any_float() {
     std::uint32_t bits = 0;
     for (int i = 0; i < 4; ++i) bits = bits << 8 | static_cast<std::uint32_t>(byte());
@@ -33,14 +33,14 @@ class FuzzInput {
     return value;
   }
 
-  /// Mostly byte/`unit` − `origin`, from one byte; the highest bytes stand for values that a user should not hand in.
+  /// byte/`unit` − `origin`, from one byte; the highest bytes stand for extreme values, infinities and NaN.
   float component(float unit, float origin) {
-    constexpr float infinity = std::numeric_limits<float>::infinity();
-    constexpr float unusual[] = {
-        -1.0F, 1e8F, -1e8F, 1e30F, -infinity, infinity, std::numeric_limits<float>::quiet_NaN()};
-    constexpr int count = sizeof unusual / sizeof *unusual;
+    constexpr float kInfinity = std::numeric_limits<float>::infinity();
+    constexpr float kUnusual[] = {
+        -1.0F, 1e8F, -1e8F, 1e30F, -kInfinity, kInfinity, std::numeric_limits<float>::quiet_NaN()};
+    constexpr int kCount = sizeof kUnusual / sizeof *kUnusual;
     const int value = byte();
-    if (value >= 256 - count) return unusual[value - (256 - count)];
+    if (value >= 256 - kCount) return kUnusual[value - (256 - kCount)];
     return static_cast<float>(value) / unit - origin;
   }
 
@@ -49,7 +49,7 @@ class FuzzInput {
   const std::uint8_t* end_;
 };
 
-/// Up to seven limbs: of those read the wrong ones, at which Skeleton throws, are left out.
+/// Up to seven limbs; those at which Skeleton throws are left out.
 inline std::vector<std::pair<int, int>> read_limbs(FuzzInput& input, int num_keypoints) {
   std::vector<std::pair<int, int>> limbs;
   for (int count = input.integer(0, 7); count > 0; --count) {
@@ -63,7 +63,7 @@ inline std::vector<std::pair<int, int>> read_limbs(FuzzInput& input, int num_key
   return limbs;
 }
 
-/// A property that every input must have; losing it ends the run like a crash does, NDEBUG or not.
+/// Aborts if the condition does not hold, also with NDEBUG; libFuzzer reports that like a crash.
 #define REQUIRE(condition)                                                                 \
   do {                                                                                     \
     if (!(condition)) {                                                                    \

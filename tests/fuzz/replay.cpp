@@ -1,4 +1,4 @@
-// Stands in for libFuzzer's main: runs a fuzz target once on each file of the folders it is given.
+// Replaces libFuzzer's main: runs a fuzz target once on each file of the given folders.
 #include <algorithm>
 #include <cstdint>
 #include <cstdio>

@@ -7,13 +7,13 @@
 namespace dgcn::pifpaf {
 namespace {
 
-constexpr unsigned max_known_edge = 32;      // [blocks]; a power of two
-constexpr int min_bucket_edge = 16;          // [px]; a multiple of a block's
-constexpr std::size_t buckets_per_spot = 8;  // at most, on average: bounds the memory whatever the scales
+constexpr unsigned kMaxCacheEdge = 32;       // [blocks]; a power of two
+constexpr int kMinBucketEdge = 16;           // [px]; a multiple of kBlockEdge, so that a block is in one bucket
+constexpr std::size_t kBucketsPerSplat = 8;  // at most, on average: bounds the memory whatever the scales
 
 }  // namespace
 
-float Spot::at(int row, int column) const {
+float Splat::at(int row, int column) const {
   if (row < top || row >= bottom || column < left || column >= right) return 0.0F;
   const float dx = static_cast<float>(column) - x, dy = static_cast<float>(row) - y;
   if (std::fabs(dx) < 0.5F && std::fabs(dy) < 0.5F) return peak;
@@ -24,110 +24,122 @@ float Spot::at(int row, int column) const {
 }
 
 ConfidenceMap::ConfidenceMap(const std::vector<PifCell>& cells, PixelSize size, const DecoderConfig& config)
-    : size_(size), grid_(size) {
+    : size_(size), grid_(size, kMinBucketEdge) {
   for (const PifCell& cell : cells) {
-    if (cell.confidence < config.map_threshold) continue;
-    const float sigma = std::max(config.map_min_sigma, config.map_sigma * cell.scale);
-    Spot spot{truncate(cell.x - sigma, 0, size.width),
-              truncate(cell.x + sigma + 1.0F, 0, size.width),
-              truncate(cell.y - sigma, 0, size.height),
-              truncate(cell.y + sigma + 1.0F, 0, size.height),
+    if (cell.confidence >= config.map_threshold) add_splat(cell, config);
+  }
+  if (splats_.empty()) return;
+  while (cache_edge_ < kMaxCacheEdge && cache_edge_ * cache_edge_ < splats_.size()) cache_edge_ *= 2;
+  cached_block_.assign(cache_edge_ * cache_edge_, -1);
+  pixels_.reset(new float[cached_block_.size() * kBlockEdge * kBlockEdge]);
+  fill_buckets();
+}
+
+void ConfidenceMap::add_splat(const PifCell& cell, const DecoderConfig& config) {
+  const float sigma = std::max(config.map_min_sigma, config.map_sigma * cell.scale);
+  Splat splat{clamp_to_int(cell.x - sigma, 0, size_.width),
+              clamp_to_int(cell.x + sigma + 1.0F, 0, size_.width),
+              clamp_to_int(cell.y - sigma, 0, size_.height),
+              clamp_to_int(cell.y + sigma + 1.0F, 0, size_.height),
               cell.x,
               cell.y,
               cell.confidence / config.map_neighbors,
               sigma * sigma,
               1.0F / (16.0F * (sigma * sigma)),
               false};
-    if (spot.left >= spot.right || spot.top >= spot.bottom) continue;
-    const auto reaches = [&](int pixel, float centre, int end) {
-      const float distance = static_cast<float>(pixel) - centre;
-      return pixel >= 0 && pixel < end && (distance * distance <= spot.sigma2 || std::fabs(distance) < 0.5F);
-    };
-    spot.exceeds_box = reaches(spot.left - 1, spot.x, size.width) || reaches(spot.right, spot.x, size.width) ||
-                       reaches(spot.top - 1, spot.y, size.height) || reaches(spot.bottom, spot.y, size.height);
-    spots_.push_back(spot);
-  }
-  if (spots_.empty()) return;
-  while (known_edge_ < max_known_edge && known_edge_ * known_edge_ < spots_.size()) known_edge_ *= 2;
-  known_.assign(known_edge_ * known_edge_, -1);
-  pixels_.reset(new float[known_.size() * block_edge * block_edge]);
+  if (splat.left >= splat.right || splat.top >= splat.bottom) return;
+  const auto is_reached = [&](int pixel, float centre, int end) {
+    const float distance = static_cast<float>(pixel) - centre;
+    return pixel >= 0 && pixel < end && (distance * distance <= splat.sigma2 || std::fabs(distance) < 0.5F);
+  };
+  splat.exceeds_box =
+      is_reached(splat.left - 1, splat.x, size_.width) || is_reached(splat.right, splat.x, size_.width) ||
+      is_reached(splat.top - 1, splat.y, size_.height) || is_reached(splat.bottom, splat.y, size_.height);
+  splats_.push_back(splat);
+}
 
+/// Doubles the edge of the buckets until large splats do not take too many of them.
+void ConfidenceMap::fill_buckets() {
   std::size_t entries = 0;
-  for (int edge = min_bucket_edge; entries == 0 || entries > buckets_per_spot * spots_.size(); edge *= 2) {
-    grid_ = BucketGrid(size, edge);
-    reaching_.reset(grid_.num_buckets());
+  for (int edge = kMinBucketEdge; entries == 0 || entries > kBucketsPerSplat * splats_.size(); edge *= 2) {
+    grid_ = BucketGrid(size_, edge);
+    buckets_.reset(grid_.num_buckets());
     entries = 0;
-    for (const Spot& spot : spots_) {
-      for_each_bucket(spot, [&](std::size_t bucket) {
-        reaching_.announce(bucket);
+    for (const Splat& splat : splats_) {
+      for_each_bucket(splat, [&](std::size_t bucket) {
+        buckets_.count(bucket);
         ++entries;
       });
     }
   }
-  reaching_.begin();
-  for (std::size_t i = 0; i < spots_.size(); ++i)
-    for_each_bucket(spots_[i], [&](std::size_t bucket) { reaching_.place(bucket, static_cast<int>(i)); });
+  sorted_splats_.resize(buckets_.start_inserting());
+  for (std::size_t i = 0; i < splats_.size(); ++i)
+    for_each_bucket(splats_[i],
+                    [&](std::size_t bucket) { sorted_splats_[buckets_.insert(bucket)] = static_cast<int>(i); });
 }
 
+/// Calls visit(bucket) for the buckets that the splat's bounding box overlaps.
 template <typename Visit>
-void ConfidenceMap::for_each_bucket(const Spot& spot, Visit visit) const {
-  const int bottom = grid_.row(spot.bottom - 1), left = grid_.column(spot.left), right = grid_.column(spot.right - 1);
-  for (int row = grid_.row(spot.top); row <= bottom; ++row) {
+void ConfidenceMap::for_each_bucket(const Splat& splat, Visit visit) const {
+  const int bottom = grid_.row(splat.bottom - 1);
+  const int left = grid_.column(splat.left), right = grid_.column(splat.right - 1);
+  for (int row = grid_.row(splat.top); row <= bottom; ++row) {
     for (int column = left; column <= right; ++column) visit(grid_.bucket(row, column));
   }
 }
 
 void ConfidenceMap::look_up(const float* x, const float* y, std::size_t count, float missing, float* values) {
-  if (spots_.empty()) {
+  if (splats_.empty()) {
     std::fill_n(values, count, missing);
     return;
   }
-  // Loops of their own for what vectorises, and for the one branch.
-  constexpr std::size_t many = 32;
+  // Three loops, of which the compiler vectorises the first and the last; the one with a branch lies between them.
+  constexpr std::size_t kBatch = 32;
   const float right = static_cast<float>(size_.width), bottom = static_cast<float>(size_.height);
-  const unsigned within_window = known_edge_ - 1;
-  for (std::size_t begin = 0; begin < count; begin += many) {
-    const std::size_t num = std::min(many, count - begin);
-    int inside[many], row[many], column[many], block[many];
-    unsigned slot[many];
-    float found[many];
+  const unsigned cache_mask = cache_edge_ - 1;
+  for (std::size_t begin = 0; begin < count; begin += kBatch) {
+    const std::size_t num = std::min(kBatch, count - begin);
+    int inside[kBatch], row[kBatch], column[kBatch], block[kBatch];
+    unsigned slot[kBatch];
+    float sum[kBatch];
     for (std::size_t i = 0; i < num; ++i) {
       const float px = x[begin + i], py = y[begin + i];
       inside[i] = (px >= -0.49F) & (px <= right - 0.51F) & (py >= -0.49F) & (py <= bottom - 0.51F);
       column[i] = static_cast<int>(inside[i] ? std::min(px + 0.5F, right - 1.0F) : 0.0F);
       row[i] = static_cast<int>(inside[i] ? std::min(py + 0.5F, bottom - 1.0F) : 0.0F);
-      const unsigned block_row = static_cast<unsigned>(row[i]) / block_edge;
-      const unsigned block_column = static_cast<unsigned>(column[i]) / block_edge;
-      slot[i] = (block_row & within_window) * known_edge_ + (block_column & within_window);
+      const unsigned block_row = static_cast<unsigned>(row[i]) / kBlockEdge;
+      const unsigned block_column = static_cast<unsigned>(column[i]) / kBlockEdge;
+      slot[i] = (block_row & cache_mask) * cache_edge_ + (block_column & cache_mask);
       block[i] = static_cast<int>(block_row * static_cast<unsigned>(size_.width) + block_column);
     }
     for (std::size_t i = 0; i < num; ++i) {
-      if (known_[slot[i]] != block[i]) {
-        known_[slot[i]] = block[i];
-        fill(slot[i], row[i], column[i]);
+      if (cached_block_[slot[i]] != block[i]) {
+        cached_block_[slot[i]] = block[i];
+        compute_block(slot[i], row[i], column[i]);
       }
-      found[i] = pixels_[(slot[i] * block_edge + static_cast<unsigned>(row[i]) % block_edge) * block_edge +
-                         static_cast<unsigned>(column[i]) % block_edge];
+      sum[i] = pixels_[(slot[i] * kBlockEdge + static_cast<unsigned>(row[i]) % kBlockEdge) * kBlockEdge +
+                       static_cast<unsigned>(column[i]) % kBlockEdge];
     }
     for (std::size_t i = 0; i < num; ++i)
-      values[begin + i] = ((inside[i] != 0) & (found[i] > 0.0F)) ? std::min(found[i], 1.0F) : missing;
+      values[begin + i] = ((inside[i] != 0) & (sum[i] > 0.0F)) ? std::min(sum[i], 1.0F) : missing;
   }
 }
 
-/// Adds up the block of pixels that this one is in.
-void ConfidenceMap::fill(std::size_t slot, int row, int column) {
-  const int top = row / block_edge * block_edge, left = column / block_edge * block_edge;
+/// Computes the block that holds the pixel (row, column).
+void ConfidenceMap::compute_block(std::size_t slot, int row, int column) {
+  const int top = row / kBlockEdge * kBlockEdge, left = column / kBlockEdge * kBlockEdge;
   const std::size_t bucket = grid_.bucket(grid_.row(top), grid_.column(left));
-  kernels_->add_spots(spots_.data(), reaching_.first_of(bucket), reaching_.end_of(bucket), top, left,
-                      pixels_.get() + slot * block_edge * block_edge);
+  const int* const sorted = sorted_splats_.data();
+  kernels_->sum_splats(splats_.data(), sorted + buckets_.begin(bucket), sorted + buckets_.end(bucket), top, left,
+                       pixels_.get() + slot * kBlockEdge * kBlockEdge);
 }
 
 void ConfidenceMap::render(float* pixels) const {
-  for (const Spot& spot : spots_) {
-    for (int row = spot.top; row < spot.bottom; ++row) {
+  for (const Splat& splat : splats_) {
+    for (int row = splat.top; row < splat.bottom; ++row) {
       float* line = pixels + static_cast<std::size_t>(row) * static_cast<std::size_t>(size_.width);
-      for (int column = spot.left; column < spot.right; ++column)
-        line[column] = std::min(line[column] + spot.at(row, column), 1.0F);
+      for (int column = splat.left; column < splat.right; ++column)
+        line[column] = std::min(line[column] + splat.at(row, column), 1.0F);
     }
   }
 }

@@ -1,4 +1,4 @@
-// Stage 1 and 2: one keypoint's PIF cells accumulated into a confidence map of input resolution, and look-ups in it.
+// Decoder, stage 1: the confidence map of one keypoint at input resolution, and look-ups in it.
 #pragma once
 
 #include <cstddef>
@@ -6,52 +6,54 @@
 #include <vector>
 
 #include "pifpaf/config.h"
-#include "pifpaf/decode/bucket_grid.h"
+#include "pifpaf/decode/buckets.h"
+#include "pifpaf/decode/checked_fields.h"
 #include "pifpaf/decode/kernels.h"
-#include "pifpaf/decode/spot.h"
-#include "pifpaf/fields.h"
 
 namespace dgcn::pifpaf {
 
 /// The map of one keypoint, height × width px, in [0, 1].
 ///
-/// Each cell with at least the map threshold adds, over the pixels at most one σ = max(map_min_sigma, map_sigma·scale)
-/// away, confidence/map_neighbors · (1 − d²/16σ²)⁸, which is close to a Gaussian; the pixel it falls on (|dx|, |dy| < ½)
-/// gets confidence/map_neighbors in full. Sums are clamped at 1.
+/// Each cell with at least `map_threshold` adds, over the pixels at most σ = max(map_min_sigma, map_sigma·scale) from
+/// its centre, confidence/map_neighbors · (1 − d²/16σ²)⁸, which is close to a Gaussian; the nearest pixel (|dx|, |dy| <
+/// ½) gets confidence/map_neighbors in full. Sums are clamped at 1.
 ///
-/// The decoder asks for a few hundred pixels around a joint, of the many thousands that its cells cover. So nothing is
-/// painted: a look-up adds up the cells that reach the pixel, in their order.
+/// Decoding looks up a few hundred pixels around each joint, of the many thousands that its cells cover. So the map is
+/// computed on demand, in blocks of 4 × 4 pixels, and recently used blocks are cached.
 class ConfidenceMap {
  public:
   ConfidenceMap(const std::vector<PifCell>& cells, PixelSize size, const DecoderConfig& config);
 
-  /// The value at the nearest pixel, or `missing` where that lies outside the map or no cell reaches it.
+  /// The value at the nearest pixel, or `missing` if that lies outside the map or no cell adds to it.
   float at(float x, float y, float missing) {
     look_up(&x, &y, 1, missing, &x);
     return x;
   }
 
-  /// The same for many places: much faster than one by one.
+  /// The same for `count` positions: much faster than one by one.
   void look_up(const float* x, const float* y, std::size_t count, float missing, float* values);
 
   /// Writes the whole map to `pixels` [height, width], which must be zero.
   void render(float* pixels) const;
 
  private:
+  void add_splat(const PifCell& cell, const DecoderConfig& config);
+  void fill_buckets();
   template <typename Visit>
-  void for_each_bucket(const Spot& spot, Visit visit) const;
-  void fill(std::size_t slot, int row, int column);
+  void for_each_bucket(const Splat& splat, Visit visit) const;
+  void compute_block(std::size_t slot, int row, int column);
 
   const Kernels* kernels_ = &kernels();
   PixelSize size_;
-  std::vector<Spot> spots_;
+  std::vector<Splat> splats_;
   BucketGrid grid_;
-  Buckets<int> reaching_;  ///< the spots that reach into a bucket, ascending
+  BucketSort buckets_;
+  std::vector<int> sorted_splats_;  ///< by bucket: the indices of the splats whose box overlaps it, ascending
 
-  /// Blocks of pixels asked for before: those of a square window, which is repeated over the map like a tile.
-  unsigned known_edge_ = 8;  ///< of the window [blocks]
-  std::vector<int> known_;   ///< [known_edge_, known_edge_], which block is held, counted row after row; −1: none
-  std::unique_ptr<float[]> pixels_;  ///< [known_.size(), block_edge, block_edge]
+  /// A direct-mapped cache of blocks: block (i, j) can be in slot (i mod cache_edge_, j mod cache_edge_) only.
+  unsigned cache_edge_ = 8;          ///< [blocks]; a power of two
+  std::vector<int> cached_block_;    ///< [cache_edge_, cache_edge_]: number of the block in a slot, −1 if empty
+  std::unique_ptr<float[]> pixels_;  ///< [cache_edge_, cache_edge_, kBlockEdge, kBlockEdge]
 };
 
 }  // namespace dgcn::pifpaf

@@ -10,68 +10,57 @@ float square(float value) { return value * value; }
 
 }  // namespace
 
-LimbConnections::LimbConnections(const Fields& fields, int limb, int stride, ConfidenceMap& from, ConfidenceMap& to,
-                                 PixelSize size, float threshold, const DecoderConfig& config)
-    : fields_(&fields),
-      limb_(limb),
-      stride_(stride),
-      size_(size),
-      threshold_(threshold),
-      config_(&config),
-      from_(&from),
-      to_(&to) {}
-
 Candidates& LimbConnections::candidates(bool backward) {
-  if (!candidates_)
-    candidates_.emplace(Candidates::of_limb(*fields_, limb_, stride_, size_, threshold_, *from_, *to_, *config_));
-  return (*candidates_)[backward ? 1 : 0];
+  if (candidates_[0] == nullptr) candidates_ = make_candidates(*fields_, limb_, threshold_, *map1_, *map2_, *config_);
+  return *candidates_[backward ? 1 : 0];
 }
 
 Joint LimbConnections::follow(bool backward, const Joint& start, float window) {
   Candidates& candidates = this->candidates(backward);
   const float half_scale = 0.5F * std::max(start.scale, config_->connection_min_scale);
-  Window starts;
-  const auto search_within = [&](float reach) {
+  PixelBox starts;
+  const auto set_reach = [&](float reach) {
     starts = {start.x - reach, start.x + reach, start.y - reach, start.y + reach};
   };
-  search_within(window * half_scale);
+  set_reach(window * half_scale);
 
   Match first, second;
-  candidates.for_each_batch(starts, second.score, [&](const int* entries, std::size_t count) {
-    Candidates::Batch scores{};
-    candidates.score(entries, count, scores);
-    candidates.weigh(entries, count, start.x, start.y, half_scale, scores);
+  candidates.for_each_batch(starts, second.value, [&](const int* entries, std::size_t count) {
+    Candidates::Scores values{};
+    candidates.score(entries, count, values);
+    candidates.apply_gaussian(entries, count, start.x, start.y, half_scale, values);
     for (std::size_t i = 0; i < count; ++i) {
-      if (!(scores[i] > 0.0F && scores[i] >= second.score)) continue;
-      const Match match{entries[i], candidates.cell(entries[i]), scores[i]};
-      if (!match.better_than(second) || !candidates.usable(match.index)) continue;
-      second = match.better_than(first) ? first : match;
-      if (match.better_than(first)) first = match;
+      if (!(values[i] > 0.0F && values[i] >= second.value)) continue;
+      const Match match{entries[i], candidates.cell(entries[i]), values[i]};
+      if (!match.is_better_than(second) || !candidates.is_candidate(match.entry)) continue;
+      second = match.is_better_than(first) ? first : match;
+      if (match.is_better_than(first)) first = match;
     }
-    // No score exceeds 1, so what starts further away comes to less than the second best. The margin is for rounding.
-    if (count == Candidates::max_batch && second.score > 0.0F) {
-      const float furthest = 1.001F * (std::sqrt(-2.0F * std::log(second.score)) + 0.001F);  // [σ]
-      search_within(half_scale * std::min(window, furthest));
+    // Scores are at most 1, so starts beyond d = σ·√(−2 ln value₂) cannot beat the second best. The margin is for
+    // rounding. This halves the time on fields full of large joints.
+    if (count == Candidates::kMaxBatch && second.value > 0.0F) {
+      const float furthest = 1.001F * (std::sqrt(-2.0F * std::log(second.value)) + 0.001F);  // [σ]
+      set_reach(half_scale * std::min(window, furthest));
     }
   });
   return blend(candidates, first, second);
 }
 
-/// Steps from the best two matches to one target.
+/// The joint to which the best two matches lead.
 Joint LimbConnections::blend(const Candidates& candidates, const Match& first, const Match& second) const {
-  if (first.index < 0) return {};
-  const Joint a = candidates.target(first.index);
-  const Joint alone{0.5F * first.score, a.x, a.y, a.scale};
-  if (second.index < 0 || second.score < config_->blend_min_score ||
-      second.score < config_->blend_min_ratio * first.score)
+  if (first.entry < 0) return {};
+  const Joint a = candidates.target(first.entry);
+  const Joint alone{0.5F * first.value, a.x, a.y, a.scale};
+  if (second.entry < 0 || second.value < config_->blend_min_score ||
+      second.value < config_->blend_min_ratio * first.value)
     return alone;
-  const Joint b = candidates.target(second.index);
+  const Joint b = candidates.target(second.entry);
   if (square(a.x - b.x) + square(a.y - b.y) > square(config_->blend_max_distance * a.scale)) return alone;
 
-  const float sum = first.score + second.score;
+  const float sum = first.value + second.value;
   if (!(sum > 0.0F)) return alone;
   const auto mean = [&](float of_first, float of_second) {
-    return (first.score * of_first + second.score * of_second) / sum;
+    return (first.value * of_first + second.value * of_second) / sum;
   };
   return {0.5F * sum, mean(a.x, b.x), mean(a.y, b.y), mean(a.scale, b.scale)};
 }
@@ -80,9 +69,9 @@ std::vector<Connection> LimbConnections::all(bool backward) {
   Candidates& candidates = this->candidates(backward);
   std::vector<Connection> connections;
   for (int i = 0; i < candidates.size(); ++i) {
-    Candidates::Batch score;
+    Candidates::Scores score;
     candidates.score(&i, 1, score);
-    if (score[0] > 0.0F && candidates.usable(i))
+    if (score[0] > 0.0F && candidates.is_candidate(i))
       connections.push_back({score[0], candidates.x(i), candidates.y(i), candidates.target(i), candidates.cell(i)});
   }
   std::sort(connections.begin(), connections.end(),

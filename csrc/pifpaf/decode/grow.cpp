@@ -6,9 +6,9 @@
 
 namespace dgcn::pifpaf {
 
-void Grower::grow(ConnectionSet& connections, const GrowPass& pass, Joint* person) {
+void Grower::grow(std::vector<LimbConnections>& connections, const GrowPass& pass, Joint* person) {
   heap_.clear();
-  entered_ = 0;
+  num_pushed_ = 0;
   for (int k = 0; k < skeleton_.num_keypoints(); ++k) {
     if (person[k].found()) push_limbs(k, person);
   }
@@ -28,18 +28,18 @@ void Grower::grow(ConnectionSet& connections, const GrowPass& pass, Joint* perso
 }
 
 void Grower::fill_missing(Joint* person) {
-  std::vector<int> reached;
+  std::vector<int> queue;  // breadth-first search from all joints found
   for (int k = 0; k < skeleton_.num_keypoints(); ++k) {
-    if (person[k].found()) reached.push_back(k);
+    if (person[k].found()) queue.push_back(k);
   }
-  std::stable_sort(reached.begin(), reached.end(),
+  std::stable_sort(queue.begin(), queue.end(),
                    [&](int a, int b) { return person[a].confidence > person[b].confidence; });
-  for (std::size_t i = 0; i < reached.size(); ++i) {  // breadth first: `reached` grows while it is walked
-    const Joint start = person[reached[i]];
-    for (const DirectedLimb& limb : skeleton_.outgoing(reached[i])) {
+  for (std::size_t i = 0; i < queue.size(); ++i) {
+    const Joint start = person[queue[i]];
+    for (const DirectedLimb& limb : skeleton_.outgoing(queue[i])) {
       if (person[limb.end].found()) continue;
       person[limb.end] = {config_.complete_confidence, start.x, start.y, start.scale};
-      reached.push_back(limb.end);
+      queue.push_back(limb.end);
     }
   }
 }
@@ -52,7 +52,7 @@ void Grower::push_limbs(int keypoint, const Joint* person) {
 }
 
 void Grower::push(Branch branch) {
-  branch.order = entered_++;
+  branch.order = num_pushed_++;
   heap_.push_back(branch);
   std::push_heap(heap_.begin(), heap_.end(), comes_later);
 }
@@ -68,8 +68,8 @@ bool Grower::comes_later(const Branch& a, const Branch& b) {
   return a.key != b.key ? a.key < b.key : a.order > b.order;
 }
 
-/// The joint at the end of a limb, not found where the limb leads nowhere or fails the reverse match.
-Joint Grower::connect(ConnectionSet& connections, const GrowPass& pass, const DirectedLimb& limb,
+/// The joint at the end of a limb; not found if there is no connection, it is too weak or the reverse match fails.
+Joint Grower::connect(std::vector<LimbConnections>& connections, const GrowPass& pass, const DirectedLimb& limb,
                       const Joint& start) const {
   LimbConnections& candidates = connections[static_cast<std::size_t>(limb.limb)];
   Joint joint = candidates.follow(limb.backward, start, pass.window);

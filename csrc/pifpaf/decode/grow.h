@@ -1,4 +1,4 @@
-// Stage 7 and 11: a person grows from its first joint along the limbs, most certain limb first.
+// Decoder, stages 4 and 5: a person is grown from its first joint along the limbs, the most confident limb first.
 #pragma once
 
 #include <vector>
@@ -10,47 +10,49 @@
 
 namespace dgcn::pifpaf {
 
-/// How strict a pass of growing is.
+/// What differs between growing persons and completing them.
 struct GrowPass {
-  float window;        ///< in which connections start [scales]
-  bool reverse_match;  ///< a new joint must lead back to its start
+  float window;        ///< connection_window or complete_window [scales]
+  bool reverse_match;  ///< whether a new joint must lead back to its start
 };
 
-/// Grows persons over one image's connections; keeps nothing from one person to the next.
+/// Grows persons; keeps its heap's memory from one person to the next, and nothing else.
 class Grower {
  public:
   Grower(const Skeleton& skeleton, const DecoderConfig& config) : skeleton_(skeleton), config_(config) {}
 
-  /// Fills the joints of a person that can be reached from those it has.
+  /// Fills the joints of a person that can be reached from those it has; `connections` [M], by limb.
   ///
-  /// A max-heap holds the limbs from a filled joint to an unfilled one. A limb enters with the key √confidence of its
-  /// start, an upper bound of what it can reach; the first time it comes up its connection is computed and it is put
-  /// back under the confidence of the joint found, the second time that joint is accepted. Of equal keys the one that
-  /// entered first comes up first.
-  void grow(ConnectionSet& connections, const GrowPass& pass, Joint* person);
+  /// A max-heap holds the limbs from a filled joint to an unfilled one. A limb is pushed with the key √confidence of its
+  /// start, an upper bound of the confidence at its end. When it is popped first, its connection is computed and it is
+  /// pushed again with the confidence of the joint found; when it is popped again, that joint is accepted. Of equal keys
+  /// the one pushed first is popped first.
+  void grow(std::vector<LimbConnections>& connections, const GrowPass& pass, Joint* person);
 
-  /// Copies into every joint still missing the nearest found one along the limbs, with `complete_confidence`; of
-  /// several at the same number of limbs, the most confident, then the lower keypoint.
+  /// Copies into every joint still missing the nearest joint of the person, counted in limbs, with
+  /// `complete_confidence`; of several equally near, the most confident, then the lower keypoint.
   void fill_missing(Joint* person);
 
  private:
+  /// A limb in the heap.
   struct Branch {
     float key;
-    int order;  ///< of entering the heap
+    int order;  ///< number of branches pushed before
     const DirectedLimb* limb;
-    Joint joint;  ///< the joint at its end, once computed
+    Joint joint;  ///< at the end of the limb, once computed
   };
 
   void push_limbs(int keypoint, const Joint* person);
   void push(Branch branch);
   Branch pop();
   static bool comes_later(const Branch& a, const Branch& b);
-  Joint connect(ConnectionSet& connections, const GrowPass& pass, const DirectedLimb& limb, const Joint& start) const;
+  Joint connect(std::vector<LimbConnections>& connections, const GrowPass& pass, const DirectedLimb& limb,
+                const Joint& start) const;
 
   const Skeleton& skeleton_;
   const DecoderConfig& config_;
   std::vector<Branch> heap_;
-  int entered_ = 0;
+  int num_pushed_ = 0;
 };
 
 }  // namespace dgcn::pifpaf

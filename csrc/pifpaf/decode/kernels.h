@@ -5,30 +5,42 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "pifpaf/decode/spot.h"
-
 namespace dgcn::pifpaf {
 
-constexpr int block_edge = 4;                   ///< of a block of pixels [px]
-constexpr int tile_width = 8, tile_height = 4;  ///< of a tile of places: a bit of a mask to each
-constexpr int tile_size = tile_width * tile_height;
+constexpr int kBlockEdge = 4;                   ///< confidence maps are computed in blocks of 4 × 4 pixels [px]
+constexpr int kTileWidth = 8, kTileHeight = 4;  ///< of a tile of candidates, one to a bit of a 32-bit mask
+constexpr int kTileSize = kTileWidth * kTileHeight;
 
-/// Pixels from left to right and top to bottom, ends included [px].
-struct Window {
+/// What one PIF cell adds to the confidence map of its keypoint: peak·(1 − d²/16σ²)⁸ at a pixel d ≤ σ from its centre,
+/// and `peak` at the pixel nearest to the centre (|dx|, |dy| < ½).
+struct Splat {
+  int left, right, top, bottom;  ///< bounding box: the pixels [left, right) × [top, bottom)
+  float x, y;                    ///< centre [px]
+  float peak;
+  float sigma2;      ///< σ² [px²]
+  float falloff;     ///< 1/16σ² [px⁻²]
+  bool exceeds_box;  ///< whether, for want of precision, pixels outside of the bounding box are within σ
+
+  /// What it adds to one pixel: 0 outside of the bounding box.
+  float at(int row, int column) const;
+};
+
+/// A rectangle of the image, its borders included [px].
+struct PixelBox {
   float left, right, top, bottom;
 };
 
-/// A tile of places in an image, a value to each and row after row.
-struct Tile {
+/// kTileHeight × kTileWidth candidates in a grid stored row after row: confidence and start (x, y).
+struct CandidateTile {
   const float* confidence;
   const float* x;
   const float* y;
   std::size_t row_stride;
-  float to_px;  ///< by which x and y are to be multiplied
+  float to_px;  ///< factor that converts x and y to pixels
 };
 
-/// The windows around tile_size tiles.
-struct TileWindows {
+/// The bounding boxes of kTileSize tiles, an array per side [px].
+struct TileBounds {
   const float* left;
   const float* right;
   const float* top;
@@ -36,24 +48,25 @@ struct TileWindows {
 };
 
 struct Kernels {
-  /// What spots add up to, one after the other, at the pixels [block_edge, block_edge] of the block at (top, left). It may
-  /// stop where all pixels have reached 1.
-  void (*add_spots)(const Spot* spots, const int* begin, const int* end, int top, int left, float* pixels);
+  /// Adds up splats[i] for the indices i in [begin, end), in their order, at the block of kBlockEdge × kBlockEdge `pixels`
+  /// whose first is (top, left). May stop once every pixel has reached 1.
+  void (*sum_splats)(const Splat* splats, const int* begin, const int* end, int top, int left, float* pixels);
 
-  /// The smallest window around those of a tile's places that are at least as confident as `threshold`; one that ends
-  /// before it begins where there are none. NaN is nowhere.
-  Window (*around)(const Tile& tile, float threshold);
+  /// The bounding box of the starts of a tile's candidates with at least the given confidence; left > right if there are
+  /// none. Candidates with a NaN are ignored.
+  PixelBox (*bound_starts)(const CandidateTile& tile, float threshold);
 
-  /// Which of the windows have pixels in common with `window`: the i-th is bit i.
-  std::uint32_t (*meeting)(const TileWindows& windows, const Window& window);
+  /// Bit i: whether the i-th of the bounds has a point in common with `window`.
+  std::uint32_t (*overlapping_tiles)(const TileBounds& bounds, const PixelBox& window);
 
-  /// Which of a tile's places are in the window and at least as confident as both `threshold` and `floor`: the i-th is
-  /// bit i.
-  std::uint32_t (*find)(const Tile& tile, const Window& window, float threshold, float floor);
+  /// Bit i: whether the i-th candidate of the tile starts in the window and its confidence is at least both `threshold`
+  /// and `min_score`.
+  std::uint32_t (*starts_inside)(const CandidateTile& tile, const PixelBox& window, float threshold, float min_score);
 
-  /// Multiplies `count` values, each at a place (x, y), by exp(−½ d²/σ²) for its distance d from (at_x, at_y) [px], rounded
-  /// to a float once. The arrays reach up to a multiple of 4.
-  void (*weigh)(const float* x, const float* y, std::size_t count, float at_x, float at_y, float sigma, float* values);
+  /// Multiplies values[i] by exp(−½ d²/σ²), d being the distance of (x[i], y[i]) from (centre_x, centre_y) [px]. The
+  /// exponential is computed in double and rounded to float once. Accesses the arrays up to a multiple of 4 elements.
+  void (*apply_gaussian)(const float* x, const float* y, std::size_t count, float centre_x, float centre_y, float sigma,
+                         float* values);
 };
 
 /// Those of the best instruction set that this machine has.

@@ -4,6 +4,8 @@
 #include <cmath>
 #include <cstddef>
 
+#include "pifpaf/decode/checked_fields.h"
+
 namespace dgcn::pifpaf {
 
 Occupancy::Occupancy(int num_keypoints, PixelSize size, const DecoderConfig& config)
@@ -17,39 +19,29 @@ void Occupancy::mark(int keypoint, const Joint& joint) {
   if (words_.empty()) words_.resize(bit_of(num_keypoints_, 0, 0) / 64 + 1);
   const float x = joint.x / reduction_, y = joint.y / reduction_;
   const float half_side = std::max(min_half_side_, joint.scale / reduction_);
-  const int left = truncate(x - half_side, 0, columns_ - 1);
-  const int top = truncate(y - half_side, 0, rows_ - 1);
-  const Square square{keypoint, left, top, truncate(x + half_side, left + 1, columns_),
-                      truncate(y + half_side, top + 1, rows_)};
-  fill(square, true);
-  marked_.push_back(square);
-}
-
-bool Occupancy::occupied(int keypoint, const Joint& joint) const {
-  if (words_.empty()) return false;
-  const int row = truncate(joint.y / reduction_, 0, rows_ - 1);
-  const int column = truncate(joint.x / reduction_, 0, columns_ - 1);
-  const std::size_t bit = bit_of(keypoint, row, column);
-  return (words_[bit / 64] >> bit % 64 & 1) != 0;
-}
-
-void Occupancy::clear() {
-  for (const Square& square : marked_) fill(square, false);
-  marked_.clear();
-}
-
-void Occupancy::fill(const Square& square, bool value) {
-  for (int row = square.top; row < square.bottom; ++row) {
-    const std::size_t end = bit_of(square.keypoint, row, square.right);
-    for (std::size_t bit = bit_of(square.keypoint, row, square.left); bit < end;) {
+  const int left = clamp_to_int(x - half_side, 0, columns_ - 1);
+  const int top = clamp_to_int(y - half_side, 0, rows_ - 1);
+  const int right = clamp_to_int(x + half_side, left + 1, columns_);
+  const int bottom = clamp_to_int(y + half_side, top + 1, rows_);
+  for (int row = top; row < bottom; ++row) {
+    const std::size_t end = bit_of(keypoint, row, right);
+    for (std::size_t bit = bit_of(keypoint, row, left); bit < end;) {  // a word at a time
       const std::size_t count = std::min(end - bit, 64 - bit % 64);
-      const std::uint64_t bits = ~std::uint64_t{0} >> (64 - count) << bit % 64;
-      std::uint64_t& word = words_[bit / 64];
-      word = value ? word | bits : word & ~bits;
+      words_[bit / 64] |= ~std::uint64_t{0} >> (64 - count) << bit % 64;
       bit += count;
     }
   }
 }
+
+bool Occupancy::occupied(int keypoint, const Joint& joint) const {
+  if (words_.empty()) return false;
+  const int row = clamp_to_int(joint.y / reduction_, 0, rows_ - 1);
+  const int column = clamp_to_int(joint.x / reduction_, 0, columns_ - 1);
+  const std::size_t bit = bit_of(keypoint, row, column);
+  return (words_[bit / 64] >> bit % 64 & 1) != 0;
+}
+
+void Occupancy::clear() { std::fill(words_.begin(), words_.end(), 0); }
 
 std::size_t Occupancy::bit_of(int keypoint, int row, int column) const {
   const auto rows = static_cast<std::size_t>(rows_), columns = static_cast<std::size_t>(columns_);

@@ -1,6 +1,7 @@
-// Stage 5: which places already belong to a joint, one coarse bitmap per keypoint.
+// Decoder, stages 4 and 6: the places that joints occupy, a coarse bitmap per keypoint.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <vector>
 
@@ -10,7 +11,7 @@
 
 namespace dgcn::pifpaf {
 
-/// K bitmaps whose cells are `occupancy_reduction` px wide; their memory is taken with the first joint marked.
+/// K bitmaps with cells of `occupancy_reduction` px; allocated when the first joint is marked.
 class Occupancy {
  public:
   Occupancy(int num_keypoints, PixelSize size, const DecoderConfig& config);
@@ -22,16 +23,10 @@ class Occupancy {
   /// Whether the cell int(x/reduction), clamped to the bitmap, has been marked.
   bool occupied(int keypoint, const Joint& joint) const;
 
-  /// Back to nothing marked; touches what was marked only.
+  /// Unmarks everything.
   void clear();
 
  private:
-  /// The cells [left, right) × [top, bottom) of one keypoint's bitmap.
-  struct Square {
-    int keypoint, left, top, right, bottom;
-  };
-
-  void fill(const Square& square, bool value);
   std::size_t bit_of(int keypoint, int row, int column) const;
 
   int num_keypoints_;
@@ -39,8 +34,7 @@ class Occupancy {
   int columns_;
   float reduction_;
   float min_half_side_;
-  std::vector<std::uint64_t> words_;  ///< [K, rows, columns], a bit to a cell; empty until the first mark
-  std::vector<Square> marked_;
+  std::vector<std::uint64_t> words_;  ///< [K, rows, columns], a bit per cell
 };
 
 }  // namespace dgcn::pifpaf

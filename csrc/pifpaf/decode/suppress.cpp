@@ -2,12 +2,13 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <utility>
 #include <vector>
 
 namespace dgcn::pifpaf {
 namespace {
 
-/// Keeps the persons that have a joint and at least the given mean confidence, the best first.
+/// Drops persons without joints or below the given mean confidence, and sorts the others, best first.
 void keep_best_first(float threshold, Persons& persons) {
   struct Ranked {
     float mean;

@@ -1,4 +1,4 @@
-// Stage 9: persons that repeat a better one lose their joints, and weak persons are dropped.
+// Decoder, stage 6: duplicate joints are suppressed and weak persons dropped.
 #pragma once
 
 #include "pifpaf/config.h"
@@ -7,11 +7,10 @@
 
 namespace dgcn::pifpaf {
 
-/// Visits persons by mean confidence. A joint on a place that a better person's joint of the same keypoint occupies has
-/// its confidence multiplied by `suppression_factor`; others occupy theirs. Joints at or below the keypoint threshold
-/// are then removed, persons without joints or with a mean confidence below the instance threshold dropped, and the rest
-/// sorted by mean confidence again. Ties keep the order in which persons were grown. `occupancy` must be clear, and is
-/// used up.
+/// Visits persons by descending mean confidence. A joint in a place that a better person's joint of the same keypoint
+/// occupies has its confidence multiplied by `suppression_factor`; any other joint occupies its place. Joints at or below
+/// the keypoint threshold are removed, then persons without joints or with a mean confidence below the instance
+/// threshold. The rest is sorted by mean confidence again; equal ones keep their order. `occupancy` must be clear.
 void suppress(Occupancy& occupancy, const DecoderConfig& config, Persons& persons);
 
 }  // namespace dgcn::pifpaf

@@ -1,23 +1,18 @@
-// Encoder, stage 3: what a field says before anything is painted.
+// Encoder, stage 2: the values of a field before joints and limbs are painted.
 #pragma once
 
 #include <cstddef>
 
-#include "pifpaf/encode/claims.h"
+#include "pifpaf/annotations.h"
+#include "pifpaf/encode/nearest.h"
 
 namespace dgcn::pifpaf {
 
-/// A box around people whose keypoints nobody annotated.
-struct Box {
-  double x, y;           ///< its left and upper edge [px]
-  double width, height;  ///< [px]
-};
-
-/// Fills [begin, begin + count) with a quiet NaN, the one whose bits are all set, at the speed of memset.
+/// Fills [begin, begin + count) with the quiet NaN whose bits are all set, by memset.
 void fill_nan(float* begin, std::size_t count);
 
-/// Fills a confidence [H, W]: NaN in every cell that comes within a stride of one of the `num_ignored` boxes, so that
-/// nothing is learned there, and 0 elsewhere. A box that is not finite or reaches beyond ±10⁹ px counts for nothing.
-void fill_background(const Box* ignored, int num_ignored, const Grid& grid, float* confidence);
+/// Fills a confidence [H, W] with 0, and with NaN in every cell less than a stride from one of the `num_ignored` boxes.
+/// Boxes with a NaN or infinity, or beyond ±10⁹ px, are skipped.
+void fill_background(const Box* ignored, int num_ignored, const FieldGrid& grid, float* confidence);
 
 }  // namespace dgcn::pifpaf

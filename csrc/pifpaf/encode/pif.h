@@ -1,32 +1,32 @@
-// Encoder, stage 4: the joints of one keypoint.
+// Encoder, stage 3: painting the joints of one keypoint.
 #pragma once
 
 #include <vector>
 
-#include "pifpaf/encode/claims.h"
+#include "pifpaf/encode/nearest.h"
 #include "pifpaf/encode/poses.h"
 
 namespace dgcn::pifpaf {
 
-/// One keypoint's planes of the targets. Of the cells that get a joint all three are written, of the others nothing.
+/// One keypoint's planes of the targets. All three are written in the cells assigned to a joint, none in the others.
 struct PifTarget {
   float* confidence;  ///< [H, W]: 1 near a joint
   float* offset;      ///< [2, H, W]: cell -> joint, (x, y) [cells]
   float* scale;       ///< [H, W]: size of the joint [cells], or NaN
 };
 
-/// Paints the joints of one keypoint after the other.
+/// Paints one keypoint after the other onto fields of one size.
 class PifPainter {
  public:
-  explicit PifPainter(const Grid& grid) : grid_(grid), claims_(grid) {}
+  explicit PifPainter(const FieldGrid& grid) : grid_(grid), nearest_(grid) {}
 
-  /// Paints keypoint `k` of all `poses` [P, K]. A joint claims the 4x4 cells around it; the nearest joint wins a cell,
-  /// of equally near ones the first.
+  /// Paints keypoint `k` of all `poses` [P, K]. A joint covers the 4 × 4 cells around it; each cell is assigned to the
+  /// nearest joint that covers it, of equally near ones to the first.
   void paint(const std::vector<PoseJoint>& poses, int num_keypoints, int k, const PifTarget& target);
 
  private:
-  struct Joint {
-    Point center;  ///< [cells]
+  struct Patch {
+    Point center;  ///< of the joint [cells]
 
     double distance(int row, int column) const {  // squared
       const double x = center.x - column, y = center.y - row;
@@ -34,12 +34,12 @@ class PifPainter {
     }
   };
 
-  Grid grid_;
-  Claims<Joint> claims_;
+  FieldGrid grid_;
+  NearestShapes<Patch> nearest_;
 };
 
-/// Paints the confidence [H, W] of keypoint `k` alone, where nobody asks which joint is nearest.
-void paint_confidence(const std::vector<PoseJoint>& poses, int num_keypoints, int k, const Grid& grid,
+/// Paints only the confidence [H, W] of keypoint `k`, for which the nearest joint does not matter.
+void paint_confidence(const std::vector<PoseJoint>& poses, int num_keypoints, int k, const FieldGrid& grid,
                       float* confidence);
 
 }  // namespace dgcn::pifpaf

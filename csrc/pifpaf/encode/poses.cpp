@@ -8,11 +8,10 @@
 namespace dgcn::pifpaf {
 namespace {
 
-constexpr double max_coordinate = 1e9;  // [px]
-constexpr double hidden_radius = 32.0;  // [px]
-constexpr int min_joints = 3;           // with fewer, a bounding box says nothing about the size of a person
-constexpr double max_pose_ratio = 5.0;  // how much larger than its visible part a person is taken to be, at most
-constexpr double nothing = std::numeric_limits<double>::quiet_NaN();
+constexpr double kHiddenRadius = 32.0;  // [px]
+constexpr int kMinJoints = 3;           // with fewer, the bounding box is a poor estimate of a person's size
+constexpr double kMaxPoseRatio = 5.0;   // of a whole person's size to that of its annotated part
+constexpr double kUnknown = std::numeric_limits<double>::quiet_NaN();
 
 /// Bounding box of points that are added one by one.
 class Bounds {
@@ -25,8 +24,8 @@ class Bounds {
   double area() const { return (right_ - left_) * (bottom_ - top_); }
 
  private:
-  static constexpr double infinity = std::numeric_limits<double>::infinity();
-  double left_ = infinity, right_ = -infinity, top_ = infinity, bottom_ = -infinity;
+  static constexpr double kInfinity = std::numeric_limits<double>::infinity();
+  double left_ = kInfinity, right_ = -kInfinity, top_ = kInfinity, bottom_ = -kInfinity;
 };
 
 bool is_inside(const AnnotatedJoint& joint, PixelSize picture) {
@@ -35,29 +34,25 @@ bool is_inside(const AnnotatedJoint& joint, PixelSize picture) {
 
 bool is_near(Point a, Point b) {
   const double x = a.x - b.x, y = a.y - b.y;
-  return x * x + y * y < hidden_radius * hidden_radius;
+  return x * x + y * y < kHiddenRadius * kHiddenRadius;
 }
 
 }  // namespace
 
-bool AnnotatedJoint::usable() const {
-  return visibility > 0.0 && std::fabs(x) <= max_coordinate && std::fabs(y) <= max_coordinate;
-}
-
 double person_scale(const AnnotatedJoint* joints, const Proportions& proportions) {
   Bounds person, upright_part, upright;
-  int num_usable = 0;
+  int num_annotated = 0;
   for (std::size_t k = 0; k < proportions.sigmas.size(); ++k) {
     const Point reference = proportions.upright_pose[k];
     upright.add(reference.x, reference.y);
-    if (!joints[k].usable()) continue;
+    if (!joints[k].is_annotated()) continue;
     person.add(joints[k].x, joints[k].y);
     upright_part.add(reference.x, reference.y);
-    ++num_usable;
+    ++num_annotated;
   }
-  if (num_usable < min_joints || !(person.area() > 0.0)) return nothing;
-  const double ratio = upright_part.area() > 0.0 ? std::sqrt(upright.area() / upright_part.area()) : max_pose_ratio;
-  return std::sqrt(person.area()) * std::min(max_pose_ratio, ratio);
+  if (num_annotated < kMinJoints || !(person.area() > 0.0)) return kUnknown;
+  const double ratio = upright_part.area() > 0.0 ? std::sqrt(upright.area() / upright_part.area()) : kMaxPoseRatio;
+  return std::sqrt(person.area()) * std::min(kMaxPoseRatio, ratio);
 }
 
 std::vector<PoseJoint> read_poses(const AnnotatedJoint* joints, int num_persons, PixelSize picture,
@@ -70,7 +65,8 @@ std::vector<PoseJoint> read_poses(const AnnotatedJoint* joints, int num_persons,
     const double scale = person_scale(joints + first, proportions);
     for (std::size_t k = 0; k < num_keypoints; ++k) {
       const AnnotatedJoint& joint = joints[first + k];
-      poses.push_back({{joint.x, joint.y}, scale * proportions.sigmas[k], joint.usable() && is_inside(joint, picture)});
+      poses.push_back(
+          {{joint.x, joint.y}, scale * proportions.sigmas[k], joint.is_annotated() && is_inside(joint, picture)});
     }
   }
 

@@ -17,7 +17,7 @@ constexpr int kStride = 8;                                // of 8 px each
 const std::vector<std::pair<int, int>> kLimbs{{0, 1}, {1, 2}};
 const Joint kPerson[kKeypoints] = {{1.0F, 9.0F, 3.5F, 1.0F}, {1.0F, 9.25F, 7.0F, 1.0F}, {1.0F, 10.0F, 13.0F, 2.0F}};
 
-/// Sets the components of the 4 x 4 cells around a joint, those of one keypoint or limb being `field`.
+/// Sets the components of the 4 x 4 cells around a joint in the `field` of one keypoint or limb.
 void set_around(const Joint& joint, const std::vector<float>& components, float* field) {
   const int left = static_cast<int>(joint.x) - 1, top = static_cast<int>(joint.y) - 1;
   for (std::size_t component = 0; component < components.size(); ++component) {

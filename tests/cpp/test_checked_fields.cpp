@@ -4,7 +4,7 @@
 #include <vector>
 
 #include "check.h"
-#include "pifpaf/fields.h"
+#include "pifpaf/decode/checked_fields.h"
 
 using namespace dgcn::pifpaf;
 
@@ -13,21 +13,21 @@ namespace {
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 constexpr float kNaN = std::numeric_limits<float>::quiet_NaN();
 
-void test_truncate() {
-  CHECK(truncate(2.9F, 0, 10) == 2);
-  CHECK(truncate(-0.9F, 0, 10) == 0);
-  CHECK(truncate(10.0F, 0, 10) == 10);
-  CHECK(truncate(1e30F, 0, 10) == 10);
-  CHECK(truncate(-1e30F, 3, 10) == 3);
-  CHECK(truncate(kInfinity, 0, std::numeric_limits<int>::max()) == std::numeric_limits<int>::max());
-  CHECK(truncate(kNaN, 4, 10) == 4);
+void test_clamp_to_int() {
+  CHECK(clamp_to_int(2.9F, 0, 10) == 2);
+  CHECK(clamp_to_int(-0.9F, 0, 10) == 0);
+  CHECK(clamp_to_int(10.0F, 0, 10) == 10);
+  CHECK(clamp_to_int(1e30F, 0, 10) == 10);
+  CHECK(clamp_to_int(-1e30F, 3, 10) == 3);
+  CHECK(clamp_to_int(kInfinity, 0, std::numeric_limits<int>::max()) == std::numeric_limits<int>::max());
+  CHECK(clamp_to_int(kNaN, 4, 10) == 4);
 }
 
 void test_check_fields() {
   const Skeleton skeleton(2, {{0, 1}});
   DecoderConfig config;
   const auto check = [&](int num_keypoints, int num_limbs, int height, int width, int stride) {
-    return check_fields({nullptr, nullptr, num_keypoints, num_limbs, height, width}, stride, skeleton, config);
+    return check_fields({nullptr, nullptr, num_keypoints, num_limbs, height, width}, stride, skeleton, config).size;
   };
   const PixelSize size = check(2, 1, 81, 41, 8);
   CHECK(size.height == 641 && size.width == 321);
@@ -49,11 +49,11 @@ void test_check_fields() {
 
 // 1 x 40 cells, so that a block of the scan is whole and one is not.
 void test_read() {
-  constexpr int width = 40;
-  std::vector<float> pif(5 * width, 0.0F);
+  constexpr int kWidth = 40;
+  std::vector<float> pif(5 * kWidth, 0.0F);
   const auto set_pif = [&](int cell, float c, float x, float y, float scale) {
     const float values[] = {kNaN, c, x, y, scale};  // the unused component may hold anything
-    for (int i = 0; i < 5; ++i) pif[static_cast<std::size_t>(i * width + cell)] = values[i];
+    for (int i = 0; i < 5; ++i) pif[static_cast<std::size_t>(i * kWidth + cell)] = values[i];
   };
   set_pif(3, 0.5F, 1.0F, 2.0F, 3.0F);
   set_pif(4, 0.49F, 1.0F, 2.0F, 3.0F);
@@ -63,10 +63,10 @@ void test_read() {
   set_pif(8, 0.9F, 1.0F, 2.0F, 3e8F);  // finite, but beyond 1e9 px
   set_pif(9, kInfinity, 1.0F, 2.0F, 3.0F);
   set_pif(39, 1e30F, -1.0F, 0.5F, 0.0F);
-  const Fields fields{pif.data(), nullptr, 1, 0, 1, width};
+  const CheckedFields fields{{pif.data(), nullptr, 1, 0, 1, kWidth}, 4, {1, 4 * (kWidth - 1) + 1}};
 
   std::vector<PifCell> cells(7);
-  read_pif(fields, 0, 4, 0.5F, cells);
+  read_pif(fields, 0, 0.5F, cells);
   CHECK(cells.size() == 2);
   CHECK(cells[0].cell == 3 && cells[0].confidence == 0.5F);
   CHECK(cells[0].x == 4.0F && cells[0].y == 8.0F && cells[0].scale == 12.0F);
@@ -76,7 +76,7 @@ void test_read() {
 }  // namespace
 
 int main() {
-  test_truncate();
+  test_clamp_to_int();
   test_check_fields();
   test_read();
   return check_result();
