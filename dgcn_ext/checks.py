@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+import dgcn_ext
+
 _FEATURE_DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -109,16 +111,11 @@ def check_parameter(name: str, value: Tensor, shape: Sequence[int], features_nam
 def check_device_type(name: str, value: Tensor) -> None:
     if value.device.type not in ("cpu", "cuda", "meta"):
         raise ValueError(f"{name} must be on a CPU or CUDA device, got one on {value.device.type}")
-    if value.is_cuda and not has_cuda_kernels():
+    if value.is_cuda and not dgcn_ext.ops.HAS_CUDA:
         raise RuntimeError(
             f"{name} is a CUDA tensor, but dgcn_ext was built without CUDA kernels: install it again where an nvcc is "
             "found (CUDA_HOME, PATH or /usr/local/cuda)"
         )
-
-
-def has_cuda_kernels() -> bool:
-    """Whether those compiled operators that are loaded include CUDA's."""
-    return torch._C._dispatch_has_kernel_for_dispatch_key("dgcn::graph_conv_forward", "CUDA")
 
 
 def check_has_no_gradient(name: str, value: Tensor) -> None:

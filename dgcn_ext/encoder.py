@@ -14,13 +14,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from dgcn_ext import _pifpaf
 from dgcn_ext.arguments import INT_MAX, check_integer, check_limbs, check_pairs, to_array
+from dgcn_ext.loading import load_compiled
+
+if TYPE_CHECKING:
+    from dgcn_ext import _pifpaf
 
 __all__ = ["PifPafEncoder", "Targets"]
 
@@ -65,11 +68,14 @@ class PifPafEncoder:
         sigmas: ArrayLike,
         upright_pose: ArrayLike,
     ) -> None:
-        self._num_keypoints = check_integer("num_keypoints", num_keypoints, 1, _pifpaf.MAX_KEYPOINTS)
+        pifpaf = load_compiled("_pifpaf")
+        self._num_keypoints = check_integer("num_keypoints", num_keypoints, 1, pifpaf.MAX_KEYPOINTS)
         self._skeleton = check_limbs(skeleton)
         self._sigmas = _float64("sigmas", sigmas, (self._num_keypoints,)).tolist()
         self._upright_pose = _float64("upright_pose", upright_pose, (self._num_keypoints, 2)).tolist()
-        self._native = _pifpaf.Encoder(self._num_keypoints, self._skeleton, self._sigmas, self._upright_pose)
+        self._native: _pifpaf.Encoder = pifpaf.Encoder(
+            self._num_keypoints, self._skeleton, self._sigmas, self._upright_pose
+        )
 
     @property
     def num_keypoints(self) -> int:

@@ -4,11 +4,13 @@ Legend: B images, K nodes (one per keypoint, the channels of x), H×W positions 
 "accumulation dtype" is float64 for float64 features and float32 otherwise.
 """
 
+from contextlib import suppress
+
 import torch
 from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function
 
-from dgcn_ext import flops, ops  # noqa: F401  (flops registers its formulas)
+import dgcn_ext
 from dgcn_ext.checks import (
     check_adjacency,
     check_batch,
@@ -25,6 +27,10 @@ from dgcn_ext.checks import (
 from dgcn_ext.overrides import overridable
 
 __all__ = ["graph_conv", "relu_affinity", "sample_adjacency"]
+
+# Without the compiled operators this module imports all the same: below, `dgcn_ext.ops` raises where it is used.
+with suppress(ImportError):
+    import dgcn_ext.flops  # registers its formulas
 
 _AUTOCAST_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -129,7 +135,9 @@ def graph_conv(
         weight = None if weight is None else _parameter(weight, dtype)
         bias = None if bias is None else _parameter(bias, dtype)
         mask, target, relu = _MASK[semantics], _TARGET[aggregate], _RELU[activation]
-        return ops.graph_conv(x, edge_weight, adjacency, weight, bias, residual, seed, per_sample, mask, target, relu)
+        return dgcn_ext.ops.graph_conv(
+            x, edge_weight, adjacency, weight, bias, residual, seed, per_sample, mask, target, relu
+        )
     except (AttributeError, KeyError, RuntimeError, TypeError, ValueError):
         try:
             check_option("semantics", semantics, _MASK)
@@ -172,7 +180,7 @@ def sample_adjacency(adjacency: Tensor, seed: Tensor, batch: int | None = None) 
     if batch is not None:
         check_batch(batch)
     probability = adjacency.to(_accumulation_dtype(adjacency.dtype)).contiguous()
-    return ops.sample_adjacency(probability, seed, batch).to(adjacency.dtype)
+    return dgcn_ext.ops.sample_adjacency(probability, seed, batch).to(adjacency.dtype)
 
 
 @overridable
@@ -221,7 +229,9 @@ def relu_affinity(a: Tensor, b: Tensor, g: Tensor) -> Tensor:
         return value.to(_accumulation_dtype(g.dtype)).contiguous()
 
     a, b = keys("a", a), keys("b", b)
-    return ops.relu_affinity(a, a.view_as(a) if b is a else b, g)  # torch.compile refuses the same tensor twice
+    return dgcn_ext.ops.relu_affinity(
+        a, a.view_as(a) if b is a else b, g
+    )  # torch.compile refuses the same tensor twice
 
 
 def _parameter(value: Tensor, dtype: torch.dtype) -> Tensor:

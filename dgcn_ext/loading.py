@@ -1,20 +1,67 @@
-"""Registers the compiled operators with torch where torch is imported, and only there.
-
-A saved program (``torch.export.load``, ``torch._inductor.aoti_load_package``) names its operators, and torch looks them
-up without importing anything. So ``import dgcn_ext`` registers them as soon as torch is there: at once where torch is
-imported already, else at the end of ``import torch``. Who never imports torch never loads them.
-"""
+"""What is loaded when: submodules on first use, compiled modules on first use, the operators together with torch."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
+from importlib import import_module
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
+from importlib.metadata import version
 from types import ModuleType
+from typing import Any
+
+
+def lazy_attributes(
+    namespace: dict[str, Any], exports: Mapping[str, Iterable[str]]
+) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
+    """The ``__getattr__`` and ``__dir__`` (PEP 562) of a module whose names load on first use::
+
+        __getattr__, __dir__ = lazy_attributes(globals(), {"modules": ["DGCM"], "functional": []})
+
+    Args:
+        namespace: the ``globals()`` of the module.
+        exports: by submodule of the module's package, the names that the module takes from it. The submodules are
+            attributes too, and so is ``__version__``, that of the distribution.
+    """
+    home = {name: submodule for submodule, names in exports.items() for name in names}
+
+    def load(name: str) -> Any:
+        if name == "__version__":
+            value: Any = version("dgcn")
+        elif name in home:
+            value = getattr(import_module(f"{namespace['__package__']}.{home[name]}"), name)
+        elif name in exports:
+            value = import_module(f"{namespace['__package__']}.{name}")
+        else:
+            raise AttributeError(f"module {namespace['__name__']!r} has no attribute {name!r}")
+        namespace[name] = value
+        return value
+
+    return load, lambda: sorted({*namespace, *home, *exports, "__version__"})
+
+
+def load_compiled(name: str) -> Any:
+    """The compiled module ``dgcn_ext.<name>``.
+
+    Raises:
+        ImportError: it is missing or does not load; one line that says how to build it.
+    """
+    try:
+        return import_module(f"dgcn_ext.{name}")
+    except ImportError as error:
+        raise ImportError(
+            f"the compiled module dgcn_ext.{name} does not load ({error}). Where it is missing, or was built for "
+            "another Python or torch, build it from the root of the dgcn repository: `pip install .`, or in place "
+            "`pip install --no-build-isolation -e .`"
+        ) from error
 
 
 def register_with_torch() -> None:
-    """Registers the operators now if torch is imported, else as soon as it is."""
+    """Registers the operators now if torch is imported, else at the end of ``import torch``.
+
+    A saved program (``torch.export.load``, ``torch._inductor.aoti_load_package``) names its operators, and torch looks
+    them up without importing anything. So they have to be there as soon as torch is. Without torch they never load.
+    """
     if "torch" in sys.modules:
         _register()
     else:

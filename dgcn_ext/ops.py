@@ -11,7 +11,7 @@ from torch import Tensor
 from torch._ops import OpOverload
 from torch.autograd import forward_ad
 
-from dgcn_ext.checks import check_graph_conv, check_has_no_gradient, has_cuda_kernels
+from dgcn_ext.checks import check_graph_conv, check_has_no_gradient
 from dgcn_ext.dispatch import (
     Function,
     below_autograd,
@@ -25,15 +25,9 @@ from dgcn_ext.dispatch import (
     refuse_gradient,
     register_gradient,
 )
+from dgcn_ext.loading import load_compiled
 
-try:
-    import dgcn_ext._C  # noqa: F401  (registers torch.ops.dgcn)
-except ImportError as error:
-    raise ImportError(
-        f"the compiled operators of dgcn_ext do not load ({error}). Where they are missing, or were built for another "
-        "torch, build them from the root of the dgcn repository: `pip install .`, or in place `pip install "
-        "--no-build-isolation -e .`"
-    ) from error
+load_compiled("_C")  # registers torch.ops.dgcn
 
 graph_conv_forward = torch.ops.dgcn.graph_conv_forward.default
 graph_conv_backward = torch.ops.dgcn.graph_conv_backward.default
@@ -42,7 +36,7 @@ relu_affinity_forward = torch.ops.dgcn.relu_affinity_forward.default
 relu_affinity_backward = torch.ops.dgcn.relu_affinity_backward.default
 
 _library = new_library()
-HAS_CUDA: bool = has_cuda_kernels()
+HAS_CUDA: bool = torch._C._dispatch_has_kernel_for_dispatch_key("dgcn::graph_conv_forward", "CUDA")
 
 
 @torch.library.register_fake("dgcn::sample_adjacency", lib=_library)

@@ -99,5 +99,10 @@ def test_flops_of_relu_affinity() -> None:
 
 def test_modules_are_loaded_again() -> None:
     """As notebooks do after an edit: torch refuses a second formula or kernel where the first one is still there."""
-    code = "import importlib, dgcn_ext.functional as f; [importlib.reload(m) for m in (f.ops, f.flops, f)]"
+    code = """
+from importlib import reload
+from dgcn_ext import flops, functional, ops
+for module in (ops, flops, functional):
+    reload(module)
+"""
     subprocess.run([sys.executable, "-c", code], check=True)
