@@ -21,23 +21,24 @@ def lazy_attributes(
     Args:
         namespace: the ``globals()`` of the module.
         exports: by submodule of the module's package, the names that the module takes from it. The submodules are
-            attributes too, and so is ``__version__``, that of the distribution.
+            attributes too (of "model.network" the part "model"), and so is ``__version__``, that of the distribution.
     """
     home = {name: submodule for submodule, names in exports.items() for name in names}
+    submodules = {submodule.partition(".")[0] for submodule in exports}
 
     def load(name: str) -> Any:
         if name == "__version__":
             value: Any = version("dgcn")
         elif name in home:
             value = getattr(import_module(f"{namespace['__package__']}.{home[name]}"), name)
-        elif name in exports:
+        elif name in submodules:
             value = import_module(f"{namespace['__package__']}.{name}")
         else:
             raise AttributeError(f"module {namespace['__name__']!r} has no attribute {name!r}")
         namespace[name] = value
         return value
 
-    return load, lambda: sorted({*namespace, *home, *exports, "__version__"})
+    return load, lambda: sorted({*namespace, *home, *submodules, "__version__"})
 
 
 def load_compiled(name: str) -> Any:

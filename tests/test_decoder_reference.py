@@ -11,7 +11,7 @@ from painting import paint
 from dgcn_ext.decoder import DecoderConfig, PifPafDecoder
 from dgcn_ext.reference.decoding import decode, effective_options, gather
 
-CASES_PER_KIND = 2500
+CASES_PER_KIND = 500
 BATCH = 250  # cases a test
 
 # The defaults; what lets persons grow out of noise; what takes confidences as they are in the cells.

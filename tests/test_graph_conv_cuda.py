@@ -1,6 +1,6 @@
-"""What only a GPU can show of ``graph_conv``: determinism, graphs, streams, devices, launches and sheer size.
+"""``graph_conv`` on a GPU: the contract, and what only a GPU can show.
 
-Values and gradients are compared with the float64 reference in test_graph_conv.py, on the CPU and on CUDA alike.
+That is determinism, graphs, streams, devices, launches and sheer size.
 """
 
 from __future__ import annotations
@@ -15,11 +15,12 @@ from cuda_cases import LONG_CYCLES, kernels_of
 from graph_conv_cases import (
     FEATURE_TOLERANCE,
     OPTIONAL,
-    differentiate,
+    GraphConvContract,
     make_grad_y,
     make_inputs,
     options_on,
 )
+from op_contract import differentiate
 from torch import Tensor
 
 from dgcn_ext import functional, ops
@@ -27,6 +28,12 @@ from dgcn_ext import functional, ops
 pytestmark = pytest.mark.gpu
 
 REPEATS = 1000
+
+
+class TestContract(GraphConvContract):
+    device_type = "cuda"
+
+
 SEEDS = [3, 2**32 + 1, 2**63 - 1, -1, -(2**63)]
 
 

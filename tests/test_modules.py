@@ -30,11 +30,6 @@ OPTIONS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
-def device(request: pytest.FixtureRequest) -> torch.device:
-    return torch.device(request.param)
-
-
 def soft_adjacency(num_nodes: int = 17) -> Tensor:
     adjacency = torch.rand(num_nodes, num_nodes, generator=torch.Generator().manual_seed(num_nodes))
     return adjacency.fill_diagonal_(1)

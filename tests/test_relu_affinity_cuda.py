@@ -1,6 +1,6 @@
-"""What only a GPU can show of ``relu_affinity``: determinism, graphs, streams, devices, launches and sheer size.
+"""``relu_affinity`` on a GPU: the contract, and what only a GPU can show.
 
-Values and gradients are compared with the float64 reference in test_relu_affinity.py, on the CPU and on CUDA alike.
+That is determinism, graphs, streams, devices, launches and sheer size.
 """
 
 from __future__ import annotations
@@ -10,7 +10,15 @@ from collections.abc import Callable
 import pytest
 import torch
 from cuda_cases import LONG_CYCLES, kernels_of
-from relu_affinity_cases import LAYOUTS, Inputs, Results, check_rounded, differentiate, make_inputs
+from relu_affinity_cases import (
+    LAYOUTS,
+    Inputs,
+    ReluAffinityContract,
+    Results,
+    check_rounded,
+    differentiate,
+    make_inputs,
+)
 from torch import Tensor
 
 from dgcn_ext import functional, ops
@@ -18,6 +26,10 @@ from dgcn_ext import functional, ops
 pytestmark = pytest.mark.gpu
 
 REPEATS = 1000
+
+
+class TestContract(ReluAffinityContract):
+    device_type = "cuda"
 
 
 def relu_affinity(inputs: Inputs) -> Results:

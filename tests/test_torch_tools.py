@@ -66,6 +66,30 @@ def test_jit_trace_records_the_operator_where_gradients_are_needed() -> None:
     assert torch.equal(torch.jit.trace(function, x)(x + 1), function(x + 1))
 
 
+# ---- Inductor -------------------------------------------------------------------------------------------------------
+
+
+def test_inductor() -> None:
+    """Both operators in one graph of dynamic sizes: Inductor takes seconds to compile it."""
+    torch.compiler.reset()
+    generator = torch.Generator().manual_seed(0)
+    adjacency, seed = torch.rand(5, 5, generator=generator), torch.tensor(3)
+
+    def function(x: Tensor, edge_weight: Tensor) -> Tensor:
+        nodes = graph_conv(x.sin(), edge_weight, adjacency, seed=seed, per_sample=True).flatten(2)
+        return relu_affinity(nodes[:, 0], nodes[:, 1], nodes)
+
+    compiled = torch.compile(function, fullgraph=True, dynamic=True)
+    for shape in ((2, 5, 6, 7), (3, 5, 9, 4)):
+        x = torch.randn(shape, generator=generator).contiguous(memory_format=torch.channels_last)
+        results = []
+        for run in (compiled, function):
+            leaves = [x.clone().requires_grad_(), torch.eye(5).requires_grad_()]
+            y = run(*leaves)
+            results.append([y, *torch.autograd.grad(y.sum(), leaves)])
+        torch.testing.assert_close(*results, rtol=1e-4, atol=1e-4)
+
+
 # ---- FLOPs ----------------------------------------------------------------------------------------------------------
 
 
