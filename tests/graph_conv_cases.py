@@ -167,7 +167,6 @@ class GraphConvContract(OpContract):
     features = per_image = ("x", "residual")
     shape = (2, 17, 5, 7)
     layouts = LAYOUTS
-    empty_shapes = ((0, 17, 5, 7), (2, 17, 0, 7), (2, 17, 5, 0), (0, 1, 0, 0))
     bad_input = BAD_INPUT
     vmaps = (
         Vmap(("x",)),
@@ -205,6 +204,10 @@ class GraphConvContract(OpContract):
             inputs = make_inputs(shape, dtype, device, memory_format, optional)
             return Call(inputs, options_on(device, **options))
 
+        def empty() -> Iterator[Call]:
+            for shape, draw in product(((0, 17, 5, 7), (2, 17, 0, 7), (2, 17, 5, 0), (0, 1, 0, 0)), DRAWS):
+                yield call(shape, **DRAWS[draw])
+
         def graphs(draw: str) -> Iterator[Call]:
             """How the K×K matrix is made: independent of the features."""
             for semantics, aggregate, optional in product(("literal", "mask"), ("source", "target"), ((), OPTIONAL)):
@@ -229,7 +232,8 @@ class GraphConvContract(OpContract):
                     yield call((2, 17, 1, width), memory_format)
 
         return (
-            {f"graph {draw}": lambda draw=draw: graphs(draw) for draw in DRAWS}
+            {"empty": empty}
+            | {f"graph {draw}": lambda draw=draw: graphs(draw) for draw in DRAWS}
             | {f"activation {name}": lambda name=name: features(name) for name in ("relu", "none")}
             | {f"K = {number}": lambda number=number: sizes(number) for number in (1, 2, 14, 17, 19, 133)}
             | {"widths": widths}

@@ -48,7 +48,8 @@ class Call:
     tensors: dict[str, Tensor]
     options: dict[str, Any] = field(default_factory=dict)
 
-    def __call__(self, function: Callable[..., Tensor]) -> Tensor:
+    def of(self, function: Callable[..., Tensor]) -> Tensor:
+        """What the function returns."""
         return function(**self.tensors, **self.options)
 
     def replaced(self, **tensors: Tensor) -> Call:
@@ -85,10 +86,7 @@ class BadInput:
 
 
 class OpContract:
-    """The contract. What is declared here without a value describes the operator.
-
-    ``device`` is where the tests run, ``dtype`` that of the features.
-    """
+    """The contract. Its attributes, and the methods before ``pytest_generate_tests``, describe the operator."""
 
     device_type = "cpu"
 
@@ -108,8 +106,6 @@ class OpContract:
     """Of features, where any will do."""
     layouts: dict[str, Callable[[Tensor], Tensor]]
     """Give features of that shape other strides."""
-    empty_shapes: tuple[tuple[int, ...], ...]
-    """Shapes of features without elements."""
     vmaps: tuple[Vmap, ...]
     bad_input: list[tuple[Any, ...]]
     """The fields of :class:`BadInput`, for a call of that shape in float32."""
@@ -123,7 +119,7 @@ class OpContract:
         raise NotImplementedError
 
     def samples(self, dtype: torch.dtype, device: torch.device) -> dict[str, Callable[[], Iterable[Call]]]:
-        """Calls of every size, option and layout that takes another way through the compiled code."""
+        """Calls of every size, option and layout that takes another way through the compiled code; empty ones too."""
         raise NotImplementedError
 
     def large(self, device: torch.device) -> Call:
@@ -142,17 +138,17 @@ class OpContract:
         """Operators, forward and backward, with arguments for torch.library.opcheck."""
         raise NotImplementedError
 
-    def compiled_calls(self) -> Iterable[tuple[Call, Call]]:
+    def compiled_calls(self) -> Iterable[tuple[Call, ...]]:
         """Two calls each, alike but for the sizes of the features, float32 on the CPU."""
         raise NotImplementedError
 
-    def check(self, call: Call, grad_y: Tensor | None = None) -> dict[str, Tensor]:
-        """Raises AssertionError where a result of the call differs from the float64 reference; returns the results."""
+    def check(self, call: Call, grad_y: Tensor | None = None) -> None:
+        """Raises AssertionError where the result or a gradient differs from the float64 reference."""
         raise NotImplementedError
 
     def make_grad_y(self, call: Call) -> Tensor:
         """A gradient of the result to differentiate with."""
-        y = call(self.reference)
+        y = call.of(self.reference)
         return torch.randn(y.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64).to(y)
 
     # ---- What the tests are made of ---------------------------------------------------------------------------------
@@ -163,8 +159,6 @@ class OpContract:
             metafunc.parametrize("sample_name", list(self.samples(torch.float32, torch.device("cpu"))))
         if "layout" in names:
             metafunc.parametrize("layout", list(self.layouts))
-        if "shape" in names:
-            metafunc.parametrize("shape", self.empty_shapes, ids=str)
         if "case" in names:
             metafunc.parametrize("case", self.vmaps, ids=lambda case: "-".join(case.mapped))
         if "bad" in names:
@@ -183,7 +177,7 @@ class OpContract:
         """What users call, and what an exported program calls."""
         return self.function if request.param == "functional" else self.raw
 
-    def needs_gradients(self) -> None:
+    def skip_without_gradients(self) -> None:
         if not self.differentiable:
             pytest.skip("takes no gradient")
 
@@ -211,14 +205,6 @@ class OpContract:
         for call in self.samples(dtype, device)[sample_name]():
             self.check(call)
 
-    def test_empty(self, device: torch.device, dtype: torch.dtype, shape: tuple[int, ...]) -> None:
-        call = self.sample(shape, dtype, device)
-        results = self.differentiate(self.function, call)
-        assert results["y"].shape == call(self.reference).shape
-        for name in self.differentiable:
-            assert results[name].shape == call.tensors[name].shape
-        assert not any(result.any() for result in results.values())
-
     def test_layouts(self, device: torch.device, layout: str) -> None:
         """Each tensor on its own in a layout that the others do not have. The fake function foretells the strides."""
         change = self.layouts[layout]
@@ -228,14 +214,14 @@ class OpContract:
                 call = plain.replaced(**{name: change(plain.tensors[name])})
                 self.check(call)
                 meta = call.map(lambda t: torch.empty_strided(t.shape, t.stride(), dtype=t.dtype, device="meta"))
-                assert meta(self.function).stride() == call(self.function).stride()
+                assert meta.of(self.function).stride() == call.of(self.function).stride()
             if self.differentiable:
                 self.check(plain, change(self.make_grad_y(plain)))
 
     def test_strided_parameters(self, device: torch.device) -> None:
         call = self.sample(self.shape, torch.float32, device)
         strided = call.map(lambda t: t if t.dim() == 0 else t.repeat_interleave(2, dim=-1)[..., ::2])
-        assert torch.equal(strided(self.function), call(self.function))
+        assert torch.equal(strided.of(self.function), call.of(self.function))
 
     def test_parameters_of_another_dtype(self, device: torch.device) -> None:
         """They are cast to the accumulation dtype, and their gradients back."""
@@ -251,7 +237,7 @@ class OpContract:
             rounded = call.replaced(**{name: call.tensors[name].to(other) for name in names})
             cast = rounded.replaced(**{name: rounded.tensors[name].to(accumulation_dtype(dtype)) for name in names})
             results = self.differentiate(self.function, rounded)
-            assert torch.equal(results["y"], cast(self.function))
+            assert torch.equal(results["y"], cast.of(self.function))
             assert {results[name].dtype for name in names if name in self.differentiable} == {other}
 
     def test_calls_repeat_bit_for_bit(self, device: torch.device) -> None:
@@ -270,7 +256,7 @@ class OpContract:
     # ---- Autograd ---------------------------------------------------------------------------------------------------
 
     def test_gradcheck(self, device: torch.device) -> None:
-        self.needs_gradients()
+        self.skip_without_gradients()
         for call in self.gradchecks():
             function, tensors, places = self.positional(self.function, call.to(device))
             for place in places:
@@ -282,28 +268,28 @@ class OpContract:
         grad_y = self.make_grad_y(call)
         expected = self.differentiate(self.function, call, grad_y)[differentiated]
         call.tensors[differentiated].requires_grad_()
-        call(self.function).backward(grad_y)
+        call.of(self.function).backward(grad_y)
         assert all((value.grad is not None) == (name == differentiated) for name, value in call.tensors.items())
         torch.testing.assert_close(call.tensors[differentiated].grad, expected)
 
     def test_no_graph_is_recorded_without_need(self, device: torch.device) -> None:
         call = self.sample(self.shape, torch.float32, device)
-        assert call(self.function).grad_fn is None
+        assert call.of(self.function).grad_fn is None
         if self.differentiable:
             call.tensors[self.differentiable[-1]].requires_grad_()
-            assert call(self.function).grad_fn is not None
+            assert call.of(self.function).grad_fn is not None
             with torch.no_grad():
-                assert call(self.function).grad_fn is None
+                assert call.of(self.function).grad_fn is None
 
     @pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:FutureWarning")  # raised inside torch.func.jvp
     def test_unsupported_derivatives_raise(self, device: torch.device, implementation: Callable[..., Tensor]) -> None:
-        self.needs_gradients()
+        self.skip_without_gradients()
         call = self.small().to(device)
         name = self.features[0]
         x = call.tensors[name]
 
         def loss(x: Tensor) -> Tensor:
-            return call.replaced(**{name: x})(implementation).square().sum()
+            return call.replaced(**{name: x}).of(implementation).square().sum()
 
         for forward_mode in (lambda: jvp(loss, (x,), (x,)), lambda: hessian(loss)(x)):
             with pytest.raises(NotImplementedError, match="forward mode AD"):
@@ -373,11 +359,11 @@ class OpContract:
         name = self.features[0]
         message = rf"vmap over {self.overload.name()} needs a dimension of at least one element, got 0"
         with pytest.raises(ValueError, match=message):
-            vmap(lambda tensor: call.replaced(**{name: tensor})(self.function))(call.tensors[name][None][:0])
+            vmap(lambda tensor: call.replaced(**{name: tensor}).of(self.function))(call.tensors[name][None][:0])
 
     def test_jacobian(self, device: torch.device, implementation: Callable[..., Tensor]) -> None:
         """With B = 2 and B = 1, where the elements of a batch, mapped or not, are views of it."""
-        self.needs_gradients()
+        self.skip_without_gradients()
         small = self.small().to(device)
         self.check_jacobian(implementation, small)
         self.check_jacobian(implementation, small.replaced(**{n: small.tensors[n][:1] for n in self.per_image}))
@@ -442,16 +428,16 @@ class OpContract:
 
     def test_autocast(self, device: torch.device) -> None:
         """Features are cast as conv2d casts its input, the others keep their digits; float64 and meta are not cast."""
-        self.needs_gradients()
+        self.skip_without_gradients()
         call = self.sample(self.shape, torch.float32, device)
         half = call.replaced(**{name: call.tensors[name].bfloat16() for name in self.features})
         first = {self.features[0]: half.tensors[self.features[0]]}
-        expected = half(self.function)
+        expected = half.of(self.function)
         with torch.autocast(device.type, torch.bfloat16):
             results = self.differentiate(self.function, call)
-            mixed = call.replaced(**first)(self.function)
-            double = call.double()(self.function)
-            meta = call.to("meta")(self.function)
+            mixed = call.replaced(**first).of(self.function)
+            double = call.double().of(self.function)
+            meta = call.to("meta").of(self.function)
         assert results["y"].dtype == torch.bfloat16
         assert torch.equal(results["y"], expected)
         assert torch.equal(mixed, expected)
@@ -480,4 +466,4 @@ class OpContract:
             fake = call.map(lambda t: torch.empty(t.shape, dtype=t.dtype, device="cuda"))
             message = "is a CUDA tensor, but dgcn_ext was built without CUDA kernels"
             with pytest.raises(RuntimeError, match=f"{self.features[0]} {message}"):
-                fake(self.function)
+                fake.of(self.function)

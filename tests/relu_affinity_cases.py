@@ -122,7 +122,6 @@ class ReluAffinityContract(OpContract):
     per_image = ("a", "b", "g")
     shape = (3, 43, 150)
     layouts = LAYOUTS
-    empty_shapes = ((0, 5, 7), (2, 0, 7), (2, 5, 0), (0, 0, 0))
     bad_input = BAD_INPUT
     vmaps = (Vmap(("a",)), Vmap(("g",)), Vmap(("a", "b", "g")))
 
@@ -136,7 +135,13 @@ class ReluAffinityContract(OpContract):
             for batch, positions in [(1, 1), (2, 2), (3, 9), (1, 127), (2, 128), (2, 301)]:
                 yield self.sample((batch, channels, positions), dtype, device)
 
-        return {f"C = {number}": lambda number=number: sizes(number) for number in (1, 2, 7, 8, 9, 15, 16, 17, 40, 128)}
+        def empty() -> Iterator[Call]:
+            for shape in ((0, 5, 7), (2, 0, 7), (2, 5, 0), (0, 0, 0)):
+                yield self.sample(shape, dtype, device)
+
+        return {"empty": empty} | {
+            f"C = {number}": lambda number=number: sizes(number) for number in (1, 2, 7, 8, 9, 15, 16, 17, 40, 128)
+        }
 
     def large(self, device: torch.device) -> Call:
         return self.sample((2, 130, 4001), torch.float32, device)

@@ -22,7 +22,7 @@ def test_vmap_over_other_dimensions_and_twice() -> None:
     xs, edge_weights = (torch.stack([call.tensors[name] for call in calls]) for name in ("x", "edge_weight"))
 
     def function(x: Tensor, edge_weight: Tensor) -> Tensor:
-        return calls[0].replaced(x=x, edge_weight=edge_weight)(functional.graph_conv)
+        return calls[0].replaced(x=x, edge_weight=edge_weight).of(functional.graph_conv)
 
     y = vmap(function, (-1, 1))(xs.movedim(0, -1), edge_weights.movedim(0, 1))
     torch.testing.assert_close(y, torch.stack([function(xs[n], edge_weights[n]) for n in range(SIZE)]))
@@ -36,7 +36,7 @@ def test_adjacency_takes_no_gradient(function: Callable[..., Tensor]) -> None:
     x, seeds = call.tensors["x"][None], torch.arange(1)
 
     def through_the_layer(adjacency: Tensor) -> Tensor:
-        return vmap(lambda x, seed: call.replaced(x=x, seed=seed, adjacency=adjacency)(function))(x, seeds).sum()
+        return vmap(lambda x, seed: call.replaced(x=x, seed=seed, adjacency=adjacency).of(function))(x, seeds).sum()
 
     def through_the_draw(adjacency: Tensor) -> Tensor:
         return vmap(lambda seed: functional.sample_adjacency(adjacency, seed))(seeds).sum()
@@ -123,7 +123,7 @@ def test_compiled_per_sample_gradients() -> None:
     call = GraphConvContract().small()
 
     def loss(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        return call.replaced(x=x, weight=weight, bias=bias)(functional.graph_conv).sin().sum()
+        return call.replaced(x=x, weight=weight, bias=bias).of(functional.graph_conv).sin().sum()
 
     tensors = [call.tensors[name] for name in ("x", "weight", "bias")]
     tensors[:2] = (torch.stack([tensor, -tensor]) for tensor in tensors[:2])

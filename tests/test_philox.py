@@ -50,7 +50,6 @@ class SampleAdjacencyContract(OpContract):
     layouts = MappingProxyType(
         {"transposed": lambda a: a.T, "every second column": lambda a: a.repeat_interleave(2, 1)[:, ::2]}
     )
-    empty_shapes = ()
     bad_input = BAD_INPUT
     vmaps = (Vmap(("adjacency",), {"batch": 2}), Vmap(("seed",), {"batch": 2}))
 
@@ -84,7 +83,7 @@ class SampleAdjacencyContract(OpContract):
         yield tuple(Call(call.tensors, {"batch": 3}) for call in calls)
 
     def check(self, call: Call, grad_y: Tensor | None = None) -> None:
-        drawn, expected = call(functional.sample_adjacency), call.to("cpu")(reference.sample_adjacency)
+        drawn, expected = call.of(functional.sample_adjacency), call.to("cpu").of(reference.sample_adjacency)
         assert drawn.dtype == call.tensors["adjacency"].dtype
         assert torch.equal(drawn.cpu(), expected)
 
