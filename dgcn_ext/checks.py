@@ -64,10 +64,10 @@ def check_flag(name: str, value: bool) -> None:
 
 
 def check_batch(batch: int) -> None:
-    """A whole number of images; NumPy's integers are as good as Python's."""
+    """An integer of Python, NumPy or torch.compile."""
     if isinstance(batch, bool) or not isinstance(batch, (int, torch.SymInt, np.integer)):
         raise TypeError(f"batch must be an integer or None, got {_describe(batch)}")
-    if not 0 <= batch < 2**32:  # images are numbered with a 32-bit word of the counter
+    if not 0 <= batch < 2**32:  # the number of an image is a 32-bit word of Philox's counter
         raise ValueError(f"batch must be None or in [0, 2**32), got {batch}")
 
 
@@ -94,7 +94,7 @@ def check_feature_dtype(name: str, features: Tensor) -> None:
 
 
 def check_fits(name: str, value: Tensor, shape: Sequence[int], features_name: str, features: Tensor) -> None:
-    """Of that shape, and where the features are."""
+    """The shape, and the device: that of the features."""
     if value.shape != shape:
         raise ValueError(f"{name} must have shape {list(shape)}, got {list(value.shape)}")
     if value.device != features.device:

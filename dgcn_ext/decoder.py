@@ -136,13 +136,13 @@ def _check_option(name: str, value: Any, default: Any, limits: tuple[float, floa
 
 @dataclass(frozen=True, eq=False)
 class Inspection:
-    """What the decoder knows of an image before it grows persons, from `PifPafDecoder.inspect`."""
+    """The evidence in an image from which persons are grown; see :meth:`PifPafDecoder.inspect`."""
 
     confidence_maps: NDArray[np.float32]
     """[K, (H - 1) * stride + 1, (W - 1) * stride + 1], one value in [0, 1] a pixel."""
     seeds: NDArray[np.void]
-    """Structured array of the joints from which persons are grown, in the order in which they are tried; those whose
-    place is taken by then are passed over. ``keypoint``; ``cell`` of the PIF field, row-major; ``confidence``; ``x``,
+    """Structured array of the joints from which persons are grown, in the order in which they are tried. Those at places
+    that are occupied by then are skipped. ``keypoint``; ``cell`` of the PIF field, row-major; ``confidence``; ``x``,
     ``y``, ``scale`` in px."""
     connections: NDArray[np.void]
     """Structured array of the candidate connections, by limb, direction and cell. ``limb``, the index in the skeleton;
@@ -241,7 +241,7 @@ class PifPafDecoder:
             threads: how many to use; 0: as many as the machine has.
 
         Raises:
-            As for one image, naming the image; nothing is returned then.
+            TypeError, ValueError: as for one image, naming the image.
         """
         pairs = check_pairs("images", images, "(pif, paf)")
         checked = [self._check_fields(*pair, f"images[{i}] ") for i, pair in enumerate(pairs)]
@@ -249,28 +249,24 @@ class PifPafDecoder:
         return self._native.decode_batch(checked, stride, check_integer("threads", threads, 0, INT_MAX))
 
     def inspect(self, pif: ArrayLike, paf: ArrayLike, stride: int) -> Inspection:
-        """What ``self(pif, paf, stride)`` knows of the image before it grows persons: for plots and debugging.
+        """The evidence from which ``self(pif, paf, stride)`` grows persons, for plots and debugging.
 
             c = decoder.inspect(pif, paf, stride).connections
             from_5_to_7 = c[(c["start"] == 5) & (c["end"] == 7)]
 
-        With ``config.force_complete`` the connections are those that complete persons, a superset as a rule.
-
-        Args, Raises:
-            As for decoding. The maps take 4 bytes a pixel and keypoint.
+        With ``config.force_complete`` the connections are those that complete persons, a superset as a rule. Arguments
+        and errors are those of decoding. The maps take 4 bytes a pixel and keypoint.
         """
         fields = self._check_fields(pif, paf, "")
         return Inspection(*self._native.inspect(*fields, check_integer("stride", stride, 1, INT_MAX)))
 
     def stage_times(self, pif: ArrayLike, paf: ArrayLike, stride: int) -> dict[str, float]:
-        """What each stage of ``self(pif, paf, stride)`` takes, in seconds.
+        """Seconds that each stage of ``self(pif, paf, stride)`` takes, by name.
 
-        ``maps``: PIF cells are read and made ready for look-ups in the confidence maps; ``seeds``: looked up there and
-        sorted; ``growing``: PAF cells are read, connections scored, persons grown; ``completing``: the same in
-        force-complete's pass; ``suppressing``. What a stage leaves until it is asked for counts where it is asked for.
-
-        Args, Raises:
-            As for decoding.
+        ``maps``: PIF cells are read and indexed for look-ups in the confidence maps; ``seeds``: cells are scored by the
+        maps and sorted; ``growing``: PAF cells are read, connections scored, persons grown; ``completing``: the same
+        for force-complete; ``suppressing``. Work that is deferred counts in the stage that needs it. Arguments and
+        errors are those of decoding.
         """
         fields = self._check_fields(pif, paf, "")
         return self._native.stage_times(*fields, check_integer("stride", stride, 1, INT_MAX))

@@ -30,7 +30,7 @@ __all__ = ["PifPafEncoder", "Targets"]
 
 @dataclass(frozen=True, eq=False)
 class Targets:
-    """What the network should say, float32, NaN where there is nothing to learn from; a batch has a leading B."""
+    """What the network should predict, float32; NaN where the loss ignores a value; a batch has a leading B."""
 
     pif_confidence: NDArray[np.float32]
     """[K, H, W]: 1 near a joint, 0 elsewhere, NaN in regions of unannotated people."""
@@ -55,7 +55,8 @@ class PifPafEncoder:
         num_keypoints: K, 1 to 10,000.
         skeleton: the M limbs as pairs of zero-based keypoints, ``[(i, j), ...]`` or an integer array [M, 2].
         sigmas: [K], each keypoint's OKS sigma: the size of the joint as a fraction of its person's.
-        upright_pose: [K, 2], (x, y) of a standing person in any unit; the yardstick for persons seen in part.
+        upright_pose: [K, 2], (x, y) of a standing person in any unit, by which the size of a person of whom only some
+            joints are annotated is estimated.
 
     Raises:
         TypeError, ValueError: naming the argument, what is required and what arrived.
@@ -114,8 +115,8 @@ class PifPafEncoder:
                 of the cells that one touches is NaN, unless an annotated person claims them. Boxes beyond 1e9 px,
                 infinite or NaN are skipped.
             node_strides: strides at which the PIF confidence is wanted as well.
-            out: targets of these shapes to write into and return, such as those of the batch before: to get new memory
-                for a batch can take longer than to encode it.
+            out: targets of these shapes to write into and return, such as those of the last batch: allocating memory
+                for a batch can take longer than encoding it.
 
         Raises:
             TypeError, ValueError: naming the argument, what is required and what arrived.
@@ -142,7 +143,7 @@ class PifPafEncoder:
             height, width, stride, node_strides, out: as for one picture.
 
         Raises:
-            As for one picture, naming the picture.
+            TypeError, ValueError: as for one picture, naming the picture.
         """
         pairs = check_pairs("pictures", pictures, "(keypoints, ignored)")
         checked = [self._check_picture(*pair, f"pictures[{i}] ") for i, pair in enumerate(pairs)]
@@ -175,7 +176,7 @@ class PifPafEncoder:
         threads: int,
         out: Targets | None,
     ) -> Targets:
-        """Targets with the leading dimensions `batch`, none or B."""
+        """Targets with the leading dimensions ``batch``: () or (B,)."""
         height, width = check_integer("height", height, 1, INT_MAX), check_integer("width", width, 1, INT_MAX)
         stride = _check_stride("stride", stride, height, width)
         if not isinstance(node_strides, Iterable):

@@ -17,7 +17,7 @@ Shape = tuple[int, ...]
 
 
 def register(op: OpOverload) -> Callable[[Callable[..., int]], Callable[..., int]]:
-    """As ``register_flop_formula``, which raises where there is a formula already: after importlib.reload()."""
+    """``register_flop_formula``, but for a formula that is there already (importlib.reload) it would raise."""
     flop_registry.pop(op.overloadpacket, None)
     return register_flop_formula(op.overloadpacket)
 

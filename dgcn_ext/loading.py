@@ -70,13 +70,13 @@ def register_with_torch() -> None:
 
 
 def _register() -> None:
-    with suppress(ImportError):  # whoever calls an operator imports dgcn_ext.ops again, and gets the error
+    with suppress(ImportError):  # a call of an operator imports dgcn_ext.ops again, and raises the error
         # Not import_module(): it raises where this thread and another wait for each other's imports.
         import dgcn_ext.ops  # noqa: F401
 
 
 class _TorchFinder(MetaPathFinder):
-    """Has the import of torch end with the registration of the operators."""
+    """Makes ``import torch`` end with the registration of the operators."""
 
     def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
         if name != "torch":
@@ -99,6 +99,6 @@ class _TorchLoader(Loader):
 
     def exec_module(self, module: ModuleType) -> None:
         assert module.__spec__ is not None
-        module.__spec__.loader = module.__loader__ = self.loader  # torch sees nothing of this class
+        module.__spec__.loader = module.__loader__ = self.loader  # torch keeps its own loader
         self.loader.exec_module(module)
         _register()

@@ -91,7 +91,7 @@ class GraphConv(AdjacencyModule):
         nn.init.uniform_(self.weight, -bound, bound)
         if self.bias is not None:  # users may take it away, as from nn.Conv2d
             nn.init.uniform_(self.bias, -bound, bound)
-        with torch.no_grad():  # by functions that DTensor has
+        with torch.no_grad():  # with functions that DTensor implements
             diagonal = torch.full_like(self.edge_weight[0], math.log(num_nodes - 1) if num_nodes > 1 else 0.0)
             self.edge_weight.copy_(torch.diag_embed(diagonal))
 
@@ -135,7 +135,7 @@ class GraphConv(AdjacencyModule):
         exact.graph_conv = reference.graph_conv
         num_nodes = len(self.adjacency)
         x = torch.arange(num_nodes * 4, dtype=torch.float64, device=self.adjacency.device).sin().view(1, -1, 2, 2)
-        expected = exact(x)  # the call comes first: in it, pruning and weight norm renew the parameters
+        expected = exact(x)  # before the parameters are read: pruning and weight norm recompute them in the call
         mixing = reference.edge_softmax(exact.edge_weight, exact.frozen_adjacency(), self.semantics)
         weight = (mixing.T if self.aggregate == "source" else mixing) @ exact.weight
         if not computes_the_same(expected, conv2d(x, weight[:, :, None, None], exact.bias).relu()):
@@ -153,7 +153,7 @@ class GraphConv(AdjacencyModule):
 
 
 class _FoldedGraphConv(nn.Sequential):
-    """Takes the seed of a :class:`GraphConv`, and has no graph to draw from it."""
+    """Takes the ``seed`` argument of :class:`GraphConv`, and ignores it."""
 
     def forward(self, input: Tensor, seed: Tensor | int | None = None) -> Tensor:
         return super().forward(input)
@@ -167,7 +167,7 @@ class ZeroGammaBatchNorm2d(nn.BatchNorm2d):
         nn.init.zeros_(self.weight)
 
     def _check_input_dim(self, input: Tensor) -> None:
-        """No check: the layer around this one checks x. torch.fx traces into this class, and cannot trace the check."""
+        """Checks nothing: :class:`NonLocal` checks x. torch.fx traces into this class, and cannot trace the check."""
 
 
 class NonLocal(nn.Module):
@@ -206,14 +206,14 @@ class NonLocal(nn.Module):
     def keys(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """a_i = w_θ·θ_i and b_j = w_φ·φ_j, each [B, 1, H, W].
 
-        The affinity layer is never called with θ and φ, which would take all their pairs. Its answers to the unit
-        vectors are its weights, and they show what pruning, parametrizations, wrappers and hooks make of them.
+        The affinity layer is not called with θ and φ, because that takes all N² pairs. It is called with the unit
+        vectors instead: the responses are its weights, after pruning, parametrizations, wrappers and hooks.
         """
         theta, phi = self.theta(x), self.phi(x)
         units = theta.new_ones(2 * theta.shape[1]).diag()
-        answers = self.affinity(pad(units, (0, 0, 0, 1))[:, :, None, None]).flatten(1)  # [2C' + 1, 1]
-        bias = answers[-1]  # the answer to zero: none, unless somebody put in a layer that has one
-        w_theta, w_phi = (answers[:-1] - bias).T[:, :, None, None].chunk(2, dim=1)
+        responses = self.affinity(pad(units, (0, 0, 0, 1))[:, :, None, None]).flatten(1)  # [2C' + 1, 1]
+        bias = responses[-1]  # to zero: 0, unless the layer was replaced by one with a bias
+        w_theta, w_phi = (responses[:-1] - bias).T[:, :, None, None].chunk(2, dim=1)
         return conv2d(theta, w_theta, bias), conv2d(phi, w_phi)
 
     def fold(self) -> "NonLocal":

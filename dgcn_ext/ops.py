@@ -113,7 +113,7 @@ class _GraphConv(Function):
     ) -> Tensor:
         check_has_no_gradient("adjacency", adjacency)
         y = call_in_forward(graph_conv_forward, x, edge_weight, adjacency, weight, bias, residual, seed, *options)
-        # y > 0 tells where ReLU let through, unless a residual was added: then backward computes X·W'·S again.
+        # The gate of ReLU is y > 0, unless a residual was added: then backward computes X·W'·S + b again.
         *_, relu = options
         gate = y if relu and residual is None else None
         ctx.save_for_backward(x, gate, edge_weight, adjacency, weight, bias, seed)
@@ -192,7 +192,7 @@ def graph_conv(x: Tensor, edge_weight: Tensor, adjacency: Tensor, *rest: Any) ->
     if is_transformed():
         return graph_conv_forward(x, edge_weight, adjacency, *rest)
     weight, bias, residual, *_ = rest
-    if forward_ad._current_level >= 0 or (  # as needs_gradient() has it, without any(...), which costs 1 µs
+    if forward_ad._current_level >= 0 or (  # needs_gradient() without its any(...), which takes 1 µs
         torch.is_grad_enabled()
         and (
             x.requires_grad
