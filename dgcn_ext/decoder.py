@@ -141,9 +141,9 @@ class Inspection:
     confidence_maps: NDArray[np.float32]
     """[K, (H - 1) * stride + 1, (W - 1) * stride + 1], one value in [0, 1] a pixel."""
     seeds: NDArray[np.void]
-    """Structured array of the joints from which persons are grown, in the order in which they are tried. Those at places
-    that are occupied by then are skipped. ``keypoint``; ``cell`` of the PIF field, row-major; ``confidence``; ``x``,
-    ``y``, ``scale`` in px."""
+    """Structured array of the joints from which persons are grown, in the order in which they are tried. Those at a
+    place that another person occupies by then are skipped. ``keypoint``; ``cell`` of the PIF field, row-major;
+    ``confidence``; ``x``, ``y``, ``scale`` in px."""
     connections: NDArray[np.void]
     """Structured array of the candidate connections, by limb, direction and cell. ``limb``, the index in the skeleton;
     the keypoints ``start`` and ``end``, in the order in which the limb is walked; ``cell`` of the PAF field, row-major;

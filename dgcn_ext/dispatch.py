@@ -6,8 +6,8 @@ A gradient is a :class:`Function`. Autograd records it in two ways:
   torch.func, vmap and torch.compile, and where ``torch.ops.dgcn`` is called directly.
   ``torch.library.register_autograd`` registers such a kernel too, but its kernel refuses torch.func.grad and drops the
   tangents of forward mode without an error.
-- Directly, by ``Function.apply``, where neither is at work: that saves the way through the dispatcher to a kernel in
-  Python, 16 to 22 µs a call.
+- Directly, by ``Function.apply``, where none of these is active: that saves the way through the dispatcher to a kernel
+  in Python, 16 to 22 µs a call.
 """
 
 from collections.abc import Sequence

@@ -54,7 +54,7 @@ LAYOUTS: dict[str, Callable[[Tensor], Tensor]] = {
 def make_inputs(
     shape: tuple[int, int, int], dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
 ) -> Inputs:
-    """Of order one; half of the pairs meet, and in the first image many keys are equal and many pairs on the kink."""
+    """Of order one; half of the pairs pass ReLU. In the first image many keys are equal and many pairs on its kink."""
     generator = torch.Generator().manual_seed(sum(shape))
     batch, _, positions = shape
     a, b = torch.randn(2, batch, positions, generator=generator, dtype=torch.float64)

@@ -1,4 +1,4 @@
-"""What the PIF/PAF decoder accepts and refuses, its configuration, its copies."""
+"""The PIF/PAF decoder: good and bad arguments, configuration, copies."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_fields_that_numpy_cannot_read(toy, kind):
 
 
 def test_every_float16():
-    """Each of the 65,536, in either byte order, is read as numpy would convert it."""
+    """All 65,536, in either byte order, are converted as numpy does."""
     halves = np.arange(2**16, dtype=np.uint16).view(np.float16)
     decoder = PifPafDecoder(1, [])
     persons = np.zeros((2**16, 1, 4), np.float16)

@@ -64,7 +64,7 @@ class Case:
 
 
 def random_skeleton(rng: np.random.Generator) -> tuple[int, list[tuple[int, int]]]:
-    """One to five keypoints joined as a tree, sparser or denser than that, in any order and direction."""
+    """One to five keypoints, joined as a tree, with limbs left out or added, in any order and direction."""
     num_keypoints = int(rng.choice(5, p=(0.05, 0.2, 0.25, 0.25, 0.25))) + 1
     tree = [(int(rng.integers(k)), k) for k in range(1, num_keypoints)]
     others = [(a, b) for b in range(num_keypoints) for a in range(b) if (a, b) not in tree]
@@ -88,7 +88,7 @@ def random_config(rng: np.random.Generator) -> DecoderConfig:
 
 
 def painted(rng: np.random.Generator, num_keypoints: int, skeleton, height: int, width: int):
-    """One to three persons of any size, the cells shaken and the confidences those of an uncertain network."""
+    """One to three persons of any size, with noise on the cells and random confidences."""
     count = int(rng.integers(1, 4))
     centers = rng.uniform((1, 1), (width - 2, height - 2), (count, 1, 2))
     joints = centers + rng.normal(0, rng.choice([0.5, 1, 3]), (count, num_keypoints, 2))
@@ -97,8 +97,8 @@ def painted(rng: np.random.Generator, num_keypoints: int, skeleton, height: int,
     pif, paf = paint(np.concatenate([joints, visible], -1), scales, skeleton, height, width)
     for field in (pif, paf):
         components = field[:, 1:]
-        shake = rng.choice([0, 0.02, 0.3])
-        components[:, 1:] += (components[:, :1] > 0) * rng.normal(0, shake, components[:, 1:].shape)
+        deviation = rng.choice([0, 0.02, 0.3])
+        components[:, 1:] += (components[:, :1] > 0) * rng.normal(0, deviation, components[:, 1:].shape)
         components[:, 0] *= rng.uniform(rng.choice([0.2, 0.9]), 1, components[:, 0].shape)
         components[:, 0] += rng.uniform(0, rng.choice([0, 0.1, 0.35]), components[:, 0].shape)
     return pif, paf
@@ -121,7 +121,7 @@ def noise(rng: np.random.Generator, num_keypoints: int, skeleton, height: int, w
 
 
 def quantized(rng: np.random.Generator, *layout):
-    """Ties everywhere: few values, on multiples of the thresholds, and whole rows that repeat one cell."""
+    """Many equal values, some equal to a threshold, and whole rows that repeat one cell."""
     pif, paf = (painted if rng.random() < 0.6 else noise)(rng, *layout)
     for field in (pif, paf):
         confidences = np.array([0, 0.1, 0.2, 0.3, 0.5, 1], np.float32)
@@ -136,7 +136,7 @@ def quantized(rng: np.random.Generator, *layout):
 
 
 def hostile(rng: np.random.Generator, *layout):
-    """Values that are not finite, huge, negative or above 1 among others that are as they should be."""
+    """Some values are not finite, huge, negative or above 1."""
     pif, paf = (painted if rng.random() < 0.7 else noise)(rng, *layout)
     for field in (pif, paf):
         wrong = rng.random(field.shape) < rng.choice([0.003, 0.03, 0.3])
@@ -144,7 +144,7 @@ def hostile(rng: np.random.Generator, *layout):
     return pif, paf
 
 
-# Of so many cases at least have persons of several joints; most others have thresholds that nothing reaches.
+# The least share of cases in which a person has several joints; most others have thresholds that nothing reaches.
 SHARE_GROWN = {"painted": 0.6, "noise": 0.2, "quantized": 0.4, "hostile": 0.45}
 KINDS = {paint_fields.__name__: paint_fields for paint_fields in (painted, noise, quantized, hostile)}
 
@@ -160,7 +160,7 @@ def random_case(kind: str, index: int) -> Case:
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("first", range(0, CASES_PER_KIND, BATCH))
 def test_random_fields(kind, first):
-    """No case may differ in its persons or joints, nor any number by more than a rounding or two."""
+    """The same persons and joints in every case, and numbers within a rounding or two."""
     grown = 0
     for index in range(first, first + BATCH):
         case = random_case(kind, index)
@@ -175,7 +175,7 @@ def test_random_fields(kind, first):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_evidence(kind):
-    """What is known before persons are grown: maps, seeds and connections, each to a rounding or two."""
+    """Maps, seeds and connections, each within a rounding or two."""
     for index in range(100):
         case = random_case(kind, index)
         options = effective_options(case.config)

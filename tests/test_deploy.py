@@ -1,4 +1,4 @@
-"""What the package loads when: saved programs find the operators, they are registered once, and much needs none."""
+"""Loading: saved programs find the operators, they are registered once, and the plain parts need no compiled module."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def run(script: str, *arguments: Path, folder: Path = PACKAGE.parent) -> None:
 
 
 def test_without_the_compiled_modules(tmp_path: Path) -> None:
-    """Plain PyTorch and numpy work; what needs compiled code says how to build it, in one line, when it is called."""
+    """Plain PyTorch and numpy work. A call that needs compiled code raises one line that says how to build it."""
     shutil.copytree(PACKAGE, tmp_path / "dgcn_ext", ignore=shutil.ignore_patterns("*.so", "*.pyd"))
     run(
         """

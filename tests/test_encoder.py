@@ -1,4 +1,4 @@
-"""The compiled encoder against its specification in numpy, its symmetries, and what it accepts and refuses."""
+"""The compiled encoder: comparison with its specification in numpy, symmetries, good and bad arguments."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ SKELETONS = {
 
 
 def build(name="coco"):
-    """The encoder of a skeleton and what its specification needs to know of it."""
+    """The encoder of a skeleton, and the arguments of its specification."""
     num_keypoints, limbs = SKELETONS[name]
     rng = np.random.default_rng(num_keypoints)
     if name == "coco":

@@ -96,7 +96,7 @@ def test_per_sample_gradients() -> None:
 
 
 def test_ensembling() -> None:
-    """Of whole modules, and so of both operators."""
+    """Of whole modules, so that both operators are under vmap."""
     torch.manual_seed(0)
     members = [DGCM(6, torch.rand(4, 4), lift_channels=4).double().eval() for _ in range(SIZE)]
     fused = [DGCMFused(6, member.graph_conv.adjacency, lift_channels=4).double().eval() for member in members]

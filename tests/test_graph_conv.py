@@ -41,7 +41,7 @@ def test_residual_may_be_x(device: torch.device) -> None:
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_nan_stays_in_its_pixel(device: torch.device, dtype: torch.dtype) -> None:
-    """A diverging network must not look healthy behind a ReLU, nor may one pixel spoil another."""
+    """ReLU passes NaN on, and it reaches no other pixel."""
     inputs = make_inputs((2, 17, 5, 7), dtype, device, optional=("weight", "bias"))
     inputs["x"][1, 4, 2, 3] = torch.nan
     y = functional.graph_conv(**inputs, semantics="literal")
@@ -65,8 +65,8 @@ def test_softmax_does_not_overflow(device: torch.device, semantics: str) -> None
 @pytest.mark.parametrize("per_sample", [False, True])
 @pytest.mark.parametrize("seed", [0, -1, 2**63 - 1, -(2**63), 1234567890123])
 @pytest.mark.parametrize("num_nodes", [1, 2, 14, 17, 133])
-def test_mask_is_that_of_sample_adjacency(device: torch.device, num_nodes: int, seed: int, per_sample: bool) -> None:
-    """One-hot pixels read S out of the operator; with "mask" and W_d = 0 it shows the drawn edges."""
+def test_graph_is_that_of_sample_adjacency(device: torch.device, num_nodes: int, seed: int, per_sample: bool) -> None:
+    """With one-hot pixels the result is S. With "mask" and W_d = 0, S is positive where an edge was drawn."""
     batch = 3
     adjacency = torch.rand(num_nodes, num_nodes, generator=torch.Generator().manual_seed(0)).to(device)
     one_hot = torch.eye(num_nodes, device=device)[:, :, None].expand(batch, -1, -1, 1)  # pixel i shows node i
@@ -86,7 +86,7 @@ def test_an_empty_row_gives_zeros_and_no_nan_gradient(device: torch.device) -> N
 
 
 def test_eq8_by_hand() -> None:
-    """Two nodes, S = [[¾, ¼], [½, ½]]: X·S gathers columns of S, the other orientation its rows."""
+    """Two nodes, S = [[¾, ¼], [½, ½]]: "source" multiplies by the columns of S, "target" by its rows."""
     x = torch.tensor([4.0, 8.0]).reshape(1, 2, 1, 1)
     edge_weight = torch.tensor([[3.0, 5.0], [5.0, 5.0]]).log()
     adjacency = torch.tensor([[1.0, 0.0], [1.0, 1.0]])  # ln 3 against the 0 of an absent edge: weights ¾ and ¼
@@ -100,7 +100,7 @@ def test_eq8_by_hand() -> None:
 # ---- Determinism and threads ----------------------------------------------------------------------------------------
 
 
-def test_threads_do_not_meet() -> None:
+def test_concurrent_calls_do_not_interfere() -> None:
     cases = [make_inputs((2, num_nodes, 9, 11)) for num_nodes in (2, 14, 17, 19) for _ in range(8)]
     expected = [functional.graph_conv(**inputs) for inputs in cases]
     with ThreadPoolExecutor(8) as pool:
@@ -119,7 +119,7 @@ def test_threads_do_not_meet() -> None:
         ({}, ("residual",), False),  # backward computes it again
     ],
 )
-def test_y_is_kept_only_where_it_tells_what_relu_let_through(
+def test_y_is_saved_for_backward_only_as_the_gate_of_relu(
     options: dict[str, str], optional: tuple[str, ...], kept: bool
 ) -> None:
     inputs = make_inputs((2, 17, 5, 7), optional=optional)

@@ -134,7 +134,7 @@ def test_repeats_are_bit_equal(
         assert_same_bits(differentiate(functional.graph_conv, inputs, options, grad_y), expected, f"in repeat {repeat}")
 
 
-def test_threads_do_not_meet() -> None:
+def test_concurrent_calls_do_not_interfere() -> None:
     """Shapes that need different amounts of the same kernels' shared memory, launched from several threads."""
     sizes = [(1, 1), (9, 11), (41, 41), (81, 81)]
     cases = 8 * [make_inputs((2, nodes, *size), device="cuda") for nodes in (17, 64, 133) for size in sizes]
@@ -151,7 +151,7 @@ def test_threads_do_not_meet() -> None:
 
 @pytest.mark.parametrize("num_nodes", [17, 133])
 def test_capture_and_replay(num_nodes: int) -> None:
-    """A replay reads x and the seed anew."""
+    """A replay reads the values that x and the seed have then."""
     inputs = make_inputs((3, num_nodes, 13, 11), device="cuda")
     options = options_on("cuda", seed=1, per_sample=True)
     leaves = {name: value.requires_grad_(name != "adjacency") for name, value in inputs.items()}
@@ -183,7 +183,7 @@ def test_capture_and_replay(num_nodes: int) -> None:
 
 
 def test_runs_on_the_current_stream() -> None:
-    """What is still to be written when the operator is called must be there when it runs."""
+    """Input that an earlier kernel of the stream has still to write is there when the operator runs."""
     inputs = make_inputs((4, 17, 41, 41), device="cuda")
     grad_y = make_grad_y(inputs, {})
     expected = differentiate(functional.graph_conv, inputs, {}, grad_y)

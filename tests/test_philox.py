@@ -1,4 +1,4 @@
-"""The random numbers: the reference against Random123's vectors, the compiled operator against the reference."""
+"""``sample_adjacency``: the reference against Random123's vectors, and the contract of the operators."""
 
 from __future__ import annotations
 

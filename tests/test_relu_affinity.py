@@ -39,7 +39,7 @@ def test_layout_is_kept(device: torch.device) -> None:
 
 
 def test_by_hand(device: torch.device) -> None:
-    """a + b is [[-1, 2], [0, 3]] for i (rows) and j: position 0 hears 2 of g_1, position 1 hears 3 of it."""
+    """a_i + b_j is [[-1, 2], [0, 3]]: y_0 = 2·g_1 / 2 and y_1 = 3·g_1 / 2."""
     inputs = Inputs(
         torch.tensor([[0.0, 1.0]], device=device),
         torch.tensor([[-1.0, 2.0]], device=device),
@@ -53,14 +53,14 @@ def test_by_hand(device: torch.device) -> None:
     assert results.grad_g.tolist() == [[[0, 8.5]]]
 
 
-def test_no_pair_meets(device: torch.device) -> None:
+def test_no_pair_passes_relu(device: torch.device) -> None:
     inputs = make_inputs((2, 20, 50), device=device)
     inputs = inputs._replace(a=-inputs.a.abs() - 1e-3, b=-inputs.b.abs())
     assert not any(result.any() for result in check_against_dense(inputs))
 
 
-def test_every_pair_meets(device: torch.device) -> None:
-    """Then the matrix has rank two, and y_i is a_i times the mean of g, plus the mean of b_j g_j."""
+def test_every_pair_passes_relu(device: torch.device) -> None:
+    """Without ReLU y_i is a_i times the mean of g, plus the mean of b_j g_j."""
     inputs = make_inputs((2, 20, 50), torch.float64, device)
     inputs = inputs._replace(a=inputs.a.abs() + 1e-3, b=inputs.b.abs())
     y = check_against_dense(inputs).y
@@ -73,14 +73,14 @@ KEYS = st.lists(st.integers(-12, 12), min_size=1, max_size=30)
 
 @given(KEYS, KEYS, st.integers(1, 20))
 def test_any_keys(a: list[int], b: list[int], channels: int) -> None:
-    """Small whole numbers: ties and kinks abound."""
+    """Small whole numbers, so that many keys are equal and many pairs are on the kink of ReLU."""
     positions = min(len(a), len(b))
     inputs = make_inputs((1, channels, positions))
     check_against_dense(inputs._replace(a=torch.tensor([a[:positions]]).float(), b=torch.tensor([b[:positions]]) / 2))
 
 
 def test_a_million_positions(device: torch.device) -> None:
-    """Where a matrix would take 4 TB: against the same sums in another form, with float64 prefix sums."""
+    """The dense matrix would take 4 TB: compared with another form of the sums, with float64 prefix sums."""
     positions = 1_000_003
     inputs = make_inputs((2, 2, positions), device=device)
     a, b, g, _ = (tensor[1:].double() for tensor in inputs)
@@ -130,7 +130,7 @@ def hard_keys(case: str, generator: torch.Generator) -> tuple[Tensor, Tensor]:
 @pytest.mark.parametrize("cancelling", [False, True])
 @pytest.mark.parametrize("case", ["plain", "offset +", "offset -", "equal", "nearly equal", "wide"])
 def test_hard_numbers(device: torch.device, case: str, cancelling: bool) -> None:
-    """Relative error at most 1e-5 in every element, and no more than rounding once costs."""
+    """Relative error at most 1e-5 in every element, and not above that of rounding the exact result."""
     generator = torch.Generator().manual_seed(1)
     a, b = hard_keys(case, generator)
     g, h = torch.randn(2, 1, C, N, generator=generator)
@@ -195,8 +195,8 @@ def test_nan_goes_where_the_dense_form_takes_it(
 
 
 @pytest.mark.parametrize("channel", [0, 17])
-def test_nan_of_a_position_that_nobody_hears(device: torch.device, channel: int) -> None:
-    """ReLU lets nothing of it through, and 0 · NaN is NaN all the same."""
+def test_nan_of_a_position_that_passes_no_relu(device: torch.device, channel: int) -> None:
+    """Its weight is 0 everywhere, and 0 · NaN is NaN."""
     inputs = make_inputs((2, 20, 150), device=device)
     inputs.b[:, 3] = -100
     inputs.g[0, channel, 3] = torch.nan
@@ -205,8 +205,7 @@ def test_nan_of_a_position_that_nobody_hears(device: torch.device, channel: int)
     assert results.y.isnan().sum() == 150
 
 
-def test_a_key_of_minus_infinity_shuts_a_position_out(device: torch.device) -> None:
-    """Masking, as with softmax."""
+def test_a_key_of_minus_infinity_masks_a_position(device: torch.device) -> None:
     inputs = make_inputs((2, 20, 150), device=device)
     inputs.a[0, 7] = inputs.b[1, 9] = -torch.inf
     low = inputs._replace(a=inputs.a.clamp(min=-1e6), b=inputs.b.clamp(min=-1e6))  # so low that it meets none either

@@ -84,7 +84,7 @@ def test_repeats_are_bit_equal(shape: tuple[int, int, int], dtype: torch.dtype, 
 
 
 def test_capture_and_replay() -> None:
-    """A replay sorts anew."""
+    """A replay sorts the keys that are there then."""
     inputs = make_inputs((3, 40, 501), device="cuda")
     leaves = [tensor.requires_grad_() for tensor in inputs[:3]]
 
@@ -113,7 +113,7 @@ def test_capture_and_replay() -> None:
 
 
 def test_runs_on_the_current_stream() -> None:
-    """What is still to be written when the operator is called must be there when it runs."""
+    """Input that an earlier kernel of the stream has still to write is there when the operator runs."""
     inputs = make_inputs((3, 40, 501), device="cuda")
     expected = relu_affinity(inputs)
     late = inputs._replace(a=torch.zeros_like(inputs.a), g=torch.zeros_like(inputs.g))
@@ -165,7 +165,7 @@ def test_launches_do_not_grow_with_the_size() -> None:
 
 
 def test_neighbouring_channels_are_not_copied() -> None:
-    """Where rows are there already, two transpositions less forward and three backward."""
+    """Such features need no transposition: two launches less forward, three less backward."""
     a, b, g, grad_y = make_inputs((2, 40, 500), device="cuda")
     h = grad_y.mT.contiguous().mT
     rows = g.mT.contiguous().mT

@@ -1,4 +1,4 @@
-"""The operators in the hands of torch.fx, tensor subclasses and torch's FLOP counter."""
+"""The operators with torch.fx, tensor subclasses, jit.trace, Inductor, torch's FLOP counter and importlib.reload."""
 
 import copy
 import pickle
@@ -100,7 +100,7 @@ def count(function: object, *args: object) -> int:
 
 
 def test_flops_of_graph_conv() -> None:
-    """Each of 3·5·7 positions meets a matrix of 4×4, two operations an entry: 3360."""
+    """At each of 3·5·7 positions a product with a 4×4 matrix, two operations an entry: 3360."""
     x, parameter, bias = torch.rand(3, 4, 5, 7), torch.rand(4, 4), torch.rand(4)
     assert count(graph_conv, x, parameter, parameter) == 3360
 
@@ -121,8 +121,8 @@ def test_flops_of_relu_affinity() -> None:
         assert count(ops.relu_affinity_backward, g, a, b, g, *needs) == expected
 
 
-def test_modules_are_loaded_again() -> None:
-    """As notebooks do after an edit: torch refuses a second formula or kernel where the first one is still there."""
+def test_modules_can_be_reloaded() -> None:
+    """As notebooks do after an edit. torch refuses a second kernel or formula while the first one is registered."""
     code = """
 from importlib import reload
 from dgcn_ext import flops, functional, ops
