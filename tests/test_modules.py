@@ -220,8 +220,7 @@ def test_fold(device: torch.device, options: dict[str, Any], module_type: type[D
 # ---- Compilation, autocast, other places ----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("module_type", [DGCM, DGCMFused])
-@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
+@pytest.mark.parametrize(("module_type", "training"), [(DGCM, True), (DGCMFused, True), (DGCMFused, False)])
 def test_compile(device: torch.device, training: bool, module_type: type[DGCM]) -> None:
     torch.compiler.reset()
     module = make_pair(device)[module_type is DGCMFused].train(training)
