@@ -2,6 +2,8 @@
 
 As torch does for its own operators, a multiplication and an addition count one each, and what is not arithmetic on the
 features (the graph's softmax and its K×K products, the draw, sorting the keys) counts nothing.
+
+Not in ops.py, because torch's counter takes 0.15 s to import and ops.py is imported with torch.
 """
 
 from collections.abc import Callable
