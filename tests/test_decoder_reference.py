@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -157,20 +157,40 @@ def random_case(kind: str, index: int) -> Case:
     return Case(num_keypoints, skeleton, random_config(rng), int(rng.choice([1, 2, 3, 4, 8])), pif, paf)
 
 
+def decode_both(case: Case, context: str) -> np.ndarray:
+    """The persons: the same and with the same joints from both, and numbers within a rounding or two."""
+    found = PifPafDecoder(case.num_keypoints, case.skeleton, case.config)(case.pif, case.paf, case.stride)
+    expected = decode(case.pif, case.paf, case.stride, case.num_keypoints, case.skeleton, case.config)
+    assert found.shape == expected.shape, context
+    assert np.array_equal(found[..., 0] > 0, expected[..., 0] > 0), context
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5, err_msg=context)
+    return expected
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("first", range(0, CASES_PER_KIND, BATCH))
 def test_random_fields(kind, first):
-    """The same persons and joints in every case, and numbers within a rounding or two."""
     grown = 0
     for index in range(first, first + BATCH):
-        case = random_case(kind, index)
-        found = PifPafDecoder(case.num_keypoints, case.skeleton, case.config)(case.pif, case.paf, case.stride)
-        expected = decode(case.pif, case.paf, case.stride, case.num_keypoints, case.skeleton, case.config)
-        assert found.shape == expected.shape, (kind, index)
-        assert np.array_equal(found[..., 0] > 0, expected[..., 0] > 0), (kind, index)
-        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5, err_msg=f"{kind} {index}")
-        grown += ((expected[..., 0] > 0).sum(1) > 1).any()
+        persons = decode_both(random_case(kind, index), f"{kind} {index}")
+        grown += ((persons[..., 0] > 0).sum(1) > 1).any()
     assert grown / BATCH > SHARE_GROWN[kind]
+
+
+@pytest.mark.parametrize("kind", ["painted", "quantized"])
+def test_values_equal_to_a_threshold(kind):
+    """Thresholds are scores of the case's own connections and confidences of its own joints."""
+    every_joint = {"keypoint_threshold": 0.0, "keypoint_threshold_relative": 0.0, "instance_threshold": 0.0}
+    for index in range(CASES_PER_KIND, CASES_PER_KIND + 200):
+        case, rng = random_case(kind, index), np.random.default_rng(index)
+        config = replace(case.config, **every_joint, suppression_factor=1.0)
+        decoder = PifPafDecoder(case.num_keypoints, case.skeleton, config)
+        scores = decoder.inspect(case.pif, case.paf, case.stride).connections["score"]
+        confidences = decoder(case.pif, case.paf, case.stride)[..., 0]
+        for name, values in {"blend_min_score": scores, "keypoint_threshold": confidences[confidences > 0]}.items():
+            if len(values):
+                on_threshold = replace(config, **{name: float(rng.choice(values))})
+                decode_both(replace(case, config=on_threshold), f"{kind} {index} {name}")
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -143,6 +143,14 @@ def test_first_of_equals_wins():
         assert targets.paf_offset[0, 0, 5, column] == x / 8 - column
 
 
+@pytest.mark.parametrize(("distance", "painted"), [(32, True), (31, False)])
+def test_hidden_joint_beside_a_visible_one(distance, painted):
+    encoder, _ = build("two nodes")
+    visible, hidden = ([[x, 40, visibility], [0, 0, 0]] for x, visibility in ((40, 2), (40 + distance, 1)))
+    targets = encoder(np.array([visible, hidden]), 81, 81, 8)
+    assert targets.pif_confidence[0, 5, 9] == painted  # the cell of (72, 40) px
+
+
 @pytest.mark.parametrize("seed", range(10))
 def test_shifting_by_whole_cells(seed):
     encoder, known = build()
