@@ -55,8 +55,8 @@ class PifPafEncoder:
         num_keypoints: K, 1 to 10,000.
         skeleton: the M limbs as pairs of zero-based keypoints, ``[(i, j), ...]`` or an integer array [M, 2].
         sigmas: [K], each keypoint's OKS sigma: the size of the joint as a fraction of its person's.
-        upright_pose: [K, 2], (x, y) of a standing person in any unit, by which the size of a person of whom only some
-            joints are annotated is estimated.
+        upright_pose: [K, 2], (x, y) of a standing person in any unit: the proportions by which a person's size is
+            estimated from the joints that are annotated.
 
     Raises:
         TypeError, ValueError: naming the argument, what is required and what arrived.

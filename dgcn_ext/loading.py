@@ -1,5 +1,6 @@
 """What is loaded when: submodules on first use, compiled modules on first use, the operators together with torch."""
 
+import os
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -51,9 +52,10 @@ def load_compiled(name: str) -> Any:
         return import_module(f"dgcn_ext.{name}")
     except ImportError as error:
         raise ImportError(
-            f"the compiled module dgcn_ext.{name} does not load ({error}). Where it is missing, or was built for "
-            "another Python or torch, build it from the root of the dgcn repository: `pip install .`, or in place "
-            "`pip install --no-build-isolation -e .`"
+            f"the compiled module dgcn_ext.{name} does not load from {os.path.dirname(__file__)} ({error}). Where it "
+            "is missing, or was built for another Python or torch, build it in the root of the dgcn repository: "
+            "`pip install .`, or in place `pip install --no-build-isolation -e .`. Outside of that folder Python "
+            "imports the package that is installed"
         ) from error
 
 

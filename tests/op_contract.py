@@ -341,16 +341,19 @@ class OpContract:
         if not places:
             return
 
-        def gradients(function: Callable[..., Tensor]) -> Callable[..., tuple[Tensor, ...]]:
+        def gradients(
+            function: Callable[..., Tensor], places: tuple[int, ...] = places
+        ) -> Callable[..., tuple[Tensor, ...]]:
             return grad(lambda *args: function(*args).sin().sum(), places)
 
         def backward(*args: Tensor) -> tuple[Tensor, ...]:
             leaves = [arg.clone().requires_grad_(i in places) for i, arg in enumerate(args)]
             return torch.autograd.grad(mapped(*leaves).sin().sum(), [leaves[i] for i in places])
 
-        torch.testing.assert_close(vmap(gradients(function), in_dims)(*args), loop(gradients(reference))(*args))
         expected = gradients(looped)(*args)
+        torch.testing.assert_close(vmap(gradients(function), in_dims)(*args), loop(gradients(reference))(*args))
         torch.testing.assert_close(gradients(mapped)(*args), expected)
+        torch.testing.assert_close(gradients(mapped, places[:1])(*args), expected[:1])
         torch.testing.assert_close(backward(*args), expected)
 
     def test_vmap_over_nothing_is_refused(self) -> None:
