@@ -68,7 +68,8 @@ refused("_pifpaf", PifPafEncoder, 1, [], [0.1], [[0, 0]])
 assert "torch" not in sys.modules
 
 import torch
-from dgcn_ext import DGCM, DGCMFused, functional
+from dgcn_ext import *
+from dgcn_ext.modules import DGCMFused  # where modules that were pickled whole look for it
 
 x = torch.randn(2, 6, 4, 3)
 module = DGCM(6, torch.rand(5, 5), lift_channels=8)
