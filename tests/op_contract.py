@@ -58,7 +58,9 @@ class Call:
         return replace(self, tensors={name: function(tensor) for name, tensor in self.tensors.items()})
 
     def to(self, device: torch.device | str) -> Call:
-        return self.map(lambda tensor: tensor.to(device))
+        moved = self.map(lambda tensor: tensor.to(device))
+        seeds = {name: value.to(device) for name, value in self.options.items() if isinstance(value, Tensor)}
+        return replace(moved, options=self.options | seeds)
 
     def double(self) -> Call:
         return self.map(lambda tensor: tensor.double() if tensor.is_floating_point() else tensor)
