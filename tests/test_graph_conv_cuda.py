@@ -1,7 +1,4 @@
-"""``graph_conv`` on a GPU: the contract, and what only a GPU can show.
-
-That is determinism, graphs, streams, devices, launches and sheer size.
-"""
+"""``graph_conv`` on a GPU: the contract, and determinism, graphs, streams, devices, launches and large sizes."""
 
 from __future__ import annotations
 
@@ -28,13 +25,11 @@ from dgcn_ext import functional, ops
 pytestmark = pytest.mark.gpu
 
 REPEATS = 1000
+SEEDS = [3, 2**32 + 1, 2**63 - 1, -1, -(2**63)]
 
 
 class TestContract(GraphConvContract):
     device_type = "cuda"
-
-
-SEEDS = [3, 2**32 + 1, 2**63 - 1, -1, -(2**63)]
 
 
 def on_cuda(inputs: dict[str, Tensor], device: str = "cuda") -> dict[str, Tensor]:

@@ -1,7 +1,4 @@
-"""``relu_affinity`` on a GPU: the contract, and what only a GPU can show.
-
-That is determinism, graphs, streams, devices, launches and sheer size.
-"""
+"""``relu_affinity`` on a GPU: the contract, and determinism, graphs, streams, devices, launches and large sizes."""
 
 from __future__ import annotations
 
