@@ -178,7 +178,7 @@ def test_random_fields(kind, first):
 
 
 @pytest.mark.parametrize("kind", ["painted", "quantized"])
-def test_values_equal_to_a_threshold(kind):
+def test_random_fields_with_values_on_a_threshold(kind):
     """Thresholds are scores of the case's own connections and confidences of its own joints."""
     every_joint = {"keypoint_threshold": 0.0, "keypoint_threshold_relative": 0.0, "instance_threshold": 0.0}
     for index in range(CASES_PER_KIND, CASES_PER_KIND + 200):
