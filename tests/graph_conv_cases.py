@@ -216,8 +216,8 @@ class GraphConvContract(OpContract):
 
         def features(activation: str) -> Iterator[Call]:
             """What is done with the features: independent of how the matrix was made."""
-            for memory_format, bias, residual in product(FORMATS, ("bias", ""), ("residual", "")):
-                yield call((2, 14, 3, 5), memory_format, ("weight", bias, residual), activation=activation)
+            for memory_format, *optional in product(FORMATS, *((name, "") for name in OPTIONAL)):
+                yield call((2, 14, 3, 5), memory_format, tuple(optional), activation=activation)
 
         def sizes(num_nodes: int) -> Iterator[Call]:
             """Every remainder of a vector, of a block of registers and of a tile."""

@@ -230,6 +230,7 @@ class OpContract:
             (torch.float32, torch.float64),
             (torch.float32, torch.bfloat16),
             (torch.float64, torch.half),
+            (torch.bfloat16, torch.float64),
         ]:
             call = self.sample(self.shape, dtype, device)
             names = [n for n, t in call.tensors.items() if t.is_floating_point() and n not in self.features]
@@ -359,12 +360,14 @@ class OpContract:
             torch.testing.assert_close(vmap(of_element, in_dims)(*args), loop(of_reference)(*args))
         torch.testing.assert_close(backward(*args), expected)
 
-    def test_vmap_over_nothing_is_refused(self) -> None:
+    def test_vmap_over_nothing_is_refused(self, case: Vmap) -> None:
         call = self.small()
-        name = self.features[0]
+        function, args, _ = self.positional(self.function, call, **case.options)
+        in_dims = tuple(0 if name in case.mapped else None for name in call.tensors)
+        nothing = [arg if dim is None else arg[None][:0] for arg, dim in zip(args, in_dims, strict=True)]
         message = rf"vmap over {self.overload.name()} needs a dimension of at least one element, got 0"
         with pytest.raises(ValueError, match=message):
-            vmap(lambda tensor: call.replaced(**{name: tensor}).of(self.function))(call.tensors[name][None][:0])
+            vmap(function, in_dims)(*nothing)
 
     def test_jacobian(self, device: torch.device, implementation: Callable[..., Tensor]) -> None:
         """With B = 2 and B = 1, where the elements of a batch, mapped or not, are views of it."""
