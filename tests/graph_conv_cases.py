@@ -13,12 +13,17 @@ from torch import Tensor
 
 from dgcn_ext import functional, ops, reference
 
-# Per dtype of x: relative and absolute tolerance. The features are of order one, and the result is rounded once.
+# Per dtype of x: relative and absolute tolerance between two results. The features are of order one.
 FEATURE_TOLERANCE = {
     torch.float64: {"rtol": 1e-12, "atol": 1e-12},
     torch.float32: {"rtol": 2e-5, "atol": 2e-5},
     torch.bfloat16: {"rtol": 8e-3, "atol": 1e-4},
     torch.float16: {"rtol": 1e-3, "atol": 1e-4},
+}
+# Against float64: a result is rounded once, to the nearest number (2⁻⁸ and 2⁻¹¹). Truncating costs up to twice as much.
+ROUNDED_ONCE = FEATURE_TOLERANCE | {
+    torch.bfloat16: {"rtol": 5e-3, "atol": 1e-4},
+    torch.float16: {"rtol": 6e-4, "atol": 1e-4},
 }
 # Gradients of parameters are sums over the batch, held in the accumulation dtype: relative to the largest one.
 PARAMETER_TOLERANCE = {torch.float64: 1e-12, torch.float32: 2e-5, torch.bfloat16: 2e-5, torch.float16: 2e-5}
@@ -96,11 +101,11 @@ def check_against_reference(inputs: dict[str, Tensor], options: dict[str, Any], 
     expected_y, expected_gradients = differentiate(reference.graph_conv, wide, options, grad_y.double())
 
     assert y.dtype == x.dtype
-    torch.testing.assert_close(y.double(), expected_y, **FEATURE_TOLERANCE[x.dtype])
+    torch.testing.assert_close(y.double(), expected_y, **ROUNDED_ONCE[x.dtype])
     for name, gradient in gradients.items():
         expected = expected_gradients[name]
         if name in ("x", "residual"):
-            torch.testing.assert_close(gradient.double(), expected, **FEATURE_TOLERANCE[x.dtype], msg=in_context(name))
+            torch.testing.assert_close(gradient.double(), expected, **ROUNDED_ONCE[x.dtype], msg=in_context(name))
         elif expected.numel():
             atol = PARAMETER_TOLERANCE[x.dtype] * max(expected.abs().max().item(), 1.0)
             torch.testing.assert_close(gradient.double(), expected, rtol=0, atol=atol, msg=in_context(name))
