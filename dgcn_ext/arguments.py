@@ -1,4 +1,4 @@
-"""What the decoder and the encoder check of their arguments alike; needs no torch."""
+"""Checks of arguments that are no tensors: integers, arrays, skeletons. Needs numpy, not torch."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ INT_MAX = 2**31 - 1
 
 
 def check_integer(name: str, value: int, low: int, high: int) -> int:
-    """``value`` as an int. NumPy's integers are as good as Python's; True and False are mistakes."""
+    """``value``, an integer of Python or NumPy, as an int; a bool is refused."""
     if isinstance(value, bool):
         raise TypeError(f"{name} must be an integer, got {value}")
     try:
@@ -27,7 +27,7 @@ def check_integer(name: str, value: int, low: int, high: int) -> int:
 
 
 def to_array(name: str, value: ArrayLike, required: str) -> NDArray[Any]:
-    """np.asarray, whose own errors (and those of torch's tensors) do not say which argument it is."""
+    """``np.asarray(value)``, with an error that names the argument."""
     try:
         return np.asarray(value)
     except (RuntimeError, TypeError, ValueError) as error:
@@ -48,7 +48,7 @@ def check_pairs(name: str, pairs: Iterable[Any], required: str) -> list[tuple[An
 
 
 def check_limbs(skeleton: Iterable[tuple[int, int]] | NDArray[np.integer[Any]]) -> tuple[tuple[int, int], ...]:
-    """The limbs as plain integers; whether they fit the keypoints is the core's to say."""
+    """The limbs as Python integers. The compiled code checks that they are keypoints, and none twice."""
     if not isinstance(skeleton, Iterable):
         raise TypeError(f"skeleton must be a sequence of pairs, got {skeleton!r}")
     limbs = []

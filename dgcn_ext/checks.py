@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+import dgcn_ext
+
 _FEATURE_DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -62,10 +64,10 @@ def check_flag(name: str, value: bool) -> None:
 
 
 def check_batch(batch: int) -> None:
-    """A whole number of images; NumPy's integers are as good as Python's."""
+    """An integer of Python, NumPy or torch.compile."""
     if isinstance(batch, bool) or not isinstance(batch, (int, torch.SymInt, np.integer)):
         raise TypeError(f"batch must be an integer or None, got {_describe(batch)}")
-    if not 0 <= batch < 2**32:  # images are numbered with a 32-bit word of the counter
+    if not 0 <= batch < 2**32:  # the number of an image is a 32-bit word of Philox's counter
         raise ValueError(f"batch must be None or in [0, 2**32), got {batch}")
 
 
@@ -92,7 +94,7 @@ def check_feature_dtype(name: str, features: Tensor) -> None:
 
 
 def check_fits(name: str, value: Tensor, shape: Sequence[int], features_name: str, features: Tensor) -> None:
-    """Of that shape, and where the features are."""
+    """The shape, and the device: that of the features."""
     if value.shape != shape:
         raise ValueError(f"{name} must have shape {list(shape)}, got {list(value.shape)}")
     if value.device != features.device:
@@ -109,16 +111,11 @@ def check_parameter(name: str, value: Tensor, shape: Sequence[int], features_nam
 def check_device_type(name: str, value: Tensor) -> None:
     if value.device.type not in ("cpu", "cuda", "meta"):
         raise ValueError(f"{name} must be on a CPU or CUDA device, got one on {value.device.type}")
-    if value.is_cuda and not has_cuda_kernels():
+    if value.is_cuda and not dgcn_ext.ops.HAS_CUDA:
         raise RuntimeError(
             f"{name} is a CUDA tensor, but dgcn_ext was built without CUDA kernels: install it again where an nvcc is "
             "found (CUDA_HOME, PATH or /usr/local/cuda)"
         )
-
-
-def has_cuda_kernels() -> bool:
-    """Whether those compiled operators that are loaded include CUDA's."""
-    return torch._C._dispatch_has_kernel_for_dispatch_key("dgcn::graph_conv_forward", "CUDA")
 
 
 def check_has_no_gradient(name: str, value: Tensor) -> None:

@@ -11,143 +11,149 @@ constants of OpenPifPaf 0.13; it lives in csrc/pifpaf, one file per stage.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from numbers import Integral, Real
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from dgcn_ext import _pifpaf
 from dgcn_ext.arguments import INT_MAX, check_integer, check_limbs, check_pairs, to_array
+from dgcn_ext.loading import load_compiled
+
+if TYPE_CHECKING:
+    from dgcn_ext import _pifpaf
 
 __all__ = ["DecoderConfig", "Inspection", "PifPafDecoder"]
+
+
+_OPTION_TYPES: dict[type, tuple[str, Any]] = {
+    bool: ("a bool", bool),
+    int: ("an integer", Integral),
+    float: ("a number", Real),
+}
+
+
+def _option(default: Any, low: float, high: float) -> Any:
+    """A field of :class:`DecoderConfig` that takes the numbers in [low, high]."""
+    return field(default=default, metadata={"range": (low, high)})
 
 
 @dataclass(frozen=True, kw_only=True)
 class DecoderConfig:
     """Constants of the decoder, in the order in which it uses them. The defaults are OpenPifPaf's.
 
-    Thresholds and shares are in [0, 1] and complete_confidence in [1e-12, 1]; the other real numbers in [0, 1e6], but
-    map_neighbors, map_min_sigma and connection_min_scale, by which others are divided, in [1e-3, 1e6] and
-    occupancy_reduction in [1, 1e6]. Integers are at least 1, score_top at least 0; max_map_pixels is at most 2**30.
+    A field reads ``name: type = _option(default, lowest, highest)``. The lowest value of a divisor is above 0.
 
-    Raises TypeError for a value of the wrong type and ValueError for one out of range, naming the field.
+    Raises:
+        TypeError, ValueError: a value of the wrong type or out of range, naming the field.
     """
 
-    map_threshold: float = 0.3
+    map_threshold: float = _option(0.3, 0, 1)
     """PIF cells with at least this confidence are painted into the confidence map."""
-    map_neighbors: float = 16.0
+    map_neighbors: float = _option(16.0, 1e-3, 1e6)
     """A cell adds confidence / map_neighbors: so many agreeing cells saturate a pixel of the map."""
-    map_sigma: float = 0.5
+    map_sigma: float = _option(0.5, 0, 1e6)
     """Radius of a painted cell, in scales."""
-    map_min_sigma: float = 1.0
+    map_min_sigma: float = _option(1.0, 1e-3, 1e6)
     """Smallest radius of a painted cell, in px."""
-    max_map_pixels: int = 2**26
+    max_map_pixels: int = _option(2**26, 1, 2**30)
     """Inputs of more pixels are refused, which bounds the memory of the map to four times as many bytes."""
 
-    seed_threshold: float = 0.2
+    seed_threshold: float = _option(0.2, 0, 1)
     """Smallest confidence of a seed: of the PIF cell, and of its blend with the map."""
-    seed_map_weight: float = 0.9
-    """Share of the map in a seed's confidence, in [0, 1]; the rest is the cell's."""
+    seed_map_weight: float = _option(0.9, 0, 1)
+    """Share of the map in a seed's confidence; the rest is the cell's."""
 
-    max_seeds: int = 200_000
+    max_seeds: int = _option(200_000, 1, INT_MAX)
     """Of an image's seeds the best so many are tried; images of a thousand persons have fewer."""
 
-    connection_threshold: float = 0.3
+    connection_threshold: float = _option(0.3, 0, 1)
     """Smallest confidence of a PAF cell; its score must exceed it."""
-    connection_map_weight: float = 0.9
-    """Share of a connection's score that the map at its target must vouch for, in [0, 1]."""
-    connection_window: float = 1.0
+    connection_map_weight: float = _option(0.9, 0, 1)
+    """w in the score of a connection: the cell's confidence times (1 - w + w * the map at its target)."""
+    connection_window: float = _option(1.0, 0, 1e6)
     """Width of the window around a joint in which connections start, in scales."""
-    connection_min_scale: float = 0.5
+    connection_min_scale: float = _option(0.5, 1e-3, 1e6)
     """Smallest scale with which a joint searches, in px."""
-    blend_min_score: float = 0.01
+    blend_min_score: float = _option(0.01, 0, 1e6)
     """The second best connection is blended in from this score,"""
-    blend_min_ratio: float = 0.5
+    blend_min_ratio: float = _option(0.5, 0, 1e6)
     """... from this fraction of the best one's score,"""
-    blend_max_distance: float = 0.5
+    blend_max_distance: float = _option(0.5, 0, 1e6)
     """... and up to this distance between their targets, in scales of the best one's target."""
 
-    max_persons: int = 1000
+    max_persons: int = _option(1000, 1, INT_MAX)
     """Growing stops at so many persons, those included that suppression will drop: with max_seeds, what bounds the time
     and the memory that any fields can cost."""
-    keypoint_threshold: float = 0.15
+    keypoint_threshold: float = _option(0.15, 0, 1)
     """Smallest confidence of a joint."""
-    keypoint_threshold_relative: float = 0.5
+    keypoint_threshold_relative: float = _option(0.5, 0, 1e6)
     """Smallest confidence of a joint relative to the one it was grown from, a ratio that may exceed 1."""
     reverse_match: bool = True
     """A new joint must lead back to the joint it was grown from,"""
-    reverse_max_distance: float = 1.0
+    reverse_max_distance: float = _option(1.0, 0, 1e6)
     """... to within this L1 distance, in scales of that joint."""
 
-    occupancy_reduction: float = 2.0
+    occupancy_reduction: float = _option(2.0, 1, 1e6)
     """Edge of a cell of the bitmaps that record where joints are, in px."""
-    occupancy_min_half_side: float = 2.0
+    occupancy_min_half_side: float = _option(2.0, 0, 1e6)
     """Smallest half side of the square that a joint occupies, in cells of the bitmap."""
 
-    suppression_factor: float = 1e-5
-    """A joint where a better person's has been keeps this share of its confidence, in [0, 1]."""
-    instance_threshold: float = 0.15
+    suppression_factor: float = _option(1e-5, 0, 1)
+    """A joint in a place that a better person's joint occupies keeps this share of its confidence."""
+    instance_threshold: float = _option(0.15, 0, 1)
     """Smallest mean confidence of a person over all keypoints."""
 
     force_complete: bool = False
     """Give every person every keypoint its skeleton reaches; both keypoint thresholds and the instance threshold then
     count as zero."""
-    complete_threshold: float = 0.001
+    complete_threshold: float = _option(0.001, 0, 1)
     """Replaces connection_threshold while persons are completed."""
-    complete_window: float = 4.0
+    complete_window: float = _option(4.0, 0, 1e6)
     """Replaces connection_window while persons are completed, in scales."""
-    complete_confidence: float = 1e-5
+    complete_confidence: float = _option(1e-5, 1e-12, 1)
     """Confidence of a joint that is copied from its neighbour for want of any evidence."""
 
-    refine_rounds: int = 0
+    refine_rounds: int = _option(0, 0, 10)
     """How many times each joint moves to the mean of the PIF cells that point near it; 0 for none, as in OpenPifPaf."""
-    refine_threshold: float = 0.1
+    refine_threshold: float = _option(0.1, 0, 1)
     """Smallest confidence of a PIF cell that counts there."""
-    refine_sigma: float = 1.0
+    refine_sigma: float = _option(1.0, 0, 1e6)
     """Standard deviation of a cell's weight over its distance from the joint, in scales; cells beyond three are left
     out."""
-    refine_min_sigma: float = 1.0
+    refine_min_sigma: float = _option(1.0, 1e-3, 1e6)
     """Smallest such deviation, in cells of the field."""
 
-    score_top: int = 3
+    score_top: int = _option(3, 0, INT_MAX)
     """How many of a person's most confident joints weigh more in its score."""
-    score_top_weight: float = 3.0
+    score_top_weight: float = _option(3.0, 0, 1e6)
     """Their weight; the others weigh 1."""
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            value, default = getattr(self, field.name), field.default
-            kind: type = bool if isinstance(default, bool) else Integral if isinstance(default, int) else Real
-            if not isinstance(value, kind) or (kind is not bool and isinstance(value, bool)):
-                required = {bool: "a bool", Integral: "an integer", Real: "a number"}[kind]
-                raise TypeError(f"{field.name} must be {required}, got {value!r}")
-        try:
-            self._native().validate()
-        except ValueError as error:  # which shows what the core's types made of the value
-            required = str(error).rpartition(", got ")[0]
-            raise ValueError(f"{required}, got {getattr(self, required.split()[0])}") from None
+        for option in fields(self):
+            _check_option(option.name, getattr(self, option.name), option.default, option.metadata.get("range"))
 
-    def _native(self) -> _pifpaf.DecoderConfig:
-        native = _pifpaf.DecoderConfig()
-        for field in fields(self):
-            value = getattr(self, field.name)
-            # No option may be negative: -1 stands for what the core's types cannot hold, to be refused as that.
-            setattr(native, field.name, value if -INT_MAX <= value <= INT_MAX else -1)
-        return native
+
+def _check_option(name: str, value: Any, default: Any, limits: tuple[float, float] | None) -> None:
+    required, kind = _OPTION_TYPES[type(default)]
+    if not isinstance(value, kind) or isinstance(value, bool) != isinstance(default, bool):
+        raise TypeError(f"{name} must be {required}, got {value!r}")
+    if limits is not None and not limits[0] <= value <= limits[1]:  # NaN is in no range
+        low, high = (limit if isinstance(default, int) else f"{limit:g}" for limit in limits)
+        raise ValueError(f"{name} must be in [{low}, {high}], got {value}")
 
 
 @dataclass(frozen=True, eq=False)
 class Inspection:
-    """What the decoder knows of an image before it grows persons, from `PifPafDecoder.inspect`."""
+    """The evidence in an image from which persons are grown; see :meth:`PifPafDecoder.inspect`."""
 
     confidence_maps: NDArray[np.float32]
     """[K, (H - 1) * stride + 1, (W - 1) * stride + 1], one value in [0, 1] a pixel."""
     seeds: NDArray[np.void]
-    """Structured array of the joints from which persons are grown, in the order in which they are tried; those whose
-    place is taken by then are passed over. ``keypoint``; ``cell`` of the PIF field, row-major; ``confidence``; ``x``,
-    ``y``, ``scale`` in px."""
+    """Structured array of the joints from which persons are grown, in the order in which they are tried. Those at a
+    place that another person occupies by then are skipped. ``keypoint``; ``cell`` of the PIF field, row-major;
+    ``confidence``; ``x``, ``y``, ``scale`` in px."""
     connections: NDArray[np.void]
     """Structured array of the candidate connections, by limb, direction and cell. ``limb``, the index in the skeleton;
     the keypoints ``start`` and ``end``, in the order in which the limb is walked; ``cell`` of the PAF field, row-major;
@@ -186,10 +192,14 @@ class PifPafDecoder:
     ) -> None:
         if config is not None and not isinstance(config, DecoderConfig):
             raise TypeError(f"config must be a DecoderConfig, got {type(config).__name__}")
-        self._num_keypoints = check_integer("num_keypoints", num_keypoints, 1, _pifpaf.MAX_KEYPOINTS)
+        pifpaf = load_compiled("_pifpaf")
+        self._num_keypoints = check_integer("num_keypoints", num_keypoints, 1, pifpaf.MAX_KEYPOINTS)
         self._skeleton = check_limbs(skeleton)
         self._config = DecoderConfig() if config is None else config
-        self._native = _pifpaf.Decoder(self._num_keypoints, self._skeleton, self._config._native())
+        constants = pifpaf.DecoderConfig()
+        for option in fields(self._config):
+            setattr(constants, option.name, getattr(self._config, option.name))
+        self._native: _pifpaf.Decoder = pifpaf.Decoder(self._num_keypoints, self._skeleton, constants)
 
     @property
     def num_keypoints(self) -> int:
@@ -241,7 +251,7 @@ class PifPafDecoder:
             threads: how many to use; 0: as many as the machine has.
 
         Raises:
-            As for one image, naming the image; nothing is returned then.
+            TypeError, ValueError: as for one image, naming the image.
         """
         pairs = check_pairs("images", images, "(pif, paf)")
         checked = [self._check_fields(*pair, f"images[{i}] ") for i, pair in enumerate(pairs)]
@@ -249,28 +259,24 @@ class PifPafDecoder:
         return self._native.decode_batch(checked, stride, check_integer("threads", threads, 0, INT_MAX))
 
     def inspect(self, pif: ArrayLike, paf: ArrayLike, stride: int) -> Inspection:
-        """What ``self(pif, paf, stride)`` knows of the image before it grows persons: for plots and debugging.
+        """The evidence from which ``self(pif, paf, stride)`` grows persons, for plots and debugging.
 
             c = decoder.inspect(pif, paf, stride).connections
             from_5_to_7 = c[(c["start"] == 5) & (c["end"] == 7)]
 
-        With ``config.force_complete`` the connections are those that complete persons, a superset as a rule.
-
-        Args, Raises:
-            As for decoding. The maps take 4 bytes a pixel and keypoint.
+        With ``config.force_complete`` the connections are those that complete persons, a superset as a rule. Arguments
+        and errors are those of decoding. The maps take 4 bytes a pixel and keypoint.
         """
         fields = self._check_fields(pif, paf, "")
         return Inspection(*self._native.inspect(*fields, check_integer("stride", stride, 1, INT_MAX)))
 
     def stage_times(self, pif: ArrayLike, paf: ArrayLike, stride: int) -> dict[str, float]:
-        """What each stage of ``self(pif, paf, stride)`` takes, in seconds.
+        """Seconds that each stage of ``self(pif, paf, stride)`` takes, by name.
 
-        ``maps``: PIF cells are read and made ready for look-ups in the confidence maps; ``seeds``: looked up there and
-        sorted; ``growing``: PAF cells are read, connections scored, persons grown; ``completing``: the same in
-        force-complete's pass; ``suppressing``. What a stage leaves until it is asked for counts where it is asked for.
-
-        Args, Raises:
-            As for decoding.
+        ``maps``: PIF cells are read and indexed for look-ups in the confidence maps; ``seeds``: cells are scored by the
+        maps and sorted; ``growing``: PAF cells are read, connections scored, persons grown; ``completing``: the same
+        for force-complete; ``suppressing``. Work that is deferred counts in the stage that needs it. Arguments and
+        errors are those of decoding.
         """
         fields = self._check_fields(pif, paf, "")
         return self._native.stage_times(*fields, check_integer("stride", stride, 1, INT_MAX))

@@ -6,8 +6,8 @@ A gradient is a :class:`Function`. Autograd records it in two ways:
   torch.func, vmap and torch.compile, and where ``torch.ops.dgcn`` is called directly.
   ``torch.library.register_autograd`` registers such a kernel too, but its kernel refuses torch.func.grad and drops the
   tangents of forward mode without an error.
-- Directly, by ``Function.apply``, where neither is at work: that saves the way through the dispatcher to a kernel in
-  Python, 16 to 22 µs a call.
+- Directly, by ``Function.apply``, where none of these is active: that saves the way through the dispatcher to a kernel
+  in Python, 16 to 22 µs a call.
 """
 
 from collections.abc import Sequence
@@ -22,8 +22,8 @@ from torch.autograd.function import _SingleLevelFunction
 
 
 def new_library() -> torch.library.Library:
-    """For what Python registers with the operators, in the place of what it registered before (importlib.reload)."""
-    registered = vars(torch.ops.dgcn)  # stays for as long as the operators
+    """The library of what Python registers with the operators. It replaces that of an earlier import."""
+    registered = vars(torch.ops.dgcn)  # outlives importlib.reload()
     if "python_library" in registered:
         registered["python_library"]._destroy()
     registered["python_library"] = library = torch.library.Library("dgcn", "FRAGMENT")
@@ -45,9 +45,9 @@ class Function(torch.autograd.Function):
 
 
 def register_gradient(op: OpOverload, function: type[Function], *, lib: torch.library.Library) -> None:
-    """Has autograd record ``function`` wherever ``op`` is called with something that requires a gradient."""
-    # torch.autograd.Function hands a call to the transforms of torch.func. Here the dispatcher has done so already: it
-    # calls the kernel once for each transform, and the kernel serves that one only.
+    """Makes ``function`` what autograd records where ``op`` is called with a tensor that requires a gradient."""
+    # torch.autograd.Function passes a call on to the transforms of torch.func. The dispatcher has done so already: it
+    # calls the kernel below once for each transform.
     methods = {name: staticmethod(getattr(function, name)) for name in ("forward", "backward", "jvp")}
     single_level: Any = type(function.__name__, (_SingleLevelFunction,), methods)
 
@@ -63,7 +63,7 @@ def register_gradient(op: OpOverload, function: type[Function], *, lib: torch.li
 
 
 def refuse_gradient(op: OpOverload, message: str, *, lib: torch.library.Library) -> None:
-    """Has the backward of ``op`` raise RuntimeError."""
+    """Makes the backward of ``op`` raise RuntimeError."""
 
     class Refuse(Function):
         @staticmethod
@@ -78,7 +78,7 @@ def refuse_gradient(op: OpOverload, message: str, *, lib: torch.library.Library)
 
 
 def is_transformed() -> bool:
-    """Whether the dispatcher has to see a call as it is: under torch.compile, export, torch.func, vmap or jit.trace."""
+    """Whether a call has to go through the dispatcher: under torch.compile, export, torch.func, vmap or jit.trace."""
     return torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active() or torch.jit.is_tracing()
 
 
@@ -90,7 +90,7 @@ def needs_gradient(*args: Any) -> bool:
 
 
 def below_autograd(op: OpOverload, *args: Any) -> Any:
-    """Calls the compiled kernel or, under torch.func, hands the call to the next transform."""
+    """Calls the compiled kernel or, under torch.func, passes the call on to the next transform."""
     with torch._C._AutoDispatchBelowAutograd():
         return op(*args)
 

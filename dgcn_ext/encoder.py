@@ -14,20 +14,23 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from dgcn_ext import _pifpaf
 from dgcn_ext.arguments import INT_MAX, check_integer, check_limbs, check_pairs, to_array
+from dgcn_ext.loading import load_compiled
+
+if TYPE_CHECKING:
+    from dgcn_ext import _pifpaf
 
 __all__ = ["PifPafEncoder", "Targets"]
 
 
 @dataclass(frozen=True, eq=False)
 class Targets:
-    """What the network should say, float32, NaN where there is nothing to learn from; a batch has a leading B."""
+    """What the network should predict, float32; NaN where the loss ignores a value; a batch has a leading B."""
 
     pif_confidence: NDArray[np.float32]
     """[K, H, W]: 1 near a joint, 0 elsewhere, NaN in regions of unannotated people."""
@@ -52,7 +55,8 @@ class PifPafEncoder:
         num_keypoints: K, 1 to 10,000.
         skeleton: the M limbs as pairs of zero-based keypoints, ``[(i, j), ...]`` or an integer array [M, 2].
         sigmas: [K], each keypoint's OKS sigma: the size of the joint as a fraction of its person's.
-        upright_pose: [K, 2], (x, y) of a standing person in any unit; the yardstick for persons seen in part.
+        upright_pose: [K, 2], (x, y) of a standing person in any unit: the proportions by which a person's size is
+            estimated from the joints that are annotated.
 
     Raises:
         TypeError, ValueError: naming the argument, what is required and what arrived.
@@ -65,11 +69,14 @@ class PifPafEncoder:
         sigmas: ArrayLike,
         upright_pose: ArrayLike,
     ) -> None:
-        self._num_keypoints = check_integer("num_keypoints", num_keypoints, 1, _pifpaf.MAX_KEYPOINTS)
+        pifpaf = load_compiled("_pifpaf")
+        self._num_keypoints = check_integer("num_keypoints", num_keypoints, 1, pifpaf.MAX_KEYPOINTS)
         self._skeleton = check_limbs(skeleton)
         self._sigmas = _float64("sigmas", sigmas, (self._num_keypoints,)).tolist()
         self._upright_pose = _float64("upright_pose", upright_pose, (self._num_keypoints, 2)).tolist()
-        self._native = _pifpaf.Encoder(self._num_keypoints, self._skeleton, self._sigmas, self._upright_pose)
+        self._native: _pifpaf.Encoder = pifpaf.Encoder(
+            self._num_keypoints, self._skeleton, self._sigmas, self._upright_pose
+        )
 
     @property
     def num_keypoints(self) -> int:
@@ -108,8 +115,8 @@ class PifPafEncoder:
                 of the cells that one touches is NaN, unless an annotated person claims them. Boxes beyond 1e9 px,
                 infinite or NaN are skipped.
             node_strides: strides at which the PIF confidence is wanted as well.
-            out: targets of these shapes to write into and return, such as those of the batch before: to get new memory
-                for a batch can take longer than to encode it.
+            out: targets of these shapes to write into and return, such as those of the last batch: allocating memory
+                for a batch can take longer than encoding it.
 
         Raises:
             TypeError, ValueError: naming the argument, what is required and what arrived.
@@ -136,7 +143,7 @@ class PifPafEncoder:
             height, width, stride, node_strides, out: as for one picture.
 
         Raises:
-            As for one picture, naming the picture.
+            TypeError, ValueError: as for one picture, naming the picture.
         """
         pairs = check_pairs("pictures", pictures, "(keypoints, ignored)")
         checked = [self._check_picture(*pair, f"pictures[{i}] ") for i, pair in enumerate(pairs)]
@@ -169,7 +176,7 @@ class PifPafEncoder:
         threads: int,
         out: Targets | None,
     ) -> Targets:
-        """Targets with the leading dimensions `batch`, none or B."""
+        """Targets with the leading dimensions ``batch``: () or (B,)."""
         height, width = check_integer("height", height, 1, INT_MAX), check_integer("width", width, 1, INT_MAX)
         stride = _check_stride("stride", stride, height, width)
         if not isinstance(node_strides, Iterable):

@@ -2,6 +2,8 @@
 
 As torch does for its own operators, a multiplication and an addition count one each, and what is not arithmetic on the
 features (the graph's softmax and its K×K products, the draw, sorting the keys) counts nothing.
+
+Not in ops.py, because torch's counter takes 0.15 s to import and ops.py is imported with torch.
 """
 
 from collections.abc import Callable
@@ -17,7 +19,7 @@ Shape = tuple[int, ...]
 
 
 def register(op: OpOverload) -> Callable[[Callable[..., int]], Callable[..., int]]:
-    """As ``register_flop_formula``, which raises where there is a formula already: after importlib.reload()."""
+    """``register_flop_formula``, but for a formula that is there already (importlib.reload) it would raise."""
     flop_registry.pop(op.overloadpacket, None)
     return register_flop_formula(op.overloadpacket)
 

@@ -29,8 +29,8 @@ def read_convolution(
 ) -> nn.Conv2d | None:
     """The convolution that computes what ``layer`` does; None if there is none of that geometry.
 
-    Its weights are what the layer answers to single impulses. So whatever the layer is made of counts: pruning,
-    parametrizations, wrappers, hooks, and every kind of batch norm.
+    Its weights are the layer's responses to unit impulses. So they include what pruning, parametrizations, wrappers,
+    hooks and any kind of batch norm do.
 
     Args:
         layer: takes float64 images [B, C, H, W].
@@ -51,13 +51,13 @@ def read_convolution(
         window.append(slice(start, start + (size - 1) * dilation + 1, dilation))
     rows, columns = window
 
-    # One image for each weight, and one of zeros, whose answer is the bias.
+    # One image for each weight, and one of zeros, the response to which is the bias.
     images = torch.zeros(num_weights + 1, conv.in_channels, rows.stop, columns.stop, **exact)
     impulses = torch.eye(num_weights + 1, num_weights, **exact).unflatten(1, kernel)
     images[:, :, rows, columns] = impulses.repeat(1, conv.groups, 1, 1)
-    answers = layer(images)[:, :, cell[0], cell[1]]
-    bias = answers[-1]
-    weight = (answers[:-1] - bias).T.unflatten(1, kernel)
+    responses = layer(images)[:, :, cell[0], cell[1]]
+    bias = responses[-1]
+    weight = (responses[:-1] - bias).T.unflatten(1, kernel)
 
     shape = (2, conv.in_channels, rows.stop + 3, columns.stop + 3)
     x = torch.arange(math.prod(shape), **exact).sin().view(shape)

@@ -4,11 +4,13 @@ Legend: B images, K nodes (one per keypoint, the channels of x), H×W positions 
 "accumulation dtype" is float64 for float64 features and float32 otherwise.
 """
 
+from contextlib import suppress
+
 import torch
 from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function
 
-from dgcn_ext import flops, ops  # noqa: F401  (flops registers its formulas)
+import dgcn_ext
 from dgcn_ext.checks import (
     check_adjacency,
     check_batch,
@@ -25,6 +27,10 @@ from dgcn_ext.checks import (
 from dgcn_ext.overrides import overridable
 
 __all__ = ["graph_conv", "relu_affinity", "sample_adjacency"]
+
+# This module imports without the compiled operators, too: `dgcn_ext.ops` below then raises ImportError in the call.
+with suppress(ImportError):
+    import dgcn_ext.flops  # registers its formulas
 
 _AUTOCAST_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -92,7 +98,7 @@ def graph_conv(
         NotImplementedError: a derivative in forward mode (``jvp``, ``jacfwd``).
     """
     tensors = (x, edge_weight, adjacency, weight, bias, residual, seed)
-    if has_torch_function(tensors):  # as @overridable has it, which takes 0.5 µs
+    if has_torch_function(tensors):  # what @overridable does, without the 0.5 µs of its wrapper
         return handle_torch_function(
             graph_conv,
             tensors,
@@ -104,9 +110,9 @@ def graph_conv(
             activation=activation,
         )
     # The operator checks its arguments itself, and a second check takes longer than the arithmetic of a small call. So
-    # check_graph_conv() runs only after a failure, to raise its better message. Two checks come before the call: of
-    # adjacency and per_sample, whose mistakes the operator accepts; and, under torch.compile, of the types, as tracing
-    # a value that is not a tensor fails with a message of torch's own.
+    # check_graph_conv() runs only after a failure, for its better message. Before the call come the checks that the
+    # operator does not make, of per_sample and of the gradient of adjacency; and, under torch.compile, those of the
+    # types, because torch fails with a message of its own where it traces a value that is not a tensor.
     if torch.compiler.is_compiling():
         for name, value in (("x", x), ("edge_weight", edge_weight), ("adjacency", adjacency)):
             check_is_tensor(name, value)
@@ -129,7 +135,9 @@ def graph_conv(
         weight = None if weight is None else _parameter(weight, dtype)
         bias = None if bias is None else _parameter(bias, dtype)
         mask, target, relu = _MASK[semantics], _TARGET[aggregate], _RELU[activation]
-        return ops.graph_conv(x, edge_weight, adjacency, weight, bias, residual, seed, per_sample, mask, target, relu)
+        return dgcn_ext.ops.graph_conv(
+            x, edge_weight, adjacency, weight, bias, residual, seed, per_sample, mask, target, relu
+        )
     except (AttributeError, KeyError, RuntimeError, TypeError, ValueError):
         try:
             check_option("semantics", semantics, _MASK)
@@ -172,7 +180,7 @@ def sample_adjacency(adjacency: Tensor, seed: Tensor, batch: int | None = None) 
     if batch is not None:
         check_batch(batch)
     probability = adjacency.to(_accumulation_dtype(adjacency.dtype)).contiguous()
-    return ops.sample_adjacency(probability, seed, batch).to(adjacency.dtype)
+    return dgcn_ext.ops.sample_adjacency(probability, seed, batch).to(adjacency.dtype)
 
 
 @overridable
@@ -193,8 +201,8 @@ def relu_affinity(a: Tensor, b: Tensor, g: Tensor) -> Tensor:
             neighbouring channels (flattened channels_last) are read as they are. Under autocast ``g`` is cast as
             ``conv2d`` casts its input.
 
-    The keys are cast to the accumulation dtype and never to a narrower one, under autocast neither: whether a_i + b_j
-    is above 0 hangs on their last digits, and they are few. B, C and N may be 0.
+    The keys are cast to the accumulation dtype and never to a narrower one, not even under autocast: the sign of
+    a_i + b_j depends on their last digits. B, C and N may be 0.
 
     NaN is passed on as in the dense form: a_i to y_i, b_j to all of an image, g_j to all of a channel. Infinite input
     gives results that are not finite where the dense form's are not.
@@ -221,11 +229,13 @@ def relu_affinity(a: Tensor, b: Tensor, g: Tensor) -> Tensor:
         return value.to(_accumulation_dtype(g.dtype)).contiguous()
 
     a, b = keys("a", a), keys("b", b)
-    return ops.relu_affinity(a, a.view_as(a) if b is a else b, g)  # torch.compile refuses the same tensor twice
+    return dgcn_ext.ops.relu_affinity(
+        a, a.view_as(a) if b is a else b, g
+    )  # torch.compile refuses the same tensor twice
 
 
 def _parameter(value: Tensor, dtype: torch.dtype) -> Tensor:
-    """As the operators take it; what is not floating is left to them to refuse."""
+    """In the dtype and layout of the operators. What is not floating stays as it is: they refuse it."""
     if value.dtype != dtype and value.is_floating_point():
         value = value.to(dtype)
     return value.contiguous()
@@ -236,7 +246,7 @@ def _accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
 
 
 def _autocast_dtype(features: Tensor) -> torch.dtype | None:
-    """What autocast asks of operators on the device of ``features``."""
+    """The dtype that autocast casts ``features`` to; None without autocast."""
     device_type = "cuda" if features.is_cuda else "cpu"
     if features.is_meta or not torch.is_autocast_enabled(device_type):
         return None

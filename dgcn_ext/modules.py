@@ -1,5 +1,7 @@
-"""The dynamic graph convolution module of Fig. 2, in plain PyTorch (:class:`DGCM`) and on the compiled operators
-(:class:`DGCMFused`): same constructor, ``state_dict``, outputs and random graphs.
+"""The dynamic graph convolution module of Fig. 2 and its layers, in plain PyTorch.
+
+Subclasses put other operators in their place by the class attributes ``graph_conv``, ``relu_affinity``, ``graph_layer``
+and ``non_local_layer``; :mod:`dgcn_ext.fused` does.
 
 The paper does not list the module's layers. Those here are consistent with its Table 4: every model size in it follows
 from them.
@@ -12,27 +14,24 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses import FakeTensor
 from torch.nn.functional import conv2d, pad
 from torch.nn.utils import skip_init
 
-from dgcn_ext import functional, reference
+from dgcn_ext import reference
+from dgcn_ext.adjacency import AdjacencyModule
 from dgcn_ext.arguments import INT_MAX, check_integer
-from dgcn_ext.checks import (
-    check_adjacency,
-    check_flag,
-    check_has_no_gradient,
-    check_is_tensor,
-    check_option,
-    check_seed,
-)
+from dgcn_ext.checks import check_flag, check_is_tensor, check_option, check_seed
 from dgcn_ext.folding import computes_the_same, inference_copy, merge_norms, read_convolution
+from dgcn_ext.loading import lazy_attributes
 from dgcn_ext.overrides import overridable
+
+# Where the fused modules were before dgcn_ext.fused: modules that were pickled whole are still looked for here.
+__getattr__, __dir__ = lazy_attributes(globals(), {"fused": ["DGCMFused", "GraphConvFused", "NonLocalFused"]})
 
 _LARGEST_SEED = 2**63 - 1
 
 
-class GraphConv(nn.Module):
+class GraphConv(AdjacencyModule):
     """Graph convolution over keypoint channels, ReLU(X W' S + b), with its parameters and its graph (Eq. 7, 8).
 
     Args:
@@ -43,19 +42,13 @@ class GraphConv(nn.Module):
         per_sample: draw one graph per image rather than one for the batch.
         device, dtype: of the parameters and the buffer, as in ``torch.nn``.
 
-    On the meta device the module keeps the values of ``adjacency`` for ``to_empty``. If ``adjacency`` is itself on the
-    meta device, they must come from a ``state_dict`` before the first forward.
+    :class:`dgcn_ext.adjacency.AdjacencyModule` says how the graph comes through a start on the meta device.
 
     Raises:
-        TypeError, ValueError: an argument out of the above.
+        TypeError, ValueError: an argument of the wrong type or out of range.
     """
 
     graph_conv = staticmethod(reference.graph_conv)
-
-    adjacency: Tensor
-    # What a start on the meta device needs. Defaults, as modules pickled by earlier versions lack these attributes.
-    _adjacency_values: Tensor | None = None
-    _adjacency_is_unknown = False
 
     def __init__(
         self,
@@ -69,10 +62,7 @@ class GraphConv(nn.Module):
         device: torch.device | str | int | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        super().__init__()
-        check_adjacency(adjacency)
-        check_has_no_gradient("adjacency", adjacency)
-        _check_probabilities(adjacency)
+        super().__init__(adjacency, device=device, dtype=dtype)
         check_flag("dynamic", dynamic)
         check_option("semantics", semantics, ("literal", "mask"))
         check_option("aggregate", aggregate, ("source", "target"))
@@ -87,11 +77,6 @@ class GraphConv(nn.Module):
         self.weight = nn.Parameter(torch.empty(num_nodes, num_nodes, device=device, dtype=dtype))
         self.bias = nn.Parameter(torch.empty(num_nodes, device=device, dtype=dtype))
         self.edge_weight = nn.Parameter(torch.empty(num_nodes, num_nodes, device=device, dtype=dtype))
-        if adjacency.is_meta and not self.edge_weight.is_meta:
-            raise ValueError(f"adjacency must have values for a module on {self.edge_weight.device}, got one on meta")
-        self.register_buffer("adjacency", adjacency.to(self.edge_weight, copy=True))
-        if _has_values(adjacency):
-            self._adjacency_values = adjacency.cpu().clone()
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -106,7 +91,7 @@ class GraphConv(nn.Module):
         nn.init.uniform_(self.weight, -bound, bound)
         if self.bias is not None:  # users may take it away, as from nn.Conv2d
             nn.init.uniform_(self.bias, -bound, bound)
-        with torch.no_grad():  # by functions that DTensor has
+        with torch.no_grad():  # with functions that DTensor implements
             diagonal = torch.full_like(self.edge_weight[0], math.log(num_nodes - 1) if num_nodes > 1 else 0.0)
             self.edge_weight.copy_(torch.diag_embed(diagonal))
 
@@ -119,8 +104,7 @@ class GraphConv(nn.Module):
                 default generator for the device of x. Where no graph is drawn it changes nothing.
         """
         _check_features(x, "K", len(self.adjacency))
-        if self._adjacency_is_unknown:
-            self._check_adjacency_is_loaded()
+        self.check_adjacency_is_loaded()
         drawn = self.dynamic and self.training
         return self.graph_conv(
             x,
@@ -151,7 +135,7 @@ class GraphConv(nn.Module):
         exact.graph_conv = reference.graph_conv
         num_nodes = len(self.adjacency)
         x = torch.arange(num_nodes * 4, dtype=torch.float64, device=self.adjacency.device).sin().view(1, -1, 2, 2)
-        expected = exact(x)  # the call comes first: in it, pruning and weight norm renew the parameters
+        expected = exact(x)  # before the parameters are read: pruning and weight norm recompute them in the call
         mixing = reference.edge_softmax(exact.edge_weight, exact.frozen_adjacency(), self.semantics)
         weight = (mixing.T if self.aggregate == "source" else mixing) @ exact.weight
         if not computes_the_same(expected, conv2d(x, weight[:, :, None, None], exact.bias).relu()):
@@ -167,37 +151,9 @@ class GraphConv(nn.Module):
         graph = f"eval_graph={self.eval_graph!r}, per_sample={self.per_sample}" if self.dynamic else "dynamic=False"
         return f"{len(self.adjacency)}, semantics={self.semantics!r}, aggregate={self.aggregate!r}, {graph}"
 
-    def _apply(self, fn: Any, recurse: bool = True) -> "GraphConv":
-        """What ``to_empty`` calls: a graph that leaves the meta device gets its values again."""
-        was_on_meta = self.adjacency.is_meta
-        super()._apply(fn, recurse)
-        if was_on_meta and not self.adjacency.is_meta:
-            values = self._adjacency_values
-            self._adjacency_is_unknown = values is None
-            self.adjacency.copy_(torch.tensor(torch.nan) if values is None else values)
-        return self
-
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        super()._load_from_state_dict(state_dict, prefix, *args)
-        self._adjacency_is_unknown &= f"{prefix}adjacency" not in state_dict
-
-    def _check_adjacency_is_loaded(self) -> None:
-        if self.adjacency.isnan().any():
-            raise ValueError(
-                "adjacency has no values, as it was given on the meta device: load a state_dict, or give a tensor that "
-                "was made outside of torch.device('meta')"
-            )
-        self._adjacency_is_unknown = False
-
-
-class GraphConvFused(GraphConv):
-    """:class:`GraphConv` on the compiled operator."""
-
-    graph_conv = staticmethod(functional.graph_conv)
-
 
 class _FoldedGraphConv(nn.Sequential):
-    """Takes the seed of a :class:`GraphConv`, and has no graph to draw from it."""
+    """Takes the ``seed`` argument of :class:`GraphConv`, and ignores it."""
 
     def forward(self, input: Tensor, seed: Tensor | int | None = None) -> Tensor:
         return super().forward(input)
@@ -211,7 +167,7 @@ class ZeroGammaBatchNorm2d(nn.BatchNorm2d):
         nn.init.zeros_(self.weight)
 
     def _check_input_dim(self, input: Tensor) -> None:
-        """No check: the layer around this one checks x. torch.fx traces into this class, and cannot trace the check."""
+        """Checks nothing: :class:`NonLocal` checks x. torch.fx traces into this class, and cannot trace the check."""
 
 
 class NonLocal(nn.Module):
@@ -250,14 +206,14 @@ class NonLocal(nn.Module):
     def keys(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """a_i = w_θ·θ_i and b_j = w_φ·φ_j, each [B, 1, H, W].
 
-        The affinity layer is never called with θ and φ, which would take all their pairs. Its answers to the unit
-        vectors are its weights, and they show what pruning, parametrizations, wrappers and hooks make of them.
+        The affinity layer is not called with θ and φ, because that takes all N² pairs. It is called with the unit
+        vectors instead: the responses are its weights, after pruning, parametrizations, wrappers and hooks.
         """
         theta, phi = self.theta(x), self.phi(x)
         units = theta.new_ones(2 * theta.shape[1]).diag()
-        answers = self.affinity(pad(units, (0, 0, 0, 1))[:, :, None, None]).flatten(1)  # [2C' + 1, 1]
-        bias = answers[-1]  # the answer to zero: none, unless somebody put in a layer that has one
-        w_theta, w_phi = (answers[:-1] - bias).T[:, :, None, None].chunk(2, dim=1)
+        responses = self.affinity(pad(units, (0, 0, 0, 1))[:, :, None, None]).flatten(1)  # [2C' + 1, 1]
+        bias = responses[-1]  # to zero: 0, unless the layer was replaced by one with a bias
+        w_theta, w_phi = (responses[:-1] - bias).T[:, :, None, None].chunk(2, dim=1)
         return conv2d(theta, w_theta, bias), conv2d(phi, w_phi)
 
     def fold(self) -> "NonLocal":
@@ -274,12 +230,6 @@ class NonLocal(nn.Module):
             nn.init.ones_(sum_of_both.weight)
             folded.affinity = sum_of_both.requires_grad_(False)
         return folded
-
-
-class NonLocalFused(NonLocal):
-    """:class:`NonLocal` on the compiled operator, in memory linear in N."""
-
-    relu_affinity = staticmethod(functional.relu_affinity)
 
 
 class DGCM(nn.Module):
@@ -301,7 +251,7 @@ class DGCM(nn.Module):
     ``torch.manual_seed`` makes runs repeat, unless it is given: ``module(x, seed=seed)``.
 
     Raises:
-        TypeError, ValueError: an argument out of the above.
+        TypeError, ValueError: an argument of the wrong type or out of range.
     """
 
     graph_layer: type[GraphConv] = GraphConv
@@ -375,13 +325,6 @@ class DGCM(nn.Module):
         return folded
 
 
-class DGCMFused(DGCM):
-    """:class:`DGCM` on the compiled operators."""
-
-    graph_layer = GraphConvFused
-    non_local_layer = NonLocalFused
-
-
 @overridable
 def _as_seed(seed: Tensor | int | None, x: Tensor) -> Tensor:
     """``seed`` as the operators take it, 0-dim int64 on the device of x; drawn where it is None."""
@@ -398,16 +341,6 @@ def _check_features(x: Tensor, name: str, channels: int) -> None:
     check_is_tensor("x", x)
     if x.dim() != 4 or x.shape[1] != channels:
         raise ValueError(f"x must have shape [B, {name[0]}, H, W] with {name} = {channels}, got {list(x.shape)}")
-
-
-def _has_values(tensor: Tensor) -> bool:
-    return not tensor.is_meta and not isinstance(tensor, FakeTensor)
-
-
-def _check_probabilities(adjacency: Tensor) -> None:
-    if _has_values(adjacency) and not ((adjacency >= 0) & (adjacency <= 1)).all():
-        low, high = adjacency.aminmax()
-        raise ValueError(f"adjacency must be in [0, 1], got values from {low:g} to {high:g}")
 
 
 def _check_channels(name: str, value: int, minimum: int) -> int:

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch._ops import OpOverload
 from torch.autograd import forward_ad
 
-from dgcn_ext.checks import check_graph_conv, check_has_no_gradient, has_cuda_kernels
+from dgcn_ext.checks import check_graph_conv, check_has_no_gradient
 from dgcn_ext.dispatch import (
     Function,
     below_autograd,
@@ -25,15 +25,9 @@ from dgcn_ext.dispatch import (
     refuse_gradient,
     register_gradient,
 )
+from dgcn_ext.loading import load_compiled
 
-try:
-    import dgcn_ext._C  # noqa: F401  (registers torch.ops.dgcn)
-except ImportError as error:
-    raise ImportError(
-        f"the compiled operators of dgcn_ext do not load ({error}). Where they are missing, or were built for another "
-        "torch, build them from the root of the dgcn repository: `pip install .`, or in place `pip install "
-        "--no-build-isolation -e .`"
-    ) from error
+load_compiled("_C")  # registers torch.ops.dgcn
 
 graph_conv_forward = torch.ops.dgcn.graph_conv_forward.default
 graph_conv_backward = torch.ops.dgcn.graph_conv_backward.default
@@ -42,7 +36,7 @@ relu_affinity_forward = torch.ops.dgcn.relu_affinity_forward.default
 relu_affinity_backward = torch.ops.dgcn.relu_affinity_backward.default
 
 _library = new_library()
-HAS_CUDA: bool = has_cuda_kernels()
+HAS_CUDA: bool = torch._C._dispatch_has_kernel_for_dispatch_key("dgcn::graph_conv_forward", "CUDA")
 
 
 @torch.library.register_fake("dgcn::sample_adjacency", lib=_library)
@@ -119,7 +113,7 @@ class _GraphConv(Function):
     ) -> Tensor:
         check_has_no_gradient("adjacency", adjacency)
         y = call_in_forward(graph_conv_forward, x, edge_weight, adjacency, weight, bias, residual, seed, *options)
-        # y > 0 tells where ReLU let through, unless a residual was added: then backward computes X·W'·S again.
+        # The gate of ReLU is y > 0, unless a residual was added: then backward computes X·W'·S + b again.
         *_, relu = options
         gate = y if relu and residual is None else None
         ctx.save_for_backward(x, gate, edge_weight, adjacency, weight, bias, seed)
@@ -198,7 +192,7 @@ def graph_conv(x: Tensor, edge_weight: Tensor, adjacency: Tensor, *rest: Any) ->
     if is_transformed():
         return graph_conv_forward(x, edge_weight, adjacency, *rest)
     weight, bias, residual, *_ = rest
-    if forward_ad._current_level >= 0 or (  # as needs_gradient() has it, without any(...), which costs 1 µs
+    if forward_ad._current_level >= 0 or (  # needs_gradient() without its any(...), which takes 1 µs
         torch.is_grad_enabled()
         and (
             x.requires_grad

@@ -33,6 +33,12 @@ else:
 ROOT = Path(__file__).resolve().parent.parent
 
 
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def device(request: pytest.FixtureRequest) -> torch.device:
+    """Each device in turn."""
+    return torch.device(request.param)
+
+
 @pytest.fixture(scope="session")
 def data_dir() -> Path:
     """The folder of real data: $DGCN_DATA, else ../shared/data beside the repository."""

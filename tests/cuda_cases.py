@@ -1,4 +1,4 @@
-"""What the tests share that only a GPU can run."""
+"""What the tests on a GPU share."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Fields painted from person layouts, with nothing but numpy: what the decoder's tests decode."""
+"""Fields for the tests of the decoder, painted in numpy from layouts of persons."""
 
 from __future__ import annotations
 

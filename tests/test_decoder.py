@@ -1,4 +1,4 @@
-"""The PIF/PAF decoder: recorded scenes, painted scenes, garbage, threads."""
+"""The PIF/PAF decoder: recorded scenes, painted scenes, arbitrary fields, threads."""
 
 from __future__ import annotations
 
@@ -153,7 +153,7 @@ def test_stride_scales_everything():
         np.testing.assert_allclose(person[:, 3], 1.5 * stride, rtol=1e-5)
 
 
-# Garbage --------------------------------------------------------------------------------------------------------------
+# Arbitrary fields -----------------------------------------------------------------------------------------------------
 
 
 @settings(max_examples=150)
@@ -178,7 +178,7 @@ def test_any_content_gives_finite_persons(data):
 @pytest.mark.parametrize("force_complete", [False, True])
 @pytest.mark.parametrize("scale", [6, 30])
 def test_worst_fields_are_decoded(force_complete, scale):
-    """Every cell certain and about itself, with joints of up to a third of the image: it ends, within max_persons."""
+    """Every cell has confidence 1 and points at itself, with joints of up to a third of the image."""
     pif, paf = np.ones((17, 5, 81, 81), np.float32), np.ones((19, 8, 81, 81), np.float32)
     pif[:, 2:4] = paf[:, 2:4] = paf[:, 4:6] = np.mgrid[:81, :81][::-1]
     pif[:, 4] = paf[:, 6:] = scale
@@ -188,7 +188,7 @@ def test_worst_fields_are_decoded(force_complete, scale):
     assert np.isfinite(persons).all()
 
 
-def test_full_size_garbage(coco_decoder):
+def test_full_size_noise(coco_decoder):
     ones = np.ones((17, 5, 81, 81), np.float32), np.ones((19, 8, 81, 81), np.float32)
     (person,) = coco_decoder(*ones, STRIDE)  # every cell points at cell (1, 1)
     np.testing.assert_allclose(person[:, 1:], STRIDE, rtol=1e-5)
@@ -207,7 +207,7 @@ def crowd(seed: int, height: int = 40, width: int = 40):
     return paint(persons, rng.uniform(0.5, 2, (6, 21)), HAND_LIMBS, height, width)
 
 
-def test_history_does_not_matter():
+def test_earlier_images_have_no_effect():
     decoder = PifPafDecoder(21, HAND_LIMBS)
     first = decoder(*crowd(0), STRIDE)
     assert len(first) > 0
@@ -216,7 +216,7 @@ def test_history_does_not_matter():
         np.testing.assert_array_equal(decoder(*crowd(0), STRIDE), first)
 
 
-def test_thousands_of_frames_do_not_matter():
+def test_thousands_of_frames_have_no_effect():
     decoder = PifPafDecoder(2, [(0, 1)])
     rng = np.random.default_rng(0)
     frames = [paint(rng.uniform(2, 10, (1, 2, 3)), np.ones((1, 2)), [(0, 1)], 12, 12) for _ in range(5)]
@@ -266,7 +266,7 @@ def test_one_decoder_in_two_threads():
 
 
 def test_decoding_releases_the_gil(coco_decoder):
-    """With a switch interval of minutes, this thread only gets to look around while the other one decodes."""
+    """With a switch interval of minutes, this thread runs only where the other one releases the GIL."""
     ones = np.ones((17, 5, 81, 81), np.float32), np.ones((19, 8, 81, 81), np.float32)
     begun, finished = threading.Event(), threading.Event()
 

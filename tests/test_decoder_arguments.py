@@ -1,4 +1,4 @@
-"""What the PIF/PAF decoder accepts and refuses, its configuration, its copies."""
+"""The PIF/PAF decoder: good and bad arguments, configuration, copies."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_fields_that_numpy_cannot_read(toy, kind):
 
 
 def test_every_float16():
-    """Each of the 65,536, in either byte order, is read as numpy would convert it."""
+    """All 65,536, in either byte order, are converted as numpy does."""
     halves = np.arange(2**16, dtype=np.uint16).view(np.float16)
     decoder = PifPafDecoder(1, [])
     persons = np.zeros((2**16, 1, 4), np.float16)
@@ -210,70 +210,41 @@ def test_bad_config():
         PifPafDecoder(2, [], {})
 
 
-# What each option may be, ends included: lengths and divisors are in [0 or 0.001, 1e6].
-INT_MAX = 2**31 - 1
-RANGES = {
-    "map_threshold": (0, 1),
-    "map_neighbors": (0.001, 1e6),
-    "map_sigma": (0, 1e6),
-    "map_min_sigma": (0.001, 1e6),
-    "max_map_pixels": (1, 2**30),
-    "seed_threshold": (0, 1),
-    "seed_map_weight": (0, 1),
-    "max_seeds": (1, INT_MAX),
-    "connection_threshold": (0, 1),
-    "connection_map_weight": (0, 1),
-    "connection_window": (0, 1e6),
-    "connection_min_scale": (0.001, 1e6),
-    "blend_min_score": (0, 1e6),
-    "blend_min_ratio": (0, 1e6),
-    "blend_max_distance": (0, 1e6),
-    "max_persons": (1, INT_MAX),
-    "keypoint_threshold": (0, 1),
-    "keypoint_threshold_relative": (0, 1e6),
-    "reverse_max_distance": (0, 1e6),
-    "occupancy_reduction": (1, 1e6),
-    "occupancy_min_half_side": (0, 1e6),
-    "suppression_factor": (0, 1),
-    "instance_threshold": (0, 1),
-    "complete_threshold": (0, 1),
-    "complete_window": (0, 1e6),
-    "complete_confidence": (1e-12, 1),
-    "refine_rounds": (0, 10),
-    "refine_threshold": (0, 1),
-    "refine_sigma": (0, 1e6),
-    "refine_min_sigma": (0.001, 1e6),
-    "score_top": (0, INT_MAX),
-    "score_top_weight": (0, 1e6),
-}
-
-
-@pytest.mark.parametrize("name", [field.name for field in dataclasses.fields(DecoderConfig) if field.type != "bool"])
-def test_range_of_each_option(name):
-    low, high = RANGES[name]
-    if isinstance(getattr(DecoderConfig(), name), int):
-        beyond = [low - 1, high + 1]
-    else:
-        beyond = [
-            np.nextafter(np.float32(low), np.float32(-np.inf)),
-            np.nextafter(np.float32(high), np.float32(np.inf)),
-            float("nan"),
-        ]
-    for value in (low, high):
-        assert getattr(DecoderConfig(**{name: value}), name) == value
-    for value in beyond:
-        with pytest.raises(ValueError, match=rf"{name} must be in \["):
-            DecoderConfig(**{name: value})
-
-
-def test_config_is_the_cores():
-    """Python and C++ each list the constants and their defaults; this is what keeps them the same."""
+def test_config_has_the_fields_and_defaults_of_the_core():
     native = _pifpaf.DecoderConfig()
     names = {name for name in dir(native) if not name.startswith("_")} - {"validate"}
     config = dataclasses.asdict(DecoderConfig())
     assert names == set(config)
     for name, value in config.items():
         assert getattr(native, name) == (np.float32(value) if isinstance(value, float) else value), name
+
+
+@pytest.mark.parametrize(
+    "option", [f for f in dataclasses.fields(DecoderConfig) if f.type != "bool"], ids=lambda f: f.name
+)
+def test_python_and_the_core_accept_the_same_range(option):
+    """Each lists the ranges. Python takes both ends and refuses what is next to them, and so does the core."""
+    low, high = option.metadata["range"]
+    inside = [low, high]
+    if isinstance(option.default, int):
+        outside = [low - 1] + ([high + 1] if high < 2**31 - 1 else [])  # more does not fit the core's int
+    else:
+        low, high = np.float32([low, high])
+        outside = [np.nextafter(low, np.float32(-np.inf)), np.nextafter(high, np.float32(np.inf)), float("nan")]
+    for value in inside:
+        assert getattr(DecoderConfig(**{option.name: value}), option.name) == value
+    for value in [*outside, 10**310, -(10**310)]:
+        with pytest.raises(ValueError, match=rf"{option.name} must be in \["):
+            DecoderConfig(**{option.name: value})
+
+    native = _pifpaf.DecoderConfig()
+    for value in inside:
+        setattr(native, option.name, value)
+        _pifpaf.Decoder(1, [], native)
+    for value in outside:
+        setattr(native, option.name, value)
+        with pytest.raises(ValueError, match=rf"{option.name} must be in \["):
+            _pifpaf.Decoder(1, [], native)
 
 
 def test_config_reaches_the_core(toy):

@@ -1,4 +1,4 @@
-"""What the decoder shows of its evidence, and the limits on how much of it is used."""
+"""The decoder's evidence, stage times, and the limits on seeds and persons."""
 
 from __future__ import annotations
 

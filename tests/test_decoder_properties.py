@@ -1,5 +1,4 @@
-"""What must not matter to the decoder: the order of persons, keypoints and limbs, which way the image faces, and where
-in it the persons are."""
+"""Symmetries of the decoder: order of persons, keypoints and limbs; flipped images; persons elsewhere in the image."""
 
 from __future__ import annotations
 
@@ -32,7 +31,7 @@ def random_persons(rng: np.random.Generator, apart: bool) -> tuple[np.ndarray, n
 
 
 def random_fields(rng: np.random.Generator, apart: bool = False) -> tuple[np.ndarray, np.ndarray]:
-    """Those persons as an uncertain network gives them: no two confidences equal."""
+    """Fields of those persons with random confidences, as of an uncertain network."""
     pif, paf = paint(*random_persons(rng, apart), LIMBS, HEIGHT, WIDTH)
     for field in (pif, paf):
         field[:, 1] *= rng.uniform(0.4, 1, field[:, 1].shape)
@@ -83,7 +82,7 @@ def test_order_of_keypoints_and_limbs(config):
 @CONFIGS
 @pytest.mark.parametrize("axis", [0, 1], ids=["left-right", "upside down"])
 def test_flipped_image(config, axis):
-    """Of persons that stand apart: the squares that joints occupy lean to the upper left by a cell of their bitmap."""
+    """Of persons that do not overlap: the square a joint occupies is not symmetric, but one bitmap cell to the left."""
     edge = (WIDTH, HEIGHT)[axis]
     for seed in SEEDS:
         pif, paf = random_fields(np.random.default_rng(seed), apart=True)
@@ -99,7 +98,7 @@ def test_flipped_image(config, axis):
 
 @CONFIGS
 def test_shifted_by_whole_cells(config):
-    """In a larger image, wherever the scene lies in it."""
+    """The scene in a larger image, at any place."""
     for seed in SEEDS:
         rng = np.random.default_rng(seed)
         pif, paf = random_fields(rng)

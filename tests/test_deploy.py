@@ -1,8 +1,9 @@
-"""The operators in other people's processes: saved programs find them, and they are never registered twice."""
+"""Loading: saved programs find the operators, they are registered once, and the plain parts need no compiled module."""
 
 from __future__ import annotations
 
 import copy
+import os
 import shutil
 import subprocess
 import sys
@@ -18,19 +19,75 @@ from dgcn_ext import DGCMFused
 PACKAGE = Path(dgcn_ext.__file__).parent
 
 
-def run(script: str, *arguments: Path) -> None:
-    """Runs the script in a new process that imports this dgcn_ext."""
-    script = f"import sys; sys.path.insert(0, {str(PACKAGE.parent)!r})\n{script}"
-    command = [sys.executable, "-c", script, *map(str, arguments)]
-    result = subprocess.run(command, capture_output=True, text=True)
+def run(script: str, *arguments: Path, folder: Path = PACKAGE.parent) -> None:
+    """Runs the script in a new process that imports the dgcn_ext of the folder.
+
+    With -S, which leaves the installed packages to PYTHONPATH: an editable install would find its own compiled modules.
+    """
+    command = [sys.executable, "-S", "-c", script, *map(str, arguments)]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(folder), *sys.path])}
+    result = subprocess.run(command, capture_output=True, text=True, cwd=folder, env=environment)
     assert result.returncode == 0, result.stderr
 
 
-def test_sources_that_are_not_compiled_say_so(tmp_path: Path) -> None:
+def test_without_the_compiled_modules(tmp_path: Path) -> None:
+    """Plain PyTorch and numpy work. A call that needs compiled code raises one line that says how to build it."""
     shutil.copytree(PACKAGE, tmp_path / "dgcn_ext", ignore=shutil.ignore_patterns("*.so", "*.pyd"))
-    command = [sys.executable, "-S", "-c", "import dgcn_ext"]  # without the installed packages
-    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
-    assert f"{tmp_path / 'dgcn_ext'} holds the sources of dgcn_ext, but nothing compiled" in result.stderr
+    run(
+        """
+import sys
+import numpy as np
+import dgcn_ext
+from dgcn_ext import DecoderConfig, PifPafDecoder, PifPafEncoder, reference
+from dgcn_ext.encoder import Targets
+
+assert dgcn_ext.__file__.startswith(sys.argv[1])
+targets = reference.encode(
+    [[[8, 8, 2], [24, 8, 2]]], 33, 33, 8, skeleton=[(0, 1)], sigmas=[0.1, 0.1], upright_pose=[[0, 0], [1, 0]]
+)
+assert isinstance(targets, Targets) and targets.paf_confidence.any()
+pif, paf = np.ones((1, 5, 4, 4), np.float32), np.ones((0, 8, 4, 4), np.float32)
+assert reference.decode(pif, paf, 8, 1, [], DecoderConfig(keypoint_threshold=0.1)).shape == (1, 1, 4)
+for value, error in ((1.5, ValueError), ("0.5", TypeError)):
+    try:
+        DecoderConfig(keypoint_threshold=value)
+    except error as refusal:
+        assert str(refusal).startswith("keypoint_threshold must be "), refusal
+
+def refused(module, call, *arguments):
+    try:
+        call(*arguments)
+    except ImportError as error:
+        assert str(error).startswith(f"the compiled module dgcn_ext.{module} does not load"), error
+        assert "`pip install .`" in str(error) and "\\n" not in str(error)
+    else:
+        raise AssertionError(call)
+
+refused("_pifpaf", PifPafDecoder, 1, [])
+refused("_pifpaf", PifPafEncoder, 1, [], [0.1], [[0, 0]])
+assert "torch" not in sys.modules
+
+import torch
+from dgcn_ext import *
+from dgcn_ext.modules import DGCMFused  # where modules that were pickled whole look for it
+
+x = torch.randn(2, 6, 4, 3)
+module = DGCM(6, torch.rand(5, 5), lift_channels=8)
+sum(output.sum() for output in module(x)).backward()
+assert all(parameter.grad is not None for parameter in module.parameters())
+fused = DGCMFused(6, torch.rand(5, 5), lift_channels=8)
+fused.load_state_dict(module.state_dict())
+fused.fold()
+refused("_C", fused, x)
+a = torch.rand(2, 2)
+refused("_C", functional.graph_conv, x[:, :2], a, a)
+refused("_C", functional.sample_adjacency, a, torch.tensor(0))
+refused("_C", functional.relu_affinity, a, a, a[None].expand(2, 2, 2))
+refused("_C", lambda: dgcn_ext.onnx)
+""",
+        tmp_path,
+        folder=tmp_path,
+    )
 
 
 def test_saved_programs_find_the_operators(tmp_path: Path) -> None:
@@ -48,7 +105,7 @@ def test_saved_programs_find_the_operators(tmp_path: Path) -> None:
         torch.save((x, [output.detach() for output in outputs]), tmp_path / f"{training}.pt")
     run(
         """
-import dgcn_ext, importlib.util
+import sys, dgcn_ext, importlib.util
 importlib.util.find_spec("torch")  # as libraries do that ask whether torch is installed
 assert "torch" not in sys.modules
 import torch
@@ -68,7 +125,7 @@ def test_operators_are_registered_once(tmp_path: Path) -> None:
         shutil.copytree(PACKAGE, tmp_path / name / "dgcn_ext")
     run(
         """
-import torch
+import sys, torch
 
 def import_from(folder):
     for name in [name for name in sys.modules if name.startswith("dgcn_ext")]:
@@ -79,13 +136,13 @@ def import_from(folder):
 
 def refused(reason="torch.ops.dgcn is taken"):
     try:
-        from dgcn_ext import functional
+        from dgcn_ext import ops
     except ImportError as error:
         assert reason in str(error), error
     else:
         raise AssertionError("loaded")
 
-original = sys.path[0]
+original = sys.argv[2]
 sys.modules["dgcn_ext._C"] = None  # as if it was not built
 import dgcn_ext.decoder
 refused("halted")
@@ -115,4 +172,5 @@ torch.ops.load_library(f"{sys.argv[1]}/d/dgcn_ext/_C.abi3.so")
 torch.ops.dgcn.sample_adjacency(torch.ones(2, 2), torch.tensor(0), None)
 """,
         tmp_path,
+        PACKAGE.parent,
     )

@@ -1,4 +1,4 @@
-"""The compiled encoder against its specification in numpy, its symmetries, and what it accepts and refuses."""
+"""The compiled encoder: comparison with its specification in numpy, symmetries, good and bad arguments."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ SKELETONS = {
 
 
 def build(name="coco"):
-    """The encoder of a skeleton and what its specification needs to know of it."""
+    """The encoder of a skeleton, and the arguments of its specification."""
     num_keypoints, limbs = SKELETONS[name]
     rng = np.random.default_rng(num_keypoints)
     if name == "coco":
@@ -141,6 +141,14 @@ def test_first_of_equals_wins():
         column = 3  # 24 px, midway
         assert targets.pif_offset[0, 0, 2, column] == x / 8 - column
         assert targets.paf_offset[0, 0, 5, column] == x / 8 - column
+
+
+@pytest.mark.parametrize(("distance", "painted"), [(32, True), (31, False)])
+def test_hidden_joint_beside_a_visible_one(distance, painted):
+    encoder, _ = build("two nodes")
+    visible, hidden = ([[x, 40, visibility], [0, 0, 0]] for x, visibility in ((40, 2), (40 + distance, 1)))
+    targets = encoder(np.array([visible, hidden]), 81, 81, 8)
+    assert targets.pif_confidence[0, 5, 9] == painted  # the cell of (72, 40) px
 
 
 @pytest.mark.parametrize("seed", range(10))

@@ -94,7 +94,7 @@ def test_fold_keeps_what_the_layers_compute(prepare: Callable[[DGCM], None]) -> 
     nn.init.ones_(module.non_local.out[1].weight)
     prepare(module)
     x = torch.randn(2, 6, 4, 3, dtype=torch.float64)
-    # A training step: batch norm moves, autograd computes the weights of pruned layers, and then they are out of date.
+    # A training step: batch norm moves, and the weights that pruned layers computed are out of date afterwards.
     sum(output.sum() for output in module(x)).backward()
     with torch.no_grad():
         for parameter in module.parameters():
@@ -138,7 +138,7 @@ def frozen_batch_norm(channels: int) -> nn.Module:
         {"kernel_size": (3, 2), "stride": 2, "padding": (3, 0), "dilation": 2, "padding_mode": "circular"},
     ],
 )
-def test_what_merges_is_right_and_the_rest_stays(
+def test_merged_norms_are_right_and_others_stay(
     norm: Callable[[int], nn.Module], merges: bool, geometry: dict[str, Any]
 ) -> None:
     torch.manual_seed(0)

@@ -1,81 +1,23 @@
-"""Values and gradients of ``graph_conv`` against the float64 reference: the contract of the operator."""
+"""``graph_conv``: the contract of the operators, and what is special to this one."""
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
 import torch
-from graph_conv_cases import (
-    DRAWS,
-    DTYPES,
-    FORMATS,
-    OPTIONAL,
-    STRIDED,
-    check_against_reference,
-    differentiate,
-    make_grad_y,
-    make_inputs,
-    options_on,
-)
+from graph_conv_cases import FORMATS, GraphConvContract, make_grad_y, make_inputs, options_on
+from op_contract import DTYPES, differentiate
+from torch import Tensor
 
 from dgcn_ext import functional, reference
 
 
-@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
-def device(request: pytest.FixtureRequest) -> torch.device:
-    return torch.device(request.param)
+class TestContract(GraphConvContract):
+    pass
 
 
 # ---- Values and gradients -------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("optional", [(), OPTIONAL], ids=["bare", "full"])
-@pytest.mark.parametrize("draw", DRAWS)
-@pytest.mark.parametrize("activation", ["relu", "none"])
-@pytest.mark.parametrize("aggregate", ["source", "target"])
-@pytest.mark.parametrize("semantics", ["literal", "mask"])
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_every_option(
-    device: torch.device,
-    dtype: torch.dtype,
-    semantics: str,
-    aggregate: str,
-    activation: str,
-    draw: str,
-    optional: tuple[str, ...],
-) -> None:
-    options = options_on(device, semantics=semantics, aggregate=aggregate, activation=activation, **DRAWS[draw])
-    for memory_format in FORMATS:
-        inputs = make_inputs((3, 17, 5, 7), dtype, device, memory_format, optional)
-        check_against_reference(inputs, options)
-
-
-@pytest.mark.parametrize("activation", ["relu", "none"])
-@pytest.mark.parametrize("optional", [(a, b) for a in OPTIONAL for b in OPTIONAL if a <= b])
-def test_every_optional_tensor(device: torch.device, optional: tuple[str, ...], activation: str) -> None:
-    inputs = make_inputs((2, 14, 3, 5), device=device, optional=optional)
-    check_against_reference(inputs, options_on(device, activation=activation))
-
-
-@pytest.mark.parametrize("memory_format", FORMATS)
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("num_nodes", [1, 2, 14, 17, 19, 133])
-def test_sizes(device: torch.device, num_nodes: int, dtype: torch.dtype, memory_format: torch.memory_format) -> None:
-    """Every remainder of a vector, a register block and a tile."""
-    large = (41, 41) if num_nodes < 100 else (23, 29)
-    for batch, height, width in [(1, 1, 1), (3, 13, 11), (1, *large), (70, 3, 2)]:
-        inputs = make_inputs((batch, num_nodes, height, width), dtype, device, memory_format)
-        check_against_reference(inputs, options_on(device, seed=9, per_sample=batch == 3))
-
-
-def test_every_width_to_seventy(device: torch.device) -> None:
-    for width in range(1, 71):
-        check_against_reference(make_inputs((2, 17, 1, width), device=device), {})
 
 
 @pytest.mark.parametrize("memory_format", FORMATS)
@@ -85,40 +27,6 @@ def test_memory_format_is_kept(device: torch.device, dtype: torch.dtype, memory_
     y, gradients = differentiate(functional.graph_conv, inputs, {}, make_grad_y(inputs, {}))
     assert y.is_contiguous(memory_format=memory_format)
     assert gradients["x"].is_contiguous(memory_format=memory_format)
-
-
-@pytest.mark.parametrize("shape", [(0, 17, 5, 7), (2, 17, 0, 7), (2, 17, 5, 0), (0, 1, 0, 0)])
-@pytest.mark.parametrize("draw", DRAWS)
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_empty(device: torch.device, dtype: torch.dtype, draw: str, shape: tuple[int, int, int, int]) -> None:
-    options = options_on(device, **DRAWS[draw])
-    inputs = make_inputs(shape, dtype, device)
-    y, gradients = differentiate(functional.graph_conv, inputs, options, torch.zeros_like(inputs["x"]))
-    assert y.shape == shape
-    for name, gradient in gradients.items():
-        assert gradient.shape == inputs[name].shape
-        assert not gradient.any()
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("strides", STRIDED)
-def test_strided_input(device: torch.device, strides: str, dtype: torch.dtype) -> None:
-    """Each feature tensor on its own in a layout that the others do not have."""
-    plain = make_inputs((3, 17, 6, 10), dtype, device)
-    for name in ("x", "residual"):
-        check_against_reference(plain | {name: STRIDED[strides](plain[name])}, {})
-    check_against_reference(plain, {}, STRIDED[strides](make_grad_y(plain, {})))
-
-
-def test_strided_parameters(device: torch.device) -> None:
-    inputs = make_inputs((2, 17, 5, 7), device=device)
-    strided = {
-        "edge_weight": inputs["edge_weight"].T.contiguous().T,
-        "adjacency": inputs["adjacency"].repeat(1, 2)[:, :17],
-        "weight": inputs["weight"].T.contiguous().T,
-        "bias": inputs["bias"].repeat_interleave(3)[::3],
-    }
-    assert torch.equal(functional.graph_conv(**(inputs | strided)), functional.graph_conv(**inputs))
 
 
 def test_residual_may_be_x(device: torch.device) -> None:
@@ -133,7 +41,7 @@ def test_residual_may_be_x(device: torch.device) -> None:
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_nan_stays_in_its_pixel(device: torch.device, dtype: torch.dtype) -> None:
-    """A diverging network must not look healthy behind a ReLU, nor may one pixel spoil another."""
+    """ReLU passes NaN on, and it reaches no other pixel."""
     inputs = make_inputs((2, 17, 5, 7), dtype, device, optional=("weight", "bias"))
     inputs["x"][1, 4, 2, 3] = torch.nan
     y = functional.graph_conv(**inputs, semantics="literal")
@@ -157,8 +65,8 @@ def test_softmax_does_not_overflow(device: torch.device, semantics: str) -> None
 @pytest.mark.parametrize("per_sample", [False, True])
 @pytest.mark.parametrize("seed", [0, -1, 2**63 - 1, -(2**63), 1234567890123])
 @pytest.mark.parametrize("num_nodes", [1, 2, 14, 17, 133])
-def test_mask_is_that_of_sample_adjacency(device: torch.device, num_nodes: int, seed: int, per_sample: bool) -> None:
-    """One-hot pixels read S out of the operator; with "mask" and W_d = 0 it shows the drawn edges."""
+def test_graph_is_that_of_sample_adjacency(device: torch.device, num_nodes: int, seed: int, per_sample: bool) -> None:
+    """With one-hot pixels the result is S. With "mask" and W_d = 0, S is positive where an edge was drawn."""
     batch = 3
     adjacency = torch.rand(num_nodes, num_nodes, generator=torch.Generator().manual_seed(0)).to(device)
     one_hot = torch.eye(num_nodes, device=device)[:, :, None].expand(batch, -1, -1, 1)  # pixel i shows node i
@@ -178,7 +86,7 @@ def test_an_empty_row_gives_zeros_and_no_nan_gradient(device: torch.device) -> N
 
 
 def test_eq8_by_hand() -> None:
-    """Two nodes, S = [[¾, ¼], [½, ½]]: X·S gathers columns of S, the other orientation its rows."""
+    """Two nodes, S = [[¾, ¼], [½, ½]]: "source" multiplies by the columns of S, "target" by its rows."""
     x = torch.tensor([4.0, 8.0]).reshape(1, 2, 1, 1)
     edge_weight = torch.tensor([[3.0, 5.0], [5.0, 5.0]]).log()
     adjacency = torch.tensor([[1.0, 0.0], [1.0, 1.0]])  # ln 3 against the 0 of an absent edge: weights ¾ and ¼
@@ -192,35 +100,7 @@ def test_eq8_by_hand() -> None:
 # ---- Determinism and threads ----------------------------------------------------------------------------------------
 
 
-def test_result_does_not_depend_on_the_number_of_threads() -> None:
-    inputs = make_inputs((5, 17, 41, 43))
-    grad_y = make_grad_y(inputs, {})
-    before = torch.get_num_threads()
-    results = []
-    try:
-        for threads in (1, 2, 5):
-            torch.set_num_threads(threads)
-            results.append(differentiate(functional.graph_conv, inputs, {}, grad_y))
-    finally:
-        torch.set_num_threads(before)
-    (y, gradients), *others = results
-    for other_y, other_gradients in others:
-        assert torch.equal(other_y, y)
-        assert all(torch.equal(other_gradients[name], gradient) for name, gradient in gradients.items())
-
-
-def test_calls_repeat_bit_for_bit(device: torch.device) -> None:
-    inputs = make_inputs((5, 17, 41, 43), device=device)
-    options = options_on(device, seed=1, per_sample=True)
-    grad_y = make_grad_y(inputs, options)
-    y, gradients = differentiate(functional.graph_conv, inputs, options, grad_y)
-    for _ in range(3):
-        again_y, again = differentiate(functional.graph_conv, inputs, options, grad_y)
-        assert torch.equal(again_y, y)
-        assert all(torch.equal(again[name], gradient) for name, gradient in gradients.items())
-
-
-def test_threads_do_not_meet() -> None:
+def test_concurrent_calls_do_not_interfere() -> None:
     cases = [make_inputs((2, num_nodes, 9, 11)) for num_nodes in (2, 14, 17, 19) for _ in range(8)]
     expected = [functional.graph_conv(**inputs) for inputs in cases]
     with ThreadPoolExecutor(8) as pool:
@@ -228,14 +108,37 @@ def test_threads_do_not_meet() -> None:
     assert all(torch.equal(result, y) for result, y in zip(results, expected, strict=True))
 
 
-@pytest.mark.parametrize("capability", ["portable", "avx2", "avx512"])
-def test_each_instruction_set(capability: str) -> None:
-    supported = torch.backends.cpu.get_cpu_capability()
-    if (capability, supported) in {("avx2", "DEFAULT"), ("avx512", "DEFAULT"), ("avx512", "AVX2")}:
-        pytest.skip(f"this CPU has no {capability}")
-    # Run from the tests' folder: in the root, `python -m` would put the uninstalled sources first on the path.
-    selected = "cpu and (every_width or strided_input or (sizes and 17-))"
-    command = [sys.executable, "-m", "pytest", "-q", "-x", __file__, "-k", selected]
-    environment = os.environ | {"DGCN_CPU_CAPABILITY": capability}
-    result = subprocess.run(command, cwd=Path(__file__).parent, env=environment, capture_output=True, text=True)
-    assert result.returncode == 0, result.stdout
+# ---- Autograd and torch.compile --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "optional", "kept"),
+    [
+        ({}, (), True),
+        ({"activation": "none"}, (), False),
+        ({}, ("residual",), False),  # backward computes it again
+    ],
+)
+def test_y_is_saved_for_backward_only_as_the_gate_of_relu(
+    options: dict[str, str], optional: tuple[str, ...], kept: bool
+) -> None:
+    inputs = make_inputs((2, 17, 5, 7), optional=optional)
+    inputs["x"].requires_grad_()
+    packed = []
+
+    def pack(tensor: Tensor) -> Tensor:
+        packed.append(tensor.data_ptr())
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        y = functional.graph_conv(**inputs, **options)
+    assert inputs["x"].data_ptr() in packed
+    assert (y.data_ptr() in packed) == kept
+
+
+def test_compile_with_x_as_residual() -> None:
+    torch.compiler.reset()
+    inputs = make_inputs((2, 17, 5, 7), optional=())
+    x = inputs.pop("x").requires_grad_()
+    compiled = torch.compile(lambda x: functional.graph_conv(x, residual=x, **inputs), fullgraph=True, backend="eager")
+    assert torch.equal(compiled(x), functional.graph_conv(x, residual=x, **inputs))

@@ -1,7 +1,4 @@
-"""What only a GPU can show of ``graph_conv``: determinism, graphs, streams, devices, launches and sheer size.
-
-Values and gradients are compared with the float64 reference in test_graph_conv.py, on the CPU and on CUDA alike.
-"""
+"""``graph_conv`` on a GPU: the contract, and determinism, graphs, streams, devices, launches and large sizes."""
 
 from __future__ import annotations
 
@@ -15,11 +12,12 @@ from cuda_cases import LONG_CYCLES, kernels_of
 from graph_conv_cases import (
     FEATURE_TOLERANCE,
     OPTIONAL,
-    differentiate,
+    GraphConvContract,
     make_grad_y,
     make_inputs,
     options_on,
 )
+from op_contract import differentiate
 from torch import Tensor
 
 from dgcn_ext import functional, ops
@@ -28,6 +26,10 @@ pytestmark = pytest.mark.gpu
 
 REPEATS = 1000
 SEEDS = [3, 2**32 + 1, 2**63 - 1, -1, -(2**63)]
+
+
+class TestContract(GraphConvContract):
+    device_type = "cuda"
 
 
 def on_cuda(inputs: dict[str, Tensor], device: str = "cuda") -> dict[str, Tensor]:
@@ -127,7 +129,7 @@ def test_repeats_are_bit_equal(
         assert_same_bits(differentiate(functional.graph_conv, inputs, options, grad_y), expected, f"in repeat {repeat}")
 
 
-def test_threads_do_not_meet() -> None:
+def test_concurrent_calls_do_not_interfere() -> None:
     """Shapes that need different amounts of the same kernels' shared memory, launched from several threads."""
     sizes = [(1, 1), (9, 11), (41, 41), (81, 81)]
     cases = 8 * [make_inputs((2, nodes, *size), device="cuda") for nodes in (17, 64, 133) for size in sizes]
@@ -144,7 +146,7 @@ def test_threads_do_not_meet() -> None:
 
 @pytest.mark.parametrize("num_nodes", [17, 133])
 def test_capture_and_replay(num_nodes: int) -> None:
-    """A replay reads x and the seed anew."""
+    """A replay reads the values that x and the seed have then."""
     inputs = make_inputs((3, num_nodes, 13, 11), device="cuda")
     options = options_on("cuda", seed=1, per_sample=True)
     leaves = {name: value.requires_grad_(name != "adjacency") for name, value in inputs.items()}
@@ -176,7 +178,7 @@ def test_capture_and_replay(num_nodes: int) -> None:
 
 
 def test_runs_on_the_current_stream() -> None:
-    """What is still to be written when the operator is called must be there when it runs."""
+    """Input that an earlier kernel of the stream has still to write is there when the operator runs."""
     inputs = make_inputs((4, 17, 41, 41), device="cuda")
     grad_y = make_grad_y(inputs, {})
     expected = differentiate(functional.graph_conv, inputs, {}, grad_y)

@@ -19,7 +19,8 @@ from typing import Any
 
 import pytest
 import torch
-from graph_conv_cases import DRAWS, FORMATS, OPTIONAL, differentiate, make_grad_y, make_inputs, options_on
+from graph_conv_cases import DRAWS, FORMATS, OPTIONAL, make_grad_y, make_inputs, options_on
+from op_contract import differentiate
 from torch import Tensor
 
 from dgcn_ext import functional, reference
@@ -27,11 +28,6 @@ from dgcn_ext import functional, reference
 CASES = 100  # of each dtype: over 200 shapes
 LEAST_NUMBERS = 64  # of the bias, in the shapes of a case together
 USUAL_NODES = (14, 16, 17, 19, 133)
-
-
-@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
-def device(request: pytest.FixtureRequest) -> torch.device:
-    return torch.device(request.param)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])

@@ -27,7 +27,7 @@ def soft_adjacency() -> Tensor:
 
 
 def make(module_type: type[DGCM], **options: object) -> DGCM:
-    """A small module in which no term is at its neutral start."""
+    """A small module in which every term has an effect: γ is not 0, no bias is."""
     torch.manual_seed(0)
     module = module_type(6, soft_adjacency(), lift_channels=8, **options)
     with torch.no_grad():
@@ -71,7 +71,9 @@ def hook(layer: NonLocal) -> None:
 
 @pytest.mark.parametrize("layer_type", [NonLocal, NonLocalFused])
 @pytest.mark.parametrize("change", [prune_weights, norm_weights, exchange_biases, wrap, hook])
-def test_whatever_the_layers_compute_counts(layer_type: type[NonLocal], change: Callable[[NonLocal], None]) -> None:
+def test_changes_of_the_layers_have_their_effect(
+    layer_type: type[NonLocal], change: Callable[[NonLocal], None]
+) -> None:
     torch.manual_seed(0)
     layer = layer_type(6, dtype=torch.float64)
     nn.init.ones_(layer.out[1].weight)
@@ -144,7 +146,7 @@ def test_checkpointing_draws_the_same_graph_again(module_type: type[DGCM]) -> No
 
 
 def test_another_number_is_not_compiled_again() -> None:
-    """The second number makes the seed dynamic; torch gives up after compiling 8 times."""
+    """torch makes the seed dynamic at the second number; else it would compile 8 times and then give up."""
     torch.compiler.reset()
     module, x = make(DGCMFused), features()
     counter = CompileCounter()
@@ -181,14 +183,14 @@ def test_shapes_on_the_meta_device(module_type: type[DGCM]) -> None:
 
 
 def test_fake_tensors() -> None:
-    """As tools do that estimate the memory of a training: the module is built and run, and nothing has values."""
+    """The module is built and run without values, as by tools that estimate the memory of a training."""
     with FakeTensorMode():
         module = DGCMFused(6, torch.rand(5, 5), lift_channels=8)
         sum(output.sum() for output in module(torch.empty(2, 6, 4, 3))).backward()
     assert module.graph_conv.edge_weight.grad.shape == (5, 5)
 
 
-def test_a_graph_without_values_does_for_no_other_device() -> None:
+def test_a_graph_on_the_meta_device_does_for_no_other_device() -> None:
     with pytest.raises(ValueError, match="adjacency must have values for a module on cpu, got one on meta"):
         GraphConvFused(torch.rand(5, 5, device="meta"))
 

@@ -18,7 +18,7 @@ from dgcn_ext.onnx import translation_table  # noqa: E402
 
 
 class Network(nn.Module):
-    """Every form of the operators that has a translation, as several outputs: an export takes seconds."""
+    """Every form of the operators that has a translation, in one network because an export takes seconds."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -51,7 +51,7 @@ def affinities(g: Tensor) -> list[Tensor]:
     return [
         functional.relu_affinity(ties, -ties.flip(1), g),
         functional.relu_affinity(keys + 1e4, others - 1e4, g),  # prefix sums that nearly cancel
-        functional.relu_affinity(keys - 9, others, g),  # hardly any pair is let through
+        functional.relu_affinity(keys - 9, others, g),  # hardly any pair passes ReLU
         functional.relu_affinity(keys, others, g.half()),
     ]
 

@@ -1,24 +1,100 @@
-"""The random numbers: the reference against Random123's vectors, the compiled operator against the reference."""
+"""``sample_adjacency``: the reference against Random123's vectors, and the contract of the operators."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-import torch._dynamo
+from op_contract import Call, OpContract, Vmap
+from torch import Tensor
 
-from dgcn_ext import functional, reference
+from dgcn_ext import functional, ops, reference
 
 SEEDS = [0, 1, -1, 2**31, -(2**31), 2**32 - 1, 2**32, 0x0123456789ABCDEF, -0x0123456789ABCDEF, 2**63 - 1, -(2**63)]
 
 
-@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
-def device(request: pytest.FixtureRequest) -> torch.device:
-    return torch.device(request.param)
+# Arguments that replace good ones, the error, its message, and whether torch.compile is tried as well.
+BAD_INPUT: list[tuple[Any, ...]] = [
+    ({"adjacency": [[1.0]]}, TypeError, "adjacency must be a tensor, got list", True),
+    ({"adjacency": torch.ones(3, 3).long()}, TypeError, "adjacency must have a floating dtype.*int64"),
+    ({"adjacency": torch.ones(3, 4)}, ValueError, r"adjacency must have shape \[K, K\].*got \[3, 4\]"),
+    ({"adjacency": torch.ones(0, 0)}, ValueError, r"adjacency must have shape \[K, K\].*got \[0, 0\]"),
+    ({"adjacency": torch.ones(3, 3, requires_grad=True)}, ValueError, "adjacency must not require a grad"),
+    ({"adjacency": torch.ones(3, 3).to_sparse()}, TypeError, "adjacency must be a dense tensor"),
+    ({"adjacency": torch.full((3, 3), 1.5)}, RuntimeError, "adjacency"),
+    ({"adjacency": torch.full((3, 3), torch.nan)}, RuntimeError, "adjacency"),
+    ({"seed": 0}, TypeError, "seed must be a 0-dim int64 tensor.*got int"),
+    ({"seed": True}, TypeError, "seed must be a 0-dim int64 tensor.*got bool"),
+    ({"seed": torch.tensor(0.0)}, TypeError, "seed must be int64, got torch.float32"),
+    ({"seed": torch.tensor([0])}, ValueError, r"seed must be 0-dim, got shape \[1\]"),
+    ({"seed": torch.tensor(0, device="meta")}, ValueError, "seed must be on cpu.*meta"),
+    ({"batch": -1}, ValueError, r"batch must be None or in \[0, 2\*\*32\), got -1"),
+    ({"batch": 2**70}, ValueError, r"batch must be None or in \[0, 2\*\*32\), got 1180"),
+    ({"batch": 2.0}, TypeError, r"batch must be an integer or None, got 2\.0", True),
+    ({"batch": True}, TypeError, "batch must be an integer or None, got True"),
+    ({"batch": "2"}, TypeError, "batch must be an integer or None, got '2'"),
+]
 
 
-def draw_both(adjacency: torch.Tensor, seed: int, batch: int | None = None) -> tuple[torch.Tensor, torch.Tensor]:
-    seed_tensor = torch.tensor(seed, device=adjacency.device)
-    expected = reference.sample_adjacency(adjacency.cpu(), seed_tensor.cpu(), batch)
-    return functional.sample_adjacency(adjacency, seed_tensor, batch).cpu(), expected
+class SampleAdjacencyContract(OpContract):
+    function = staticmethod(functional.sample_adjacency)
+    reference = staticmethod(reference.sample_adjacency)
+    overload = ops.sample_adjacency
+    raw = staticmethod(ops.sample_adjacency)
+    features = ("adjacency",)
+    shape = (17, 17)
+    layouts = MappingProxyType(
+        {"transposed": lambda a: a.T, "every second column": lambda a: a.repeat_interleave(2, 1)[:, ::2]}
+    )
+    bad_input = BAD_INPUT
+    vmaps = (Vmap(("adjacency",), {"batch": 2}), Vmap(("seed",), {"batch": 2}))
+
+    def sample(self, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Call:
+        adjacency = torch.rand(shape, generator=torch.Generator().manual_seed(sum(shape)))
+        return Call({"adjacency": adjacency.to(device, dtype), "seed": torch.tensor(5, device=device)})
+
+    def samples(self, dtype: torch.dtype, device: torch.device) -> dict[str, Callable[[], Iterable[Call]]]:
+        def draws(batch: int | None) -> Iterator[Call]:
+            for num_nodes in (1, 2, 3, 14, 17, 133):
+                call = self.sample((num_nodes, num_nodes), dtype, device)
+                for seed in SEEDS:
+                    yield Call(call.tensors | {"seed": torch.tensor(seed, device=device)}, {"batch": batch})
+
+        return {f"batch {batch}": lambda batch=batch: draws(batch) for batch in (None, 0, 1, 5)}
+
+    def large(self, device: torch.device) -> Call:
+        call = self.sample((133, 133), torch.float32, device)
+        return Call(call.tensors, {"batch": 20})
+
+    def small(self, seed: int = 0) -> Call:
+        adjacency = torch.rand(4, 4, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+        return Call({"adjacency": adjacency, "seed": torch.tensor(seed + 7)})
+
+    def opchecks(self, device: torch.device) -> Iterable[tuple[Any, tuple[Any, ...]]]:
+        for batch in (None, 3):
+            yield ops.sample_adjacency, (torch.rand(5, 5, device=device), torch.tensor(3, device=device), batch)
+
+    def compiled_calls(self) -> Iterable[tuple[Call, ...]]:
+        calls = [self.sample((nodes, nodes), torch.float32, torch.device("cpu")) for nodes in (14, 17)]
+        yield tuple(Call(call.tensors, {"batch": 3}) for call in calls)
+
+    def check(self, call: Call, grad_y: Tensor | None = None) -> None:
+        drawn, expected = call.of(functional.sample_adjacency), call.to("cpu").of(reference.sample_adjacency)
+        assert drawn.dtype == call.tensors["adjacency"].dtype
+        assert torch.equal(drawn.cpu(), expected)
+
+
+class TestContract(SampleAdjacencyContract):
+    pass
+
+
+@pytest.mark.gpu
+class TestContractOnCuda(SampleAdjacencyContract):
+    device_type = "cuda"
 
 
 # kat_vectors of Random123: counter, key, random bits of philox4x32 with 10 rounds
@@ -57,16 +133,6 @@ def test_edges_take_the_documented_counters() -> None:
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-@pytest.mark.parametrize("num_nodes", [1, 2, 3, 14, 17, 133])
-@pytest.mark.parametrize("batch", [None, 1, 5])
-def test_operator_draws_the_reference_graph(device: torch.device, seed: int, num_nodes: int, batch: int | None) -> None:
-    adjacency = torch.rand(num_nodes, num_nodes, generator=torch.Generator().manual_seed(num_nodes)).to(device)
-    drawn, expected = draw_both(adjacency, seed, batch)
-    assert torch.equal(drawn, expected)
-    assert drawn.shape == ((num_nodes,) * 2 if batch is None else (batch, num_nodes, num_nodes))
-
-
-@pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_every_bit_counts(device: torch.device, seed: int, dtype: torch.dtype) -> None:
     """A probability equal to an edge's own uniform number leaves it absent; the next larger one makes it present."""
@@ -89,57 +155,6 @@ def test_edges_are_drawn_with_their_probabilities(device: torch.device) -> None:
     frequency = functional.sample_adjacency(adjacency, torch.tensor(1, device=device), draws).mean(0)
     deviation = (frequency - adjacency) / (adjacency * (1 - adjacency) / draws).sqrt()
     assert deviation.abs().max() < 4.5  # standard deviations, of 49 edges
-
-
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
-def test_result_has_the_dtype_of_the_adjacency(device: torch.device, dtype: torch.dtype) -> None:
-    adjacency = torch.rand(14, 14, generator=torch.Generator().manual_seed(0)).to(device, dtype)
-    drawn, expected = draw_both(adjacency, seed=3)
-    assert drawn.dtype == dtype
-    assert torch.equal(drawn, expected)
-
-
-def test_strided_adjacency_and_empty_batch(device: torch.device) -> None:
-    adjacency = torch.rand(17, 34, generator=torch.Generator().manual_seed(0)).to(device)[:, ::2].T
-    drawn, expected = draw_both(adjacency, seed=5, batch=2)
-    assert torch.equal(drawn, expected)
-    assert functional.sample_adjacency(adjacency, torch.tensor(5, device=device), 0).shape == (0, 17, 17)
-
-
-@pytest.mark.parametrize(
-    ("adjacency", "seed", "batch", "error", "message"),
-    [
-        ([[1.0]], torch.tensor(0), None, TypeError, "adjacency must be a tensor, got list"),
-        (torch.ones(3, 3).long(), torch.tensor(0), None, TypeError, "adjacency must have a floating dtype.*int64"),
-        (torch.ones(3, 4), torch.tensor(0), None, ValueError, r"adjacency must have shape \[K, K\].*got \[3, 4\]"),
-        (torch.ones(0, 0), torch.tensor(0), None, ValueError, r"adjacency must have shape \[K, K\].*got \[0, 0\]"),
-        (torch.ones(3, 3, requires_grad=True), torch.tensor(0), None, ValueError, "adjacency must not require a grad"),
-        (torch.ones(3, 3), 0, None, TypeError, "seed must be a 0-dim int64 tensor.*got int"),
-        (torch.ones(3, 3), torch.tensor(0.0), None, TypeError, "seed must be int64, got torch.float32"),
-        (torch.ones(3, 3), torch.tensor([0]), None, ValueError, r"seed must be 0-dim, got shape \[1\]"),
-        (torch.ones(3, 3), torch.tensor(0, device="meta"), None, ValueError, "seed must be on cpu.*meta"),
-        (torch.ones(3, 3), torch.tensor(0), -1, ValueError, r"batch must be None or in \[0, 2\*\*32\), got -1"),
-        (torch.ones(3, 3), torch.tensor(0), 2**70, ValueError, r"batch must be None or in \[0, 2\*\*32\), got 1180"),
-        (torch.ones(3, 3), torch.tensor(0), 2.0, TypeError, "batch must be an integer or None, got 2.0"),
-        (torch.ones(3, 3), torch.tensor(0), True, TypeError, "batch must be an integer or None, got True"),
-        (torch.ones(3, 3), torch.tensor(0), "2", TypeError, "batch must be an integer or None, got '2'"),
-        (torch.ones(3, 3), True, None, TypeError, "seed must be a 0-dim int64 tensor.*got bool"),
-        (torch.ones(3, 3).to_sparse(), torch.tensor(0), None, TypeError, "adjacency must be a dense tensor"),
-        (torch.full((3, 3), 1.5), torch.tensor(0), None, RuntimeError, "adjacency"),
-        (torch.full((3, 3), torch.nan), torch.tensor(0), None, RuntimeError, "adjacency"),
-    ],
-)
-def test_bad_input(adjacency: object, seed: object, batch: object, error: type[Exception], message: str) -> None:
-    with pytest.raises(error, match=message) as caught:
-        functional.sample_adjacency(adjacency, seed, batch)  # type: ignore[arg-type]
-    assert "\n" not in str(caught.value)
-
-
-def test_bad_batch_under_compile() -> None:
-    torch.compiler.reset()
-    compiled = torch.compile(functional.sample_adjacency, fullgraph=True, backend="eager")
-    with pytest.raises(torch._dynamo.exc.Unsupported, match=r"batch must be an integer or None, got 2\.0"):
-        compiled(torch.ones(3, 3), torch.tensor(0), 2.0)
 
 
 def test_batch_may_be_an_integer_of_numpy() -> None:

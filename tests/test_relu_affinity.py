@@ -1,20 +1,14 @@
-"""Values and gradients of ``relu_affinity`` against the dense form in float64: the contract of the operator."""
+"""``relu_affinity``: the contract of the operators, and what is special to this one."""
 
 from __future__ import annotations
-
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from relu_affinity_cases import (
-    DTYPES,
-    LAYOUTS,
     Inputs,
+    ReluAffinityContract,
     Results,
     check_against_dense,
     check_rounded,
@@ -23,12 +17,11 @@ from relu_affinity_cases import (
 )
 from torch import Tensor
 
-from dgcn_ext import functional, reference
+from dgcn_ext import functional, ops, reference
 
 
-@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
-def device(request: pytest.FixtureRequest) -> torch.device:
-    return torch.device(request.param)
+class TestContract(ReluAffinityContract):
+    pass
 
 
 def relu_affinity(inputs: Inputs) -> Results:
@@ -38,34 +31,6 @@ def relu_affinity(inputs: Inputs) -> Results:
 # ---- Values and gradients -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("channels", [1, 2, 7, 8, 9, 15, 16, 17, 40, 128])
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_sizes(device: torch.device, dtype: torch.dtype, channels: int) -> None:
-    """Every remainder of a block of channels, and of a tile of positions."""
-    for batch, positions in [(1, 1), (2, 2), (3, 9), (1, 127), (2, 128), (2, 301)]:
-        check_against_dense(make_inputs((batch, channels, positions), dtype, device))
-
-
-@pytest.mark.parametrize("shape", [(0, 5, 7), (2, 0, 7), (2, 5, 0), (0, 0, 0)])
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_empty(device: torch.device, dtype: torch.dtype, shape: tuple[int, int, int]) -> None:
-    inputs = make_inputs(shape, dtype, device)
-    results = relu_affinity(inputs)
-    for result, like in zip(results, (inputs.g, *inputs[:3]), strict=True):
-        assert result.shape == like.shape
-        assert not result.any()
-
-
-@pytest.mark.parametrize("channels", [3, 40])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_layouts(device: torch.device, layout: str, dtype: torch.dtype, channels: int) -> None:
-    """g and grad_y each on its own in a layout that the other does not have."""
-    inputs = make_inputs((3, channels, 150), dtype, device)
-    check_against_dense(inputs._replace(g=LAYOUTS[layout](inputs.g)))
-    check_against_dense(inputs._replace(grad_y=LAYOUTS[layout](inputs.grad_y)))
-
-
 def test_layout_is_kept(device: torch.device) -> None:
     inputs = make_inputs((3, 20, 150), device=device)
     for g in (inputs.g, inputs.g.mT.contiguous().mT):
@@ -73,14 +38,8 @@ def test_layout_is_kept(device: torch.device) -> None:
         assert results.y.stride() == results.grad_g.stride() == g.stride()
 
 
-def test_strided_keys(device: torch.device) -> None:
-    inputs = make_inputs((3, 20, 150), device=device)
-    strided = inputs._replace(a=inputs.a.T.contiguous().T, b=inputs.b.repeat_interleave(2, 1)[:, ::2])
-    assert all(map(torch.equal, relu_affinity(strided), relu_affinity(inputs)))
-
-
 def test_by_hand(device: torch.device) -> None:
-    """a + b is [[-1, 2], [0, 3]] for i (rows) and j: position 0 hears 2 of g_1, position 1 hears 3 of it."""
+    """a_i + b_j is [[-1, 2], [0, 3]]: y_0 = 2·g_1 / 2 and y_1 = 3·g_1 / 2."""
     inputs = Inputs(
         torch.tensor([[0.0, 1.0]], device=device),
         torch.tensor([[-1.0, 2.0]], device=device),
@@ -94,14 +53,14 @@ def test_by_hand(device: torch.device) -> None:
     assert results.grad_g.tolist() == [[[0, 8.5]]]
 
 
-def test_no_pair_meets(device: torch.device) -> None:
+def test_no_pair_passes_relu(device: torch.device) -> None:
     inputs = make_inputs((2, 20, 50), device=device)
     inputs = inputs._replace(a=-inputs.a.abs() - 1e-3, b=-inputs.b.abs())
     assert not any(result.any() for result in check_against_dense(inputs))
 
 
-def test_every_pair_meets(device: torch.device) -> None:
-    """Then the matrix has rank two, and y_i is a_i times the mean of g, plus the mean of b_j g_j."""
+def test_every_pair_passes_relu(device: torch.device) -> None:
+    """Without ReLU y_i is a_i times the mean of g, plus the mean of b_j g_j."""
     inputs = make_inputs((2, 20, 50), torch.float64, device)
     inputs = inputs._replace(a=inputs.a.abs() + 1e-3, b=inputs.b.abs())
     y = check_against_dense(inputs).y
@@ -114,14 +73,14 @@ KEYS = st.lists(st.integers(-12, 12), min_size=1, max_size=30)
 
 @given(KEYS, KEYS, st.integers(1, 20))
 def test_any_keys(a: list[int], b: list[int], channels: int) -> None:
-    """Small whole numbers: ties and kinks abound."""
+    """Small whole numbers, so that many keys are equal and many pairs are on the kink of ReLU."""
     positions = min(len(a), len(b))
     inputs = make_inputs((1, channels, positions))
     check_against_dense(inputs._replace(a=torch.tensor([a[:positions]]).float(), b=torch.tensor([b[:positions]]) / 2))
 
 
 def test_a_million_positions(device: torch.device) -> None:
-    """Where a matrix would take 4 TB: against the same sums in another form, with float64 prefix sums."""
+    """The dense matrix would take 4 TB: compared with another form of the sums, with float64 prefix sums."""
     positions = 1_000_003
     inputs = make_inputs((2, 2, positions), device=device)
     a, b, g, _ = (tensor[1:].double() for tensor in inputs)
@@ -171,7 +130,7 @@ def hard_keys(case: str, generator: torch.Generator) -> tuple[Tensor, Tensor]:
 @pytest.mark.parametrize("cancelling", [False, True])
 @pytest.mark.parametrize("case", ["plain", "offset +", "offset -", "equal", "nearly equal", "wide"])
 def test_hard_numbers(device: torch.device, case: str, cancelling: bool) -> None:
-    """Relative error at most 1e-5 in every element, and no more than rounding once costs."""
+    """Relative error at most 1e-5 in every element, and not above that of rounding the exact result."""
     generator = torch.Generator().manual_seed(1)
     a, b = hard_keys(case, generator)
     g, h = torch.randn(2, 1, C, N, generator=generator)
@@ -236,8 +195,8 @@ def test_nan_goes_where_the_dense_form_takes_it(
 
 
 @pytest.mark.parametrize("channel", [0, 17])
-def test_nan_of_a_position_that_nobody_hears(device: torch.device, channel: int) -> None:
-    """ReLU lets nothing of it through, and 0 · NaN is NaN all the same."""
+def test_nan_of_a_position_that_passes_no_relu(device: torch.device, channel: int) -> None:
+    """Its weight is 0 everywhere, and 0 · NaN is NaN."""
     inputs = make_inputs((2, 20, 150), device=device)
     inputs.b[:, 3] = -100
     inputs.g[0, channel, 3] = torch.nan
@@ -246,8 +205,7 @@ def test_nan_of_a_position_that_nobody_hears(device: torch.device, channel: int)
     assert results.y.isnan().sum() == 150
 
 
-def test_a_key_of_minus_infinity_shuts_a_position_out(device: torch.device) -> None:
-    """Masking, as with softmax."""
+def test_a_key_of_minus_infinity_masks_a_position(device: torch.device) -> None:
     inputs = make_inputs((2, 20, 150), device=device)
     inputs.a[0, 7] = inputs.b[1, 9] = -torch.inf
     low = inputs._replace(a=inputs.a.clamp(min=-1e6), b=inputs.b.clamp(min=-1e6))  # so low that it meets none either
@@ -268,36 +226,48 @@ def test_infinity_does_not_become_finite(device: torch.device, which: str) -> No
         assert result[0].isfinite().all()
 
 
-# ---- Determinism and threads ----------------------------------------------------------------------------------------
+# ---- Autograd, torch.compile, bad input -----------------------------------------------------------------------------
 
 
-def test_result_does_not_depend_on_the_number_of_threads() -> None:
-    inputs = make_inputs((2, 130, 4001))
-    before = torch.get_num_threads()
-    results = []
-    try:
-        for threads in (1, 2, 5):
-            torch.set_num_threads(threads)
-            results.append(relu_affinity(inputs))
-    finally:
-        torch.set_num_threads(before)
-    assert all(map(torch.equal, results[0], other) for other in results[1:])
+@pytest.mark.parametrize("wanted", [{"a", "b"}, {"b", "g"}])
+def test_some_of_the_gradients(device: torch.device, wanted: set[str]) -> None:
+    inputs = make_inputs((2, 20, 50), device=device)
+    expected = differentiate(functional.relu_affinity, inputs)
+    leaves = {name: getattr(inputs, name).requires_grad_(name in wanted) for name in ("a", "b", "g")}
+    functional.relu_affinity(**leaves).backward(inputs.grad_y)
+    for name, leaf in leaves.items():
+        if name in wanted:
+            assert torch.equal(leaf.grad, getattr(expected, f"grad_{name}"))
+        else:
+            assert leaf.grad is None
 
 
-def test_calls_repeat_bit_for_bit(device: torch.device) -> None:
-    inputs = make_inputs((2, 130, 4001), device=device)
-    results = relu_affinity(inputs)
-    for _ in range(3):
-        assert all(map(torch.equal, relu_affinity(inputs), results))
+def test_one_tensor_as_both_keys(device: torch.device) -> None:
+    torch.compiler.reset()
+    a, _, g, grad_y = make_inputs((2, 20, 50), device=device)
+    expected = differentiate(functional.relu_affinity, Inputs(a, a.clone(), g, grad_y))
+    for function in (
+        functional.relu_affinity,
+        torch.compile(functional.relu_affinity, fullgraph=True, backend="eager"),
+    ):
+        leaf = a.clone().requires_grad_()
+        function(leaf, leaf, g).backward(grad_y)
+        torch.testing.assert_close(leaf.grad, expected.grad_a + expected.grad_b)
 
 
-@pytest.mark.parametrize("capability", ["portable", "avx2", "avx512"])
-def test_each_instruction_set(capability: str) -> None:
-    supported = torch.backends.cpu.get_cpu_capability()
-    if (capability, supported) in {("avx2", "DEFAULT"), ("avx512", "DEFAULT"), ("avx512", "AVX2")}:
-        pytest.skip(f"this CPU has no {capability}")
-    # Run from the tests' folder: in the root, `python -m` would put the uninstalled sources first on the path.
-    command = [sys.executable, "-m", "pytest", "-q", "-x", __file__, "-k", "cpu and (sizes or layouts or nan)"]
-    environment = os.environ | {"DGCN_CPU_CAPABILITY": capability}
-    result = subprocess.run(command, cwd=Path(__file__).parent, env=environment, capture_output=True, text=True)
-    assert result.returncode == 0, result.stdout
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"g": torch.ones(3, 4)}, r"g must have shape \[B, C, N\], got \[3, 4\]"),
+        ({"g": torch.ones(2, 3, 4).int()}, "g must be float64, float32, bfloat16 or float16, got Int"),
+        ({"a": torch.ones(2, 5)}, r"a must have shape \[2, 4\], got \[2, 5\]"),
+        ({"b": torch.ones(2, 4).double()}, "b must be Float, got Double"),
+        ({"b": torch.ones(4, 2).T}, r"b must be contiguous, got strides \[1, 2\]"),
+        ({"grad_y": torch.ones(2, 3, 5)}, r"grad_y must have shape \[2, 3, 4\], got \[2, 3, 5\]"),
+    ],
+)
+def test_raw_operators_check_too(change: dict[str, Tensor], message: str) -> None:
+    arguments = {"grad_y": torch.ones(2, 3, 4), "a": torch.ones(2, 4), "b": torch.ones(2, 4), "g": torch.ones(2, 3, 4)}
+    arguments |= change
+    with pytest.raises(RuntimeError, match=message):
+        ops.relu_affinity_backward(*arguments.values(), True, True)

@@ -1,7 +1,4 @@
-"""What only a GPU can show of ``relu_affinity``: determinism, graphs, streams, devices, launches and sheer size.
-
-Values and gradients are compared with the float64 reference in test_relu_affinity.py, on the CPU and on CUDA alike.
-"""
+"""``relu_affinity`` on a GPU: the contract, and determinism, graphs, streams, devices, launches and large sizes."""
 
 from __future__ import annotations
 
@@ -10,7 +7,15 @@ from collections.abc import Callable
 import pytest
 import torch
 from cuda_cases import LONG_CYCLES, kernels_of
-from relu_affinity_cases import LAYOUTS, Inputs, Results, check_rounded, differentiate, make_inputs
+from relu_affinity_cases import (
+    LAYOUTS,
+    Inputs,
+    ReluAffinityContract,
+    Results,
+    check_rounded,
+    differentiate,
+    make_inputs,
+)
 from torch import Tensor
 
 from dgcn_ext import functional, ops
@@ -18,6 +23,10 @@ from dgcn_ext import functional, ops
 pytestmark = pytest.mark.gpu
 
 REPEATS = 1000
+
+
+class TestContract(ReluAffinityContract):
+    device_type = "cuda"
 
 
 def relu_affinity(inputs: Inputs) -> Results:
@@ -72,7 +81,7 @@ def test_repeats_are_bit_equal(shape: tuple[int, int, int], dtype: torch.dtype, 
 
 
 def test_capture_and_replay() -> None:
-    """A replay sorts anew."""
+    """A replay sorts the keys that are there then."""
     inputs = make_inputs((3, 40, 501), device="cuda")
     leaves = [tensor.requires_grad_() for tensor in inputs[:3]]
 
@@ -101,7 +110,7 @@ def test_capture_and_replay() -> None:
 
 
 def test_runs_on_the_current_stream() -> None:
-    """What is still to be written when the operator is called must be there when it runs."""
+    """Input that an earlier kernel of the stream has still to write is there when the operator runs."""
     inputs = make_inputs((3, 40, 501), device="cuda")
     expected = relu_affinity(inputs)
     late = inputs._replace(a=torch.zeros_like(inputs.a), g=torch.zeros_like(inputs.g))
@@ -153,7 +162,7 @@ def test_launches_do_not_grow_with_the_size() -> None:
 
 
 def test_neighbouring_channels_are_not_copied() -> None:
-    """Where rows are there already, two transpositions less forward and three backward."""
+    """Such features need no transposition: two launches less forward, three less backward."""
     a, b, g, grad_y = make_inputs((2, 40, 500), device="cuda")
     h = grad_y.mT.contiguous().mT
     rows = g.mT.contiguous().mT

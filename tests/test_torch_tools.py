@@ -1,4 +1,4 @@
-"""The operators in the hands of torch.fx, tensor subclasses and torch's FLOP counter."""
+"""The operators with torch.fx, tensor subclasses, jit.trace, Inductor, torch's FLOP counter and importlib.reload."""
 
 import copy
 import pickle
@@ -66,6 +66,30 @@ def test_jit_trace_records_the_operator_where_gradients_are_needed() -> None:
     assert torch.equal(torch.jit.trace(function, x)(x + 1), function(x + 1))
 
 
+# ---- Inductor -------------------------------------------------------------------------------------------------------
+
+
+def test_inductor() -> None:
+    """Both operators in one graph of dynamic sizes: Inductor takes seconds to compile it."""
+    torch.compiler.reset()
+    generator = torch.Generator().manual_seed(0)
+    adjacency, seed = torch.rand(5, 5, generator=generator), torch.tensor(3)
+
+    def function(x: Tensor, edge_weight: Tensor) -> Tensor:
+        nodes = graph_conv(x.sin(), edge_weight, adjacency, seed=seed, per_sample=True).flatten(2)
+        return relu_affinity(nodes[:, 0], nodes[:, 1], nodes)
+
+    compiled = torch.compile(function, fullgraph=True, dynamic=True)
+    for shape in ((2, 5, 6, 7), (3, 5, 9, 4)):
+        x = torch.randn(shape, generator=generator).contiguous(memory_format=torch.channels_last)
+        results = []
+        for run in (compiled, function):
+            leaves = [x.clone().requires_grad_(), torch.eye(5).requires_grad_()]
+            y = run(*leaves)
+            results.append([y, *torch.autograd.grad(y.sum(), leaves)])
+        torch.testing.assert_close(*results, rtol=1e-4, atol=1e-4)
+
+
 # ---- FLOPs ----------------------------------------------------------------------------------------------------------
 
 
@@ -76,7 +100,7 @@ def count(function: object, *args: object) -> int:
 
 
 def test_flops_of_graph_conv() -> None:
-    """Each of 3·5·7 positions meets a matrix of 4×4, two operations an entry: 3360."""
+    """At each of 3·5·7 positions a product with a 4×4 matrix, two operations an entry: 3360."""
     x, parameter, bias = torch.rand(3, 4, 5, 7), torch.rand(4, 4), torch.rand(4)
     assert count(graph_conv, x, parameter, parameter) == 3360
 
@@ -97,7 +121,12 @@ def test_flops_of_relu_affinity() -> None:
         assert count(ops.relu_affinity_backward, g, a, b, g, *needs) == expected
 
 
-def test_modules_are_loaded_again() -> None:
-    """As notebooks do after an edit: torch refuses a second formula or kernel where the first one is still there."""
-    code = "import importlib, dgcn_ext.functional as f; [importlib.reload(m) for m in (f.ops, f.flops, f)]"
+def test_modules_can_be_reloaded() -> None:
+    """As notebooks do after an edit. torch refuses a second kernel or formula while the first one is registered."""
+    code = """
+from importlib import reload
+from dgcn_ext import flops, functional, ops
+for module in (ops, flops, functional):
+    reload(module)
+"""
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -7,8 +7,9 @@
 Names load on first use, as those of ``dgcn_ext`` do.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from dgcn_ext.loading import lazy_attributes
 
 if TYPE_CHECKING:
     from dgcn_ext.reference.decoding import decode
@@ -22,17 +23,6 @@ if TYPE_CHECKING:
         sample_adjacency,
     )
 
-_HOME = {
-    "decode": "decoding",
-    "edge_bits": "operators",
-    "edge_softmax": "operators",
-    "encode": "encoding",
-    "graph_conv": "operators",
-    "philox4x32": "operators",
-    "relu_affinity": "operators",
-    "sample_adjacency": "operators",
-}
-
 __all__ = [
     "decode",
     "edge_bits",
@@ -44,13 +34,18 @@ __all__ = [
     "sample_adjacency",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = globals()[name] = getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = lazy_attributes(
+    globals(),
+    {
+        "decoding": ["decode"],
+        "encoding": ["encode"],
+        "operators": [
+            "edge_bits",
+            "edge_softmax",
+            "graph_conv",
+            "philox4x32",
+            "relu_affinity",
+            "sample_adjacency",
+        ],
+    },
+)

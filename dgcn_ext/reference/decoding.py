@@ -88,7 +88,9 @@ def decode(
         paf: [M, 8, H, W], per limb (unused, confidence, x1, y1, x2, y2, scale1, scale2).
             Confidences are in [0, 1] (above 1 counts as 1); coordinates are absolute, they and scales in cells.
         stride: edge of a cell in px.
+        num_keypoints: K.
         skeleton: the M limbs as pairs of zero-based keypoints, none of them twice.
+        config: constants of the algorithm.
     """
     pif, paf = (np.asarray(field, np.float32) for field in (pif, paf))
     if pif[0, 0].size == 0:

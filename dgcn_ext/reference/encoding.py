@@ -155,9 +155,17 @@ def _background(ignored: Floats, channels: int, height: int, width: int, stride:
 def _nearest(
     cells: Floats, distance: Floats, channel: Indices, height: int, width: int
 ) -> tuple[Indices, Indices, Indices]:
-    """Who gets a cell that several claim. Claimant n of `channel` [N] wants the `cells` [N, C, 2] (x, y), at `distance`
-    [N, C] from each; those outside the field are nobody's. Returns winner (0..N-1), row and column of every cell
-    claimed in some channel, each once; of equally near claimants the first wins."""
+    """The nearest claimant of every cell that is claimed in a channel, once each; of equally near ones the first.
+
+    Args:
+        cells: [N, C, 2], the cells (x, y) that claimant n claims. Those outside the field are dropped.
+        distance: [N, C], of the claimant from each of them.
+        channel: [N], of the claimant.
+        height, width: of the field.
+
+    Returns:
+        Claimant (0..N-1), row and column of each cell.
+    """
     inside = ((cells >= 0) & (cells < (width, height))).all(axis=-1)
     claimant = np.nonzero(inside)[0]
     column, row = cells[inside].astype(np.intp).T
