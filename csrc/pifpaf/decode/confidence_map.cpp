@@ -7,7 +7,7 @@
 namespace dgcn::pifpaf {
 namespace {
 
-constexpr unsigned kMaxCacheEdge = 32;       // [blocks]; a power of two
+constexpr unsigned kCacheEdge = 16;          // [blocks]
 constexpr int kMinBucketEdge = 16;           // [px]; a multiple of kBlockEdge, so that a block is in one bucket
 constexpr std::size_t kBucketsPerSplat = 8;  // at most, on average: bounds the memory whatever the scales
 
@@ -29,8 +29,7 @@ ConfidenceMap::ConfidenceMap(const std::vector<PifCell>& cells, PixelSize size, 
     if (cell.confidence >= config.map_threshold) add_splat(cell, config);
   }
   if (splats_.empty()) return;
-  while (cache_edge_ < kMaxCacheEdge && cache_edge_ * cache_edge_ < splats_.size()) cache_edge_ *= 2;
-  cached_block_.assign(cache_edge_ * cache_edge_, -1);
+  cached_block_.assign(kCacheEdge * kCacheEdge, -1);
   pixels_.reset(new float[cached_block_.size() * kBlockEdge * kBlockEdge]);
   fill_buckets();
 }
@@ -93,35 +92,24 @@ void ConfidenceMap::look_up(const float* x, const float* y, std::size_t count, f
     std::fill_n(values, count, missing);
     return;
   }
-  // Three loops, of which the compiler vectorises the first and the last; the one with a branch lies between them.
-  constexpr std::size_t kBatch = 32;
   const float right = static_cast<float>(size_.width), bottom = static_cast<float>(size_.height);
-  const unsigned cache_mask = cache_edge_ - 1;
-  for (std::size_t begin = 0; begin < count; begin += kBatch) {
-    const std::size_t num = std::min(kBatch, count - begin);
-    int inside[kBatch], row[kBatch], column[kBatch], block[kBatch];
-    unsigned slot[kBatch];
-    float sum[kBatch];
-    for (std::size_t i = 0; i < num; ++i) {
-      const float px = x[begin + i], py = y[begin + i];
-      inside[i] = (px >= -0.49F) & (px <= right - 0.51F) & (py >= -0.49F) & (py <= bottom - 0.51F);
-      column[i] = static_cast<int>(inside[i] ? std::min(px + 0.5F, right - 1.0F) : 0.0F);
-      row[i] = static_cast<int>(inside[i] ? std::min(py + 0.5F, bottom - 1.0F) : 0.0F);
-      const unsigned block_row = static_cast<unsigned>(row[i]) / kBlockEdge;
-      const unsigned block_column = static_cast<unsigned>(column[i]) / kBlockEdge;
-      slot[i] = (block_row & cache_mask) * cache_edge_ + (block_column & cache_mask);
-      block[i] = static_cast<int>(block_row * static_cast<unsigned>(size_.width) + block_column);
+  for (std::size_t i = 0; i < count; ++i) {
+    const float px = x[i], py = y[i];
+    if (!(px >= -0.49F && px <= right - 0.51F && py >= -0.49F && py <= bottom - 0.51F)) {
+      values[i] = missing;
+      continue;
     }
-    for (std::size_t i = 0; i < num; ++i) {
-      if (cached_block_[slot[i]] != block[i]) {
-        cached_block_[slot[i]] = block[i];
-        compute_block(slot[i], row[i], column[i]);
-      }
-      sum[i] = pixels_[(slot[i] * kBlockEdge + static_cast<unsigned>(row[i]) % kBlockEdge) * kBlockEdge +
-                       static_cast<unsigned>(column[i]) % kBlockEdge];
+    const auto column = static_cast<unsigned>(std::min(px + 0.5F, right - 1.0F));
+    const auto row = static_cast<unsigned>(std::min(py + 0.5F, bottom - 1.0F));
+    const unsigned block_row = row / kBlockEdge, block_column = column / kBlockEdge;
+    const unsigned slot = block_row % kCacheEdge * kCacheEdge + block_column % kCacheEdge;
+    const int block = static_cast<int>(block_row * static_cast<unsigned>(size_.width) + block_column);
+    if (cached_block_[slot] != block) {
+      cached_block_[slot] = block;
+      compute_block(slot, static_cast<int>(row), static_cast<int>(column));
     }
-    for (std::size_t i = 0; i < num; ++i)
-      values[begin + i] = ((inside[i] != 0) & (sum[i] > 0.0F)) ? std::min(sum[i], 1.0F) : missing;
+    const float sum = pixels_[(slot * kBlockEdge + row % kBlockEdge) * kBlockEdge + column % kBlockEdge];
+    values[i] = sum > 0.0F ? std::min(sum, 1.0F) : missing;
   }
 }
 

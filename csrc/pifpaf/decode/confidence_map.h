@@ -30,7 +30,7 @@ class ConfidenceMap {
     return x;
   }
 
-  /// The same for `count` positions: much faster than one by one.
+  /// The same for `count` positions.
   void look_up(const float* x, const float* y, std::size_t count, float missing, float* values);
 
   /// Writes the whole map to `pixels` [height, width], which must be zero.
@@ -50,10 +50,9 @@ class ConfidenceMap {
   BucketSort buckets_;
   std::vector<int> sorted_splats_;  ///< by bucket: the indices of the splats whose box overlaps it, ascending
 
-  /// A direct-mapped cache of blocks: block (i, j) can be in slot (i mod cache_edge_, j mod cache_edge_) only.
-  unsigned cache_edge_ = 8;          ///< [blocks]; a power of two
-  std::vector<int> cached_block_;    ///< [cache_edge_, cache_edge_]: number of the block in a slot, −1 if empty
-  std::unique_ptr<float[]> pixels_;  ///< [cache_edge_, cache_edge_, kBlockEdge, kBlockEdge]
+  /// A direct-mapped cache of C × C blocks: block (i, j) can be in slot (i mod C, j mod C) only.
+  std::vector<int> cached_block_;    ///< [C, C]: number of the block in a slot, −1 if empty
+  std::unique_ptr<float[]> pixels_;  ///< [C, C, kBlockEdge, kBlockEdge]
 };
 
 }  // namespace dgcn::pifpaf
