@@ -87,7 +87,7 @@ class PifPafCodec:
         """Targets of a picture of `height` x `width` network pixels, both a multiple of every stride plus 1.
 
         Persons are painted as `PifPafEncoder` says; the boxes of crowds and of persons without keypoints are ignored.
-        `node_strides` are those at which the intermediate supervision wants the PIF confidence."""
+        `node_strides` are those at which the intermediate supervision needs the PIF confidence."""
         keypoints, ignored = self._picture(annotations)
         return self._encoder(keypoints, height, width, self.stride, ignored=ignored, node_strides=node_strides)
 
@@ -121,9 +121,9 @@ class PifPafCodec:
         return [self._assemble(*of_image) for of_image in zip(*(part.cpu().numpy() for part in parts), strict=True)]
 
     def targets_to_fields(self, targets: Targets) -> tuple[np.ndarray, np.ndarray]:
-        """The fields of heads that learned `targets` by heart: what the decoder should turn back into the persons.
+        """The fields of heads that predict `targets` exactly: the decoder should find the encoded persons in them.
 
-        NaN becomes 0: no confidence, no offset, and the smallest scale where a joint's is unknown."""
+        NaN becomes 0: no confidence, no offset, and scale 0 where a joint's is unknown."""
         parts = (
             targets.pif_confidence,
             targets.pif_offset,

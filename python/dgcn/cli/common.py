@@ -23,7 +23,7 @@ JPEG_MAX_EDGE = 65500  # px; libjpeg's limit
 
 
 def make_parser(command: str, documentation: str) -> argparse.ArgumentParser:
-    """A parser whose --help opens with the first paragraph of a module's docstring and ends with the rest, as it is."""
+    """A parser whose --help begins with the first paragraph of a module's docstring and ends with the rest, verbatim."""
     summary, _, examples = inspect.cleandoc(documentation).partition("\n\n")
     return argparse.ArgumentParser(
         prog=f"dgcn {command}",
@@ -64,7 +64,7 @@ def add_device_argument(parser: argparse._ActionsContainer) -> None:
 
 
 def choose_device(requested: str | None) -> str:
-    """The device that was asked for, or the best there is."""
+    """The requested device; by default a GPU if there is one, else the CPU."""
     import torch
 
     return requested or ("cuda" if torch.cuda.is_available() else "cpu")
@@ -103,7 +103,7 @@ def add_batch_argument(parser: argparse.ArgumentParser) -> None:
 
 
 def load_predictor(args: argparse.Namespace, batch_size: int = 1) -> Predictor:
-    """The predictor that the flags ask for; from here on this process reads pictures of up to 2^30 pixels."""
+    """The predictor with the flags' settings. Also raises Pillow's limit on the size of a picture to 2^30 pixels."""
     from PIL import Image
 
     from ..predict.predictor import Predictor
@@ -118,7 +118,7 @@ def load_predictor(args: argparse.Namespace, batch_size: int = 1) -> Predictor:
 def check_outputs(outputs: Iterable[Path | None], inputs: Iterable[Path | None]) -> None:
     """Before the work: raise OSError or ValueError unless `outputs` can be written, all different and over no input.
 
-    A None is a file that was not asked for."""
+    None stands for an optional file that was not requested."""
     needed = {os.path.realpath(path) for path in inputs if path}
     for path in outputs:
         if path:

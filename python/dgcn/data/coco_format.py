@@ -105,7 +105,7 @@ class CocoWriter:
     """Writes the poses of pictures as a COCO keypoint data set: images, annotations, categories.
 
     Every picture goes to a journal beside the data set as soon as it is added, as a line of JSON, so that a killed
-    process or a full disk costs at most the picture in work. `finish` writes the data set and removes the journal.
+    process or a full disk costs at most one picture. `finish` writes the data set and removes the journal.
 
     Attributes:
         journal: its path, that of the data set with the first free number and ".partial" at the end.
@@ -191,7 +191,7 @@ class _Reader:
             )
 
     def records(self, folder: Path | None = None) -> list[ImageRecord]:
-        """All pictures, which lie in `folder`; None: their paths are not wanted."""
+        """All pictures, their paths in `folder`; with None the paths are left empty."""
         images = self.by_id("images")
         if not images:
             raise ValueError(f"{self.source} must list at least one image, got none")
@@ -255,7 +255,7 @@ class _Reader:
     def of_category(self) -> tuple[CocoId, list[Mapping[str, Any]]]:
         """Id of the category of the persons, and its annotations.
 
-        It is the only one with the keypoints that are wanted, or, where no category names its keypoints, the one whose
+        It is the only one with the right keypoints, or, where no category names its keypoints, the one whose
         annotations have some."""
         entries = self.entries("annotations")
         categories = self.by_id("categories") if self.document.get("categories") else {}
@@ -292,7 +292,7 @@ class _Reader:
         return ids
 
     def has_keypoints(self, names: Any) -> bool:
-        """Whether a category with keypoints of these names is the one that is wanted."""
+        """Whether a category with keypoints of these names has the right ones."""
         if not isinstance(names, list | tuple):
             return False
         return tuple(names) == self.skeleton.keypoints if self.skeleton else len(names) == self.num_keypoints

@@ -85,7 +85,7 @@ def read_record(record: ImageRecord) -> np.ndarray:
     """The picture of a data set, uint8 [H, W, 3] RGB, turned so that its annotations lie on it.
 
     COCO's coordinates are those of the stored pixels. Some tools write those of the picture as it is shown, which its
-    EXIF orientation may turn by 90 degrees; then the annotated width and height tell.
+    EXIF orientation may turn by 90 degrees; then the annotated width and height show it.
 
     Raises:
         OSError, ValueError: no picture, a damaged one, or one of another size than is annotated.
@@ -101,7 +101,7 @@ def read_record(record: ImageRecord) -> np.ndarray:
 
 
 def check_record(record: ImageRecord) -> None:
-    """Raise what `read_record` would, as far as the first bytes of the file tell: a thousand times faster."""
+    """Raise the errors of `read_record` that the file's header shows: a thousand times faster."""
     size = read_size(record.path)
     if record.size not in (None, size, size[::-1]):
         raise _wrong_size(record, size)

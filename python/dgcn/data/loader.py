@@ -25,11 +25,11 @@ log = logging.getLogger(__name__)
 
 SHARED_MEMORY = "/dev/shm"  # through which Linux passes the tensors of one process to another
 PREFETCH = 2  # batches that a process loads ahead, where there is room
-_EXIT_SECONDS = 5.0  # what a process that failed may take to be gone
+_EXIT_SECONDS = 5.0  # how long to wait for a failed process to exit
 
 
 class LoadingError(ValueError):
-    """A picture cannot be loaded, or a process that loads pictures is gone; the message is one line."""
+    """A picture cannot be loaded, or a process that loads pictures has died; the message is one line."""
 
 
 @dataclass(frozen=True)

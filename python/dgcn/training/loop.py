@@ -35,10 +35,10 @@ def fit(config: TrainConfig) -> list[dict[str, Any]]:
     fails or is interrupted, a resumed run begins with it.
 
     Raises:
-        FileExistsError: `work_dir` holds a run and `resume` was not asked for.
+        FileExistsError: `work_dir` holds a run and `resume` is not given.
         BlockingIOError: another run is writing there.
         Interrupted: on Ctrl-C and its like, after the state was saved.
-        LoadingError: a training image cannot be loaded, or a process that loads them is gone; the state was saved.
+        LoadingError: a training image cannot be loaded, or a process that loads them has died; the state was saved.
         FloatingPointError: the loss became NaN or infinite; the last state saved is from before.
         MemoryError: the GPU's memory does not suffice; the last state saved is from before.
         OSError, ValueError: data, files or settings that do not fit; the message names them.

@@ -22,13 +22,13 @@ class Backbone(nn.Module):
     std: tuple[float, float, float]
 
     def stem_modules(self) -> Iterable[nn.Module]:
-        """The layers that see the finest detail, up to stride 4; none where a backbone does not tell them apart."""
+        """The layers up to stride 4, which `freeze_stem` keeps as they are. None by default."""
         return ()
 
     def fold(self) -> None:
         """Merge batch norms with running statistics into the convolutions before them; for inference, in place.
 
-        Leaves everything as it is, unless a backbone knows which norm follows which convolution.
+        Does nothing by default.
         """
 
     def load_trunk(self, path: str | Path, calibration: Tensor) -> None:
