@@ -6,8 +6,9 @@
 The operators it is built on are in `dgcn_ext`. What is heavy loads on first use.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from dgcn_ext.loading import lazy_attributes
 
 if TYPE_CHECKING:
     from .model.config import ModelConfig
@@ -20,27 +21,13 @@ if TYPE_CHECKING:
 
 __all__ = ["COCO", "DGCN", "ModelConfig", "Pose", "Predictor", "Skeleton", "__version__", "build_model"]
 
-_HOME = {
-    "COCO": "skeleton",
-    "DGCN": "model.network",
-    "ModelConfig": "model.config",
-    "Pose": "records",
-    "Predictor": "predict.predictor",
-    "Skeleton": "skeleton",
-    "build_model": "model.network",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    if name == "__version__":
-        value: Any = import_module("importlib.metadata").version("dgcn")
-    else:
-        value = getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = lazy_attributes(
+    globals(),
+    {
+        "model.config": ["ModelConfig"],
+        "model.network": ["DGCN", "build_model"],
+        "predict.predictor": ["Predictor"],
+        "records": ["Pose"],
+        "skeleton": ["COCO", "Skeleton"],
+    },
+)

@@ -23,7 +23,7 @@ JPEG_MAX_EDGE = 65500  # px; libjpeg's limit
 
 
 def make_parser(command: str, documentation: str) -> argparse.ArgumentParser:
-    """A parser whose --help begins with the first paragraph of a module's docstring and ends with the rest, verbatim."""
+    """A parser whose --help begins with the first paragraph of a module's docstring and ends with the rest."""
     summary, _, examples = inspect.cleandoc(documentation).partition("\n\n")
     return argparse.ArgumentParser(
         prog=f"dgcn {command}",
