@@ -48,12 +48,12 @@ struct TileBounds {
 };
 
 struct Kernels {
-  /// Adds up splats[i] for the indices i in [begin, end), in their order, at the block of kBlockEdge × kBlockEdge `pixels`
-  /// whose first is (top, left). May stop once every pixel has reached 1.
+  /// Adds up splats[i] for the indices i in [begin, end), in their order, at the block of kBlockEdge × kBlockEdge
+  /// `pixels` whose first is (top, left). May stop once every pixel has reached 1.
   void (*sum_splats)(const Splat* splats, const int* begin, const int* end, int top, int left, float* pixels);
 
-  /// The bounding box of the starts of a tile's candidates with at least the given confidence; left > right if there are
-  /// none. Candidates with a NaN are ignored.
+  /// The bounding box of the starts of a tile's candidates with at least the given confidence; left > right if there
+  /// are none. Candidates with a NaN are ignored.
   PixelBox (*bound_starts)(const CandidateTile& tile, float threshold);
 
   /// Bit i: whether the i-th of the bounds has a point in common with `window`.
