@@ -1,12 +1,5 @@
-// Vectors for the CPU kernels, on the vector extensions that GCC and Clang share. Included only by files that are
-// compiled for one instruction set, which give
-//
-//   struct Isa {
-//     static constexpr int kVectorBytes;  // width of a SIMD register
-//   };
-//
-// Everything here is in an unnamed namespace: two such files must never share the machine code of one function. For the
-// same reason nothing of the standard library is used that could leave an out-of-line copy.
+// Vectors for the CPU kernels, on the vector extensions that GCC and Clang share, as wide as the instruction set that the
+// source is compiled for. In an unnamed namespace, and sparing with the standard library: see instruction_set.h.
 #pragma once
 
 #include <cstdint>
@@ -18,10 +11,18 @@
 #include <immintrin.h>
 #endif
 
-#include "common/stored_types.h"
+#include "common/dtypes.h"
 
 namespace dgcn {
 namespace {
+
+#if defined(__AVX512F__)
+constexpr int kVectorBytes = 64;
+#elif defined(__AVX2__)
+constexpr int kVectorBytes = 32;
+#else
+constexpr int kVectorBytes = 16;  // SSE2, NEON
+#endif
 
 template <typename To, typename From>
 inline To bit_cast(From value) {
@@ -84,10 +85,11 @@ inline Vector interleave(Vector a, Vector b, std::index_sequence<Lane...>) {
 
 // ---- Vectors --------------------------------------------------------------------------------------------------------
 
-template <typename T, class Isa>
+/// Arithmetic on vectors of T, of `kBytes` bytes each.
+template <typename T, int kBytes = kVectorBytes>
 struct Simd {
-  static constexpr int kLanes = Isa::kVectorBytes / sizeof(T);
-  typedef T Vector __attribute__((vector_size(Isa::kVectorBytes)));
+  static constexpr int kLanes = kBytes / sizeof(T);
+  typedef T Vector __attribute__((vector_size(kBytes)));
 
   static inline Vector load(const T* from) {
     Vector value;
@@ -152,9 +154,9 @@ struct Simd {
 /// A row of pixels as vectors of T. Pixels are loaded and stored by units of kVectors vectors; load(row, v) is the v-th
 /// vector of the row. Within a unit the order of pixels is the loader's own affair: whatever works on pixels one by one,
 /// or sums over all of them, need not know it; lane(p) tells where the unit's pixel p went.
-template <typename Stored, class Isa>
+template <typename Stored>
 struct Pixels {
-  using S = Simd<Stored, Isa>;
+  using S = Simd<Stored>;
   static constexpr int kVectors = 1, kUnit = S::kLanes;
 
   static inline int lane(int pixel) { return pixel; }
@@ -163,10 +165,10 @@ struct Pixels {
 };
 
 /// The even pixels of a unit, then the odd ones: they are the low and high halves of 32-bit words, and need no shuffles.
-template <class Isa>
-struct Pixels<BFloat16, Isa> {
-  using S = Simd<float, Isa>;
-  typedef uint32_t Words __attribute__((vector_size(Isa::kVectorBytes)));
+template <>
+struct Pixels<BFloat16> {
+  using S = Simd<float>;
+  typedef uint32_t Words __attribute__((vector_size(kVectorBytes)));
   static constexpr int kVectors = 2, kUnit = 2 * S::kLanes;
 
   static inline int lane(int pixel) { return pixel % 2 * S::kLanes + pixel / 2; }
@@ -188,9 +190,9 @@ struct Pixels<BFloat16, Isa> {
   }
 };
 
-template <class Isa>
-struct Pixels<Float16, Isa> {
-  using S = Simd<float, Isa>;
+template <>
+struct Pixels<Float16> {
+  using S = Simd<float>;
   static constexpr int kVectors = 1, kUnit = S::kLanes;
 
   static inline int lane(int pixel) { return pixel; }
@@ -226,9 +228,9 @@ struct Pixels<Float16, Isa> {
 
 /// A square of elements in registers, of 8 by 8 and 32 bytes a side at most: a larger one needs more registers than
 /// there are.
-template <typename T, class Isa>
+template <typename T>
 struct Square {
-  static constexpr int kBytes = Isa::kVectorBytes == 16 || sizeof(T) == 2 ? 16 : 32;
+  static constexpr int kBytes = kVectorBytes == 16 || sizeof(T) == 2 ? 16 : 32;
   static constexpr int kSide = kBytes / sizeof(T);
   typedef std::conditional_t<sizeof(T) == 2, uint16_t, std::conditional_t<sizeof(T) == 4, uint32_t, uint64_t>> Bits;
   typedef Bits Vector __attribute__((vector_size(kBytes)));
@@ -258,9 +260,9 @@ struct Square {
 };
 
 /// out[c·out_stride + r] = in[r·in_stride + c] for all r < rows and c < columns.
-template <class Isa, typename T>
+template <typename T>
 void transpose(const T* in, int64_t in_stride, T* out, int64_t out_stride, int64_t rows, int64_t columns) {
-  constexpr int kSide = Square<T, Isa>::kSide;
+  constexpr int kSide = Square<T>::kSide;
   if (rows < kSide || columns < kSide) {
     for (int64_t r = 0; r < rows; ++r)
       for (int64_t c = 0; c < columns; ++c) out[c * out_stride + r] = in[r * in_stride + c];
@@ -271,7 +273,7 @@ void transpose(const T* in, int64_t in_stride, T* out, int64_t out_stride, int64
       // The last squares overlap their neighbours.
       const int64_t r = row < rows - kSide ? row : rows - kSide,
                     c = column < columns - kSide ? column : columns - kSide;
-      Square<T, Isa>::transpose(in + r * in_stride + c, in_stride, out + c * out_stride + r, out_stride);
+      Square<T>::transpose(in + r * in_stride + c, in_stride, out + c * out_stride + r, out_stride);
     }
 }
 

@@ -22,7 +22,7 @@
 
 #include "common/philox.h"
 
-namespace dgcn {
+namespace dgcn::graph_conv {
 
 /// Which reading of Eq. 8, and which orientation.
 struct GraphMode {
@@ -102,4 +102,4 @@ DGCN_HOST_DEVICE void edge_weight_gradient(T* out, const T* s, const T* grad_p, 
   }
 }
 
-}  // namespace dgcn
+}  // namespace dgcn::graph_conv

@@ -1,12 +1,14 @@
-// Every instruction set gives the same bits as the portable one, and that what is asked for.
+// The kernels of every instruction set give the same bits as the portable ones, and the right ones.
 #include <cmath>
 #include <cstddef>
 #include <cstring>
 #include <limits>
 #include <random>
+#include <string>
 #include <vector>
 
 #include "check.h"
+#include "instruction_sets.h"
 #include "pifpaf/decode/kernels.h"
 
 using namespace dgcn::pifpaf;
@@ -14,14 +16,6 @@ using namespace dgcn::pifpaf;
 namespace {
 
 constexpr float kNaN = std::numeric_limits<float>::quiet_NaN();
-
-std::vector<const Kernels*> kernels_of_this_machine() {
-  std::vector<const Kernels*> sets{&portable_kernels};
-#if defined(__x86_64__)
-  if (__builtin_cpu_supports("avx2")) sets.push_back(&avx2_kernels);
-#endif
-  return sets;
-}
 
 struct Random {
   float operator()(float low, float high) { return std::uniform_real_distribution<float>(low, high)(engine); }
@@ -43,9 +37,9 @@ void test_tiles() {
     const float left = random(-10.0F, 30.0F), top = random(-10.0F, 30.0F), threshold = random(0.0F, 1.0F);
     const Window window{left, left + random(0.0F, 30.0F), top, top + random(0.0F, 30.0F)};
     const float floor = random(0.0F, 1.0F);
-    for (const Kernels* kernels : kernels_of_this_machine()) {
-      const std::uint32_t mask = kernels->find(tile, window, threshold, floor);
-      const Window around = kernels->around(tile, threshold);
+    for (const auto& [name, kernels] : kernels_of_this_machine<Kernels>()) {
+      const std::uint32_t mask = kernels.find(tile, window, threshold, floor);
+      const Window around = kernels.around(tile, threshold);
       Window expected{1e9F, -1e9F, 1e9F, -1e9F};
       for (std::size_t i = 0; i < tile_size; ++i) {
         const std::size_t place = i / tile_width * stride + i % tile_width;
@@ -69,8 +63,8 @@ void test_windows() {
     auto left = random.many(tile_size, 0.0F, 50.0F), top = random.many(tile_size, 0.0F, 50.0F);
     auto right = random.many(tile_size, 20.0F, 70.0F), bottom = random.many(tile_size, 20.0F, 70.0F);
     const Window window{20.0F, 30.0F, 25.0F, 26.0F};
-    for (const Kernels* kernels : kernels_of_this_machine()) {
-      const std::uint32_t mask = kernels->meeting({left.data(), right.data(), top.data(), bottom.data()}, window);
+    for (const auto& [name, kernels] : kernels_of_this_machine<Kernels>()) {
+      const std::uint32_t mask = kernels.meeting({left.data(), right.data(), top.data(), bottom.data()}, window);
       for (std::size_t i = 0; i < tile_size; ++i) {
         const bool meets = left[i] <= 30.0F && right[i] >= 20.0F && top[i] <= 26.0F && bottom[i] >= 25.0F;
         CHECK((mask >> i & 1U) == (meets ? 1U : 0U));
@@ -89,18 +83,18 @@ void test_weights() {
       y[i] = random(-30.0F, 30.0F);
       values[i] = random(0.0F, 1.0F);
     }
-    for (const Kernels* kernels : kernels_of_this_machine()) {
+    for (const auto& [name, kernels] : kernels_of_this_machine<Kernels>()) {
       std::vector<float> weighed = values;
-      kernels->weigh(x.data(), y.data(), count, 2.0F, -3.0F, 5.0F, weighed.data());
+      kernels.weigh(x.data(), y.data(), count, 2.0F, -3.0F, 5.0F, weighed.data());
       for (std::size_t i = 0; i < count; ++i) {
         const float dx = x[i] - 2.0F, dy = y[i] + 3.0F, exponent = -0.5F * (dx * dx + dy * dy) / 25.0F;
         CHECK(weighed[i] == values[i] * static_cast<float>(std::exp(double{exponent})));
       }
     }
   }
-  for (const Kernels* kernels : kernels_of_this_machine()) {
+  for (const auto& [name, kernels] : kernels_of_this_machine<Kernels>()) {
     float x[] = {0.0F, 1e9F, 13.8F, 0.0F}, y[] = {0.0F, -1e9F, 0.0F, 0.0F}, values[] = {0.7F, 1.0F, 1.0F, 0.0F};
-    kernels->weigh(x, y, 3, 0.0F, 0.0F, 1.0F, values);
+    kernels.weigh(x, y, 3, 0.0F, 0.0F, 1.0F, values);
     CHECK(values[0] == 0.7F);
     CHECK(values[1] == 0.0F);
     CHECK(values[2] > 0.0F && values[2] < 1e-40F);
@@ -119,15 +113,15 @@ void test_spots() {
       order.push_back(i);
     }
     float first[block_edge * block_edge] = {};
-    for (const Kernels* kernels : kernels_of_this_machine()) {
+    for (const auto& [name, kernels] : kernels_of_this_machine<Kernels>()) {
       float pixels[block_edge * block_edge] = {};
-      kernels->add_spots(spots.data(), order.data(), order.data() + order.size(), 20, 16, pixels);
+      kernels.add_spots(spots.data(), order.data(), order.data() + order.size(), 20, 16, pixels);
       for (int i = 0; i < block_edge * block_edge; ++i) {
         float sum = 0.0F;
         for (const Spot& spot : spots) sum += spot.at(20 + i / block_edge, 16 + i % block_edge);
         CHECK(std::fmin(pixels[i], 1.0F) == std::fmin(sum, 1.0F));
       }
-      if (kernels == &portable_kernels) std::memcpy(first, pixels, sizeof first);
+      if (name == std::string("portable")) std::memcpy(first, pixels, sizeof first);
       CHECK(std::memcmp(first, pixels, sizeof first) == 0);
     }
   }
