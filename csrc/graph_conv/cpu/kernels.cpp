@@ -179,10 +179,10 @@ void backward_channels_last(const CpuBackwardArguments<T>& arguments, const Pixe
   const MapShape& shape = arguments.shape;
   const int K = shape.nodes;
   NodeMatrix<T> matrix(K), matrix_transposed(K);
-  const TileBuffers<T> buffers(2, K, kSpan);
-  const TileBuffers<double> bias_buffer(1, K, 1);
-  T *const gated = buffers[0].data, *const recomputed = buffers[1].data;
-  double* const grad_bias = bias_buffer[0].data;
+  const AlignedArray<T> gated_buffer(K * kSpan), recomputed_buffer(K * kSpan);
+  const AlignedArray<double> bias_buffer(K);
+  T *const gated = gated_buffer.data(), *const recomputed = recomputed_buffer.data();
+  double* const grad_bias = bias_buffer.data();
   for (int64_t chunk = begin; chunk < end; ++chunk) {
     T* grad_m = arguments.partial + chunk * (K * K + K);
     memset(grad_m, 0, K * K * sizeof(T));
@@ -232,8 +232,8 @@ void backward(const CpuBackwardArguments<Stored>& arguments, const PixelTiling& 
   const bool need_x = arguments.grad_x.data != nullptr;
   const TileBuffers<Stored> buffers(4, K, tiling.capacity());
   const TileBuffers<T> g_buffer(1, K, tiling.capacity()), recomputed_buffer(1, K, kSpan);
-  const TileBuffers<double> bias_buffer(1, K, 1);
-  double* const grad_bias = bias_buffer[0].data;
+  const AlignedArray<double> bias_buffer(K);
+  double* const grad_bias = bias_buffer.data();
   for (int64_t chunk = begin; chunk < end; ++chunk) {
     T* grad_m = arguments.partial + chunk * (K * K + K);
     memset(grad_m, 0, K * K * sizeof(T));

@@ -142,8 +142,7 @@ struct RowOuterProduct {
         Vector columns[C];
         for (int c = 0; c < C; ++c) columns[c] = Pixels<X>::load(x.at(c, of_x), v);
         for (int r = 0; r < R; ++r) {
-          Vector row = S::load(g.at(r, pixel + v * S::kLanes));
-          S::keep_in_register(row);
+          const Vector row = S::load(g.at(r, pixel + v * S::kLanes));
           for (int c = 0; c < C; ++c) sum[r][c] += row * columns[c];
         }
       }

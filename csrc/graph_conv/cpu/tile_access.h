@@ -2,8 +2,6 @@
 // In an unnamed namespace, and sparing with the standard library: see instruction_set.h.
 #pragma once
 
-#include <new>
-
 #include "graph_conv/cpu/kernels.h"
 #include "graph_conv/cpu/pixel_rows.h"
 
@@ -116,25 +114,17 @@ inline Stored* pixels_in_place(const MapView<Stored>& map, const MapShape& shape
   return map.data + (tile.first_image * shape.height * shape.width + tile.first_pixel) * shape.nodes;
 }
 
-/// `count` buffers of one thread, each K rows of `stride` elements, aligned to cache lines.
+/// Buffers of one thread, each K rows of `stride` elements.
 template <typename Element>
 class TileBuffers {
  public:
-  TileBuffers(int count, int K, int64_t stride)
-      : stride_(stride),
-        size_(K * stride),
-        data_(static_cast<Element*>(operator new(count * size_ * sizeof(Element), kCacheLine))) {}
-  ~TileBuffers() { operator delete(data_, kCacheLine); }
-  TileBuffers(const TileBuffers&) = delete;
-  TileBuffers& operator=(const TileBuffers&) = delete;
+  TileBuffers(int count, int K, int64_t stride) : stride_(stride), size_(K * stride), elements_(count * size_) {}
 
-  NodeRows<Element> operator[](int index) const { return {data_ + index * size_, stride_}; }
+  NodeRows<Element> operator[](int index) const { return {elements_.data() + index * size_, stride_}; }
 
  private:
-  static constexpr std::align_val_t kCacheLine{64};
-
   int64_t stride_, size_;
-  Element* data_;
+  AlignedArray<Element> elements_;
 };
 
 }  // namespace

@@ -4,8 +4,6 @@
 // access memory sequentially; only packing and unpacking access it at random.
 #include "nonlocal/cpu/kernels.h"
 
-#include <new>
-
 #include "common/instruction_set.h"
 #include "common/simd.h"
 
@@ -68,18 +66,12 @@ struct BlockChannels {
 template <typename T>
 class RankedRows {
  public:
-  explicit RankedRows(int64_t positions)
-      : data_(static_cast<T*>(operator new(positions * kBlockChannels * sizeof(T), kCacheLine))) {}
-  ~RankedRows() { operator delete(data_, kCacheLine); }
-  RankedRows(const RankedRows&) = delete;
-  RankedRows& operator=(const RankedRows&) = delete;
+  explicit RankedRows(int64_t positions) : elements_(positions * kBlockChannels) {}
 
-  T* operator[](int64_t rank) const { return data_ + rank * kBlockChannels; }
+  T* operator[](int64_t rank) const { return elements_.data() + rank * kBlockChannels; }
 
  private:
-  static constexpr std::align_val_t kCacheLine{64};
-
-  T* data_;
+  AlignedArray<T> elements_;
 };
 
 /// Where a block lies in a tensor.
