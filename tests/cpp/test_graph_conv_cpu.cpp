@@ -1,7 +1,7 @@
 // The CPU kernels of the graph convolution, in every instruction set that this machine has, against plain loops in
-// float64. Features and M are small integers, of which every order of summation gives the same sum: results are equal,
-// not near. What a kernel may not use is NaN: gaps between elements, results before they are computed, the kernels' own
-// buffers; and arrays end where their allocations do, for AddressSanitizer.
+// float64. Features and M are small integers, whose sum is the same in every order: results are compared exactly. All
+// memory that a kernel must not read is NaN: gaps between elements, results before they are computed, the kernels' own
+// buffers. Arrays end where their allocations do, for AddressSanitizer.
 #include <algorithm>
 #include <cstdlib>
 #include <cstring>
@@ -21,7 +21,7 @@ using Values = std::vector<double>;
 
 constexpr int kUnwritten = 0xff;  // of every byte: NaN in every floating dtype
 
-// The kernels' buffers.
+// Allocates the kernels' buffers, filled with NaN.
 void* operator new(size_t size, std::align_val_t alignment) {
   void* memory = nullptr;
   if (posix_memalign(&memory, static_cast<size_t>(alignment), size) != 0) throw std::bad_alloc();
@@ -43,7 +43,7 @@ static double rounded(double value) {
 
 // ---- Memory ---------------------------------------------------------------------------------------------------------
 
-/// Either exactly as large as it must be, or with an element before and behind that nobody may write.
+/// Either without padding, or with a guard element before and behind it.
 template <typename T>
 class Array {
  public:
@@ -58,14 +58,14 @@ class Array {
   T* begin() { return reinterpret_cast<T*>(memory_.get()) + guard_; }
   T* end() { return reinterpret_cast<T*>(memory_.get() + bytes_) - guard_; }
   Values values() { return Values(begin(), end()); }
-  bool unwritten() const {
+  bool is_unwritten() const {
     return std::all_of(memory_.get(), memory_.get() + bytes_, [](unsigned char byte) { return byte == kUnwritten; });
   }
-  /// Takes the values out; nothing else may have been written.
+  /// Returns the values and fills them with NaN; checks that nothing else was written.
   Values take() {
     const Values values = this->values();
     std::memset(static_cast<void*>(begin()), kUnwritten, (end() - begin()) * sizeof(T));
-    CHECK(unwritten());
+    CHECK(is_unwritten());
     return values;
   }
 
@@ -82,8 +82,8 @@ enum Layout {
   kChannelsLastWindow,  // of larger images
   kTransposed,          // columns before rows
   kExpandedImages,      // one for the whole batch
-  kExpandedPixels,      // as the gradient of a sum over pixels
-  kExpanded,            // as the gradient of a sum
+  kExpandedPixels,      // the gradient of a sum over pixels
+  kExpanded,            // the gradient of a sum
   kLayouts
 };
 
@@ -112,11 +112,11 @@ class Tensor {
     for_each([&](Stored& element) { out.push_back(widen(element)); });
     return out;
   }
-  /// Takes the values out; nothing else may have been written.
+  /// Returns the values and fills them with NaN; checks that nothing else was written.
   Values take() {
     const Values values = this->values();
     for_each([](Stored& element) { std::memset(static_cast<void*>(&element), kUnwritten, sizeof(Stored)); });
-    CHECK(array_.unwritten());
+    CHECK(array_.is_unwritten());
     return values;
   }
 
@@ -163,7 +163,7 @@ class Tensor {
 
 // ---- Features: forward and backward ---------------------------------------------------------------------------------
 
-/// body(begin, end) over [0, count): at once, or one by one from the end.
+/// Calls body(begin, end) over [0, count): once, or for one item at a time from the last to the first.
 template <typename Body>
 static void run_range(int64_t count, bool split, Body body) {
   if (!split) return body(0, count);
@@ -282,7 +282,7 @@ static void check_case(const Case& c, GraphConvKernels<Stored> GraphConvKernelTa
                        const KernelSets& sets) {
   Inputs<Stored> integers(c, draw_integer), reals(c, draw_normal);
   Tensor<Stored>* const tensors[] = {&integers.x, &integers.residual, &integers.grad_y, &integers.y_given};
-  if (pick(3) == 0) tensors[pick(4)]->put_nan();  // which has to stay in its pixel
+  if (pick(3) == 0) tensors[pick(4)]->put_nan();  // which must not affect other pixels
   const Results want = expected(c, integers);
   for (const auto& set : sets) {
     const GraphConvKernels<Stored>& kernels = set.kernels.*of_type;
@@ -300,7 +300,7 @@ static void check_case(const Case& c, GraphConvKernels<Stored> GraphConvKernelTa
   }
 }
 
-/// Options and a shape at random: many pixels with few nodes, or the other way round.
+/// Random options and a random shape: many pixels and few nodes, or few pixels and many nodes.
 static Case draw_case(int K) {
   constexpr int kHeights[] = {1, 1, 2, 3, 5, 7, 13, 33, 47}, kWidths[] = {1, 3, 5, 7, 8, 16, 17, 31, 64, 65};
   Case c{};
@@ -309,7 +309,7 @@ static Case draw_case(int K) {
   c.tile_pixels = (1 + pick(5)) * kTileUnit;
   for (bool* option : {&c.per_sample, &c.relu, &c.bias, &c.residual, &c.y_given, &c.need_x, &c.need_params})
     *option = flip();
-  // Mostly one layout for all of them; results share no memory.
+  // Mostly one layout for all; results get none with shared memory.
   const Layout usual = static_cast<Layout>(pick(flip() ? 2 : kExpandedImages));
   for (Layout* layout : {&c.x_layout, &c.residual_layout, &c.grad_y_layout, &c.y_given_layout})
     *layout = pick(8) == 0 ? static_cast<Layout>(pick(kLayouts)) : usual;
@@ -396,7 +396,7 @@ static void check_matrices(int K, const GraphConvKernels<Stored>& kernels, bool 
   }
 }
 
-// ---- All of it ------------------------------------------------------------------------------------------------------
+// ---- All cases ------------------------------------------------------------------------------------------------------
 
 template <typename Stored>
 static void check_type(GraphConvKernels<Stored> GraphConvKernelTable::* of_type, const KernelSets& sets) {

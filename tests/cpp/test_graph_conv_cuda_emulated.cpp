@@ -1,7 +1,7 @@
 // The CUDA kernels of the graph convolution, run on the host from their own source, against plain loops in float64: every
 // option, layout, alignment and dtype, with the plans that large and small GPUs would get.
 #include "cuda_on_host.h"
-// after what it stands in for
+// cuda_on_host.h comes first, since it redefines names that the standard headers must not see
 #include <random>
 
 #include "cuda_memory.h"
@@ -237,7 +237,7 @@ static void check_case(const Case& c) {
   CHECK(!c.bias || same_bits(got.bias, reversed.bias));
 }
 
-/// Every option in both states, in combinations drawn at random (each pair of options meets in all four).
+/// Every option in both states, in random combinations (each pair of options occurs in all four).
 static void check_options(std::mt19937& generator, int count) {
   const auto flip = [&] { return generator() % 2 == 0; };
   for (int i = 0; i < count; ++i) {
@@ -271,7 +271,7 @@ int main() {
       c.N = 640, c.K = 16, c.y_given = false;
       check_case<Bfloat16, float>(c);
     }
-  // Matrices that fill shared memory, and those that have to go to the workspace.
+  // Matrices that fill shared memory, and matrices that only fit into the workspace.
   for (const int K : {64, 65, 133})
     for (const cuda::DeviceLimits& limits : {kTinyHopper, kAda}) {
       Case c;
@@ -283,7 +283,7 @@ int main() {
       check_case<double, double>(c);
     }
 
-  // Sampling: the draws of the shared header, all of them.
+  // sample_kernel draws what effective_adjacency() draws.
   const int K = 19, samples = 5;
   const Values adjacency = Values(K * K, 0.4);
   Buffer<float> probability(adjacency), draw(samples * K * K);
@@ -301,7 +301,7 @@ int main() {
     CHECK(std::equal(want.begin(), want.end(), draw.data() + n * K * K));
   }
 
-  // Beyond every memory: refused, not launched.
+  // Too large for any plan: refused.
   cuda::TileLayout features{};
   features.nodes = 5000;
   features.image_pixels = 100;

@@ -1,7 +1,7 @@
 // The CUDA kernels of the non-local layer, run on the host from their own source, against the dense form in float64:
 // layouts, dtypes, ties, NaN and infinity, one chunk and many. The sort itself is std::stable_sort here.
 #include "cuda_on_host.h"
-// after what it stands in for
+// cuda_on_host.h comes first, since it redefines names that the standard headers must not see
 #include <numeric>
 #include <random>
 
@@ -60,7 +60,7 @@ static Outputs expected(const FeatureShape& shape, const Inputs& in, bool magnit
 
 // ---- The kernels ----------------------------------------------------------------------------------------------------
 
-/// [B, C, N] in memory, one way or the other.
+/// A [B, C, N] tensor in memory, as rows or contiguous.
 template <typename T>
 struct Tensor {
   FeatureShape shape;
@@ -158,7 +158,8 @@ class Run {
     std::vector<size_t> sorted(count);
     std::iota(sorted.begin(), sorted.end(), 0);
     const int bits = cuda::kKeyBits<A> + cuda::image_bits(B);
-    CHECK(std::all_of(keys.begin(), keys.end(), [&](Key key) { return key >> (bits - 1) < 2; }));  // all that is sorted
+    CHECK(std::all_of(keys.begin(), keys.end(),
+                      [&](Key key) { return key >> (bits - 1) < 2; }));  // the bits that are sorted
     std::stable_sort(sorted.begin(), sorted.end(), [&](size_t i, size_t j) { return keys[i] < keys[j]; });
     for (size_t e = 0; e < count; ++e) order_.data()[e] = items[sorted[e]];
   }
@@ -218,8 +219,8 @@ static bool same_bits(const Values& a, const Values& b) {
   return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * sizeof(double)) == 0;
 }
 
-/// As in tests/relu_affinity_cases.py: rounded once to T, and 1e-13 of the terms' magnitudes. NaN is where it is
-/// expected, or with infinite input, what is not finite.
+/// As in tests/relu_affinity_cases.py: allows one rounding to T, and 1e-13 of the terms' magnitudes. NaN must be where it is
+/// expected; with infinite input, any value that is not finite.
 template <typename T>
 static void check_rounded(const char* name, const Case& c, const Values& got, const Values& want,
                           const Values& magnitude, bool infinite) {
@@ -255,7 +256,7 @@ static void check_case(const Case& c, const Inputs& in, bool infinite = false) {
   CHECK(same_bits(got.grad_a, reversed.grad_a) && same_bits(got.grad_b, reversed.grad_b));
 }
 
-/// Numbers of order one, as T and A hold them. `grain`: the keys of the first image are multiples of it, so that there
+/// Numbers of order one, rounded to T and A. `grain`: the keys of the first image are multiples of it, so that there
 /// are ties and pairs with a + b = 0.
 template <typename T, typename A>
 static Inputs draw(const FeatureShape& shape, double grain = 0.25, double offset = 0) {

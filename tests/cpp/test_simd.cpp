@@ -18,8 +18,8 @@ double value_of(uint32_t bits, int mantissa_bits, int bias) {
   return bits & 0x8000u ? -magnitude : magnitude;
 }
 
-// Every number of the type survives the way to float and back, has the value of its fields, and is what the numbers
-// around it round to: a tie with the next one to the even of the two.
+// Every number of the type has the value of its fields, is the same after conversion to float and back, and is what the
+// numbers around it round to, ties to even.
 template <typename Stored>
 void check_stored_type(int mantissa_bits, int bias) {
   const uint32_t infinity = 0x7fffu >> mantissa_bits << mantissa_bits;
@@ -37,8 +37,7 @@ void check_stored_type(int mantissa_bits, int bias) {
       continue;
     }
     CHECK(value == value_of(bits, mantissa_bits, bias));
-    const double next =
-        value_of(bits + 1, mantissa_bits, bias);  // away from zero; of the largest: where infinity begins
+    const double next = value_of(bits + 1, mantissa_bits, bias);  // away from zero, as if exponents had no limit
     const float half_way = static_cast<float>(value + (next - value) / 2);
     CHECK(dgcn::convert<Stored>(half_way).bits == bits + (bits & 1));
     CHECK(dgcn::convert<Stored>(std::nextafterf(half_way, 0)).bits == bits);
@@ -58,7 +57,7 @@ void check_transpose(int rows, int columns) {
       CHECK(dgcn::widen(out[c * out_stride + r]) == (r < rows ? static_cast<float>(r * 16 + c) : -1.0f));
 }
 
-// Loading and storing a row of pixels: each goes where lane() says, and is converted as convert() does.
+// A row of pixels loaded and stored: each pixel is in the lane that lane() tells, converted as by convert().
 template <typename Stored>
 void check_pixels() {
   using P = dgcn::Pixels<Stored>;

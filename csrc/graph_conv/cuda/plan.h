@@ -70,8 +70,8 @@ void set_tile_pixels(TileLayout& layout, int64_t batch, int pixels, int threads)
   }
 }
 
-/// The largest tiles that fit and leave no SM without work. `features` has K, N, layout and alignment. Returns false if
-/// not even tiles of kPixelUnit pixels fit.
+/// Plans the largest tiles that fit and give every SM work. `features` has K, N, memory format and alignment. Returns false
+/// if not even tiles of kPixelUnit pixels fit.
 template <typename T, typename A>
 bool make_plan(LaunchPlan& plan, const TileLayout& features, int64_t batch, const BlockNeeds& needs,
                const DeviceLimits& limits) {
@@ -85,7 +85,7 @@ bool make_plan(LaunchPlan& plan, const TileLayout& features, int64_t batch, cons
     const int64_t slots = resident * limits.multiprocessors, pixels_a_slot = batch * features.image_pixels / slots;
     const int64_t most_pixels = std::min(
         {std::max<int64_t>(pixels_a_slot, needs.least_pixels), features.image_pixels, int64_t{needs.most_pixels}});
-    // Where the wanted number of blocks does not fit into an SM with any tiles, one block may have it all.
+    // If that many blocks do not fit into an SM even with the smallest tiles, one block may use all of it.
     for (const int64_t share :
          {limits.multiprocessor_shared_bytes / resident - kReservedBytes, limits.block_shared_bytes})
       for (int64_t pixels = round_up(most_pixels, kPixelUnit); pixels > 0; pixels -= kPixelUnit) {
@@ -123,12 +123,13 @@ bool plan_backward(LaunchPlan& plan, const TileLayout& features, int64_t batch, 
   BlockNeeds needs{};
   needs.parts.rows = (K + kPartRows - 1) / kPartRows;
   needs.parts.columns = (K + kPartColumns - 1) / kPartColumns;
-  // Up to a warp that reads side by side. Where a thread has several parts, four pixels of eight nodes: 32 banks.
+  // At most 32 slices: a warp then reads neighbouring pixels. If a thread has several parts, 4: a warp reads four pixels of
+  // eight nodes, from 32 different banks.
   needs.shared_allowed = K <= kMostSharedNodes;
   needs.parts.slices = needs.shared_allowed ? std::min(32, kBackwardThreads / needs.parts.count()) : 4;
   needs.threads = kBackwardThreads;
   needs.resident_blocks = 2;
-  needs.tiles = 3;  // g, x, and y, then grad_x
+  needs.tiles = 3;  // g, x, and y, which grad_x overwrites
   needs.least_pixels = 128;
   needs.most_pixels = 496;
   needs.kept = backward_kept(K);
