@@ -5,8 +5,8 @@
 #include <Python.h>
 #include <torch/csrc/stable/library.h>
 
-// Weak, so that programs without Python can load this library for its operators: the loader resolves a variable at once, and
-// functions of Python only when they are called.
+// Weak, so that programs without Python can load this library for its operators: the loader resolves a variable at
+// once, and functions of Python only when they are called.
 #pragma weak PyExc_ImportError
 
 namespace dgcn {
@@ -24,8 +24,8 @@ constexpr const char* kSchemas[] = {
     "-> (Tensor grad_a, Tensor grad_b, Tensor grad_g)",
 };
 
-// As the macro STABLE_TORCH_LIBRARY, but returns false if the names are taken. The macro would throw while the library is
-// being loaded, which ends the process.
+// As the macro STABLE_TORCH_LIBRARY, but returns false if the names are taken. The macro would throw while the library
+// is being loaded, which ends the process.
 bool define_operators() {
   TorchLibraryHandle library = nullptr;
   if (aoti_torch_library_init_def("dgcn", __FILE__, __LINE__, &library) != AOTI_TORCH_SUCCESS) return false;

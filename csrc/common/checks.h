@@ -1,5 +1,6 @@
-// Argument checks of the torch ops. Every message names the argument, what was required and what arrived. Python validates
-// first and raises ValueError or TypeError (dgcn_ext/functional.py); these guard the raw ops of torch.ops.dgcn.
+// Argument checks of the torch ops. Every message names the argument, what was required and what arrived. Python
+// validates first and raises ValueError or TypeError (dgcn_ext/functional.py); these guard the raw ops of
+// torch.ops.dgcn.
 #pragma once
 
 #include <torch/csrc/stable/tensor.h>

@@ -11,7 +11,8 @@
 
 #include "common/checks.h"
 
-// A CPU-only torch lacks these symbols. They are weak so that the same shared object loads there, where nothing calls them.
+// A CPU-only torch lacks these symbols. They are weak so that the same shared object loads there, where nothing calls
+// them.
 #pragma weak aoti_torch_get_current_cuda_stream
 #pragma weak torch_c10_cuda_check_msg
 #pragma weak torch_c10_cuda_free_error_msg
@@ -49,8 +50,8 @@ inline int device_attribute(cudaDeviceAttr attribute, DeviceIndex device) {
   return value;
 }
 
-/// Launches kernel(arguments...) on the current stream of `device`, which must be the current device. A block can have 48 KB
-/// of shared memory; what the blocks of an SM do not use is L1 cache.
+/// Launches kernel(arguments...) on the current stream of `device`, which must be the current device. A block can have
+/// 48 KB of shared memory; what the blocks of an SM do not use is L1 cache.
 template <typename... Parameters, typename... Arguments>
 void launch(void (*kernel)(Parameters...), int64_t blocks, int threads, int64_t shared_bytes, DeviceIndex device,
             const Arguments&... arguments) {
@@ -62,8 +63,8 @@ void launch(void (*kernel)(Parameters...), int64_t blocks, int threads, int64_t 
 template <typename... Parameters, typename... Arguments>
 void launch_with_max_shared(void (*kernel)(Parameters...), int64_t blocks, int threads, int64_t shared_bytes,
                             DeviceIndex device, const Arguments&... arguments) {
-  // The limit is set to the maximum instead of `shared_bytes`: it belongs to the kernel, which another thread may be about
-  // to launch with more. The carve-out makes room for as many blocks at a time as fit.
+  // The limit is set to the maximum instead of `shared_bytes`: it belongs to the kernel, which another thread may be
+  // about to launch with more. The carve-out makes room for as many blocks at a time as fit.
   const int limit = device_attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
   STD_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, limit));
   STD_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout,

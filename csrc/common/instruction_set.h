@@ -1,9 +1,10 @@
 // Which instruction set the CPU kernels use. Free of torch.
 //
-// A source named kernels.cpp is compiled once per instruction set (setup.py, CMakeLists.txt). These sources must never share the machine code of a function: the linker keeps one copy of an inline
-// function, and if that were the AVX-512 one, the portable code would crash on other machines. Therefore all functions
-// that they include and call have internal linkage (an unnamed namespace, or DGCN_HOST_DEVICE) or are defined in a
-// source that is compiled once; the ctest kernels_share_no_code looks for exceptions.
+// A source named kernels.cpp is compiled once per instruction set (setup.py, CMakeLists.txt). These sources must never
+// share the machine code of a function: the linker keeps one copy of an inline function, and if that were the AVX-512
+// one, the portable code would crash on other machines. Therefore all functions that they include and call have
+// internal linkage (an unnamed namespace, or DGCN_HOST_DEVICE) or are defined in a source that is compiled once; the
+// ctest kernels_share_no_code looks for exceptions.
 #pragma once
 
 #include <cstdlib>

@@ -32,8 +32,8 @@ DGCN_HOST_DEVICE Philox4 philox4x32_10(Philox4 counter, uint32_t key0, uint32_t 
 /// Uniform in [0, 1), from the 24 high bits: exact in float32, so comparisons with it are the same on every device.
 DGCN_HOST_DEVICE float uniform_from_bits(uint32_t bits) { return static_cast<float>(bits >> 8) * 0x1p-24f; }
 
-/// Random bits of the edges 4·quad … 4·quad + 3 of image `sample` (0 if the whole batch has one draw). Edge (i, j) of the
-/// K×K adjacency has the number i·K + j.
+/// Random bits of the edges 4·quad … 4·quad + 3 of image `sample` (0 if the whole batch has one draw). Edge (i, j) of
+/// the K×K adjacency has the number i·K + j.
 DGCN_HOST_DEVICE Philox4 edge_bits(int64_t seed, uint32_t quad, uint32_t sample) {
   const uint64_t key = static_cast<uint64_t>(seed);
   return philox4x32_10({{quad, 0, sample, 0}}, static_cast<uint32_t>(key), static_cast<uint32_t>(key >> 32));

@@ -1,5 +1,5 @@
-// Vectors for the CPU kernels, on the vector extensions that GCC and Clang share, as wide as the instruction set that the
-// source is compiled for. In an unnamed namespace, and sparing with the standard library: see instruction_set.h.
+// Vectors for the CPU kernels, on the vector extensions that GCC and Clang share, as wide as the instruction set that
+// the source is compiled for. In an unnamed namespace, and sparing with the standard library: see instruction_set.h.
 #pragma once
 
 #include <cstdint>
@@ -99,8 +99,8 @@ struct Simd {
   /// max(value, 0), and NaN for NaN.
   static inline Vector relu(Vector value) { return Vector{} > value ? Vector{} : value; }
 
-  /// Lane i is the sum of the lanes of of(i), for kLanes vectors. Interleaving the two halves of two vectors and adding them
-  /// leaves one vector with half as many partial sums of each, and so on.
+  /// Lane i is the sum of the lanes of of(i), for kLanes vectors. Interleaving the two halves of two vectors and adding
+  /// them leaves one vector with half as many partial sums of each, and so on.
   template <int count = kLanes, int first = 0, int step = 1, typename Of>
   static inline __attribute__((always_inline)) Vector sums(const Of& of) {
     if constexpr (count == 1) {
@@ -131,9 +131,9 @@ struct Simd {
 
 // ---- Pixels: stored types, a vector at a time -----------------------------------------------------------------------
 
-/// Loads and stores a row of pixels as vectors of the accumulation type, in units of kVectors vectors: load(row, v) is the
-/// v-th vector of the row. Within a unit, pixel p is in lane(p), counted through its vectors. Only code that combines a
-/// pixel with its neighbours has to know that order; arithmetic per pixel and sums over all pixels have not.
+/// Loads and stores a row of pixels as vectors of the accumulation type, in units of kVectors vectors: load(row, v) is
+/// the v-th vector of the row. Within a unit, pixel p is in lane(p), counted through its vectors. Only code that
+/// combines a pixel with its neighbours has to know that order; arithmetic per pixel and sums over all pixels have not.
 template <typename Stored>
 struct Pixels {
   using S = Simd<Stored>;
@@ -144,8 +144,9 @@ struct Pixels {
   static inline void store(Stored* unit, const typename S::Vector* vectors) { S::store(unit, *vectors); }
 };
 
-/// The first vector of a unit holds the even pixels and the second the odd ones, the low and high halves of 32-bit words.
-/// In their natural order they would have to be shuffled: forward takes 14 % longer with AVX2, 36 % with AVX-512.
+/// The first vector of a unit holds the even pixels and the second the odd ones, the low and high halves of 32-bit
+/// words. In their natural order they would have to be shuffled: forward takes 14 % longer with AVX2, 36 % with
+/// AVX-512.
 template <>
 struct Pixels<BFloat16> {
   using S = Simd<float>;
@@ -207,7 +208,8 @@ struct Pixels<Float16> {
 
 // ---- Transposition --------------------------------------------------------------------------------------------------
 
-/// Transposes a square of elements in registers, of at most 8 × 8 elements and 32 bytes a side: a larger one would not fit.
+/// Transposes a square of elements in registers, of at most 8 × 8 elements and 32 bytes a side: a larger one would not
+/// fit.
 template <typename T>
 struct Square {
   static constexpr int kBytes = kVectorBytes == 16 || sizeof(T) == 2 ? 16 : 32;
@@ -215,9 +217,10 @@ struct Square {
   typedef std::conditional_t<sizeof(T) == 2, uint16_t, std::conditional_t<sizeof(T) == 4, uint32_t, uint64_t>> Bits;
   typedef Bits Vector __attribute__((vector_size(kBytes)));
 
-  /// out[c·out_stride + r] = in[r·in_stride + c]. Interleaving the first half of the rows with the second half moves the top
-  /// bit of an element's row number to the bottom of its column number; after as many steps as there are bits, rows and
-  /// columns are exchanged. Unrolled: otherwise GCC 12 keeps the rows in memory with AVX2, at five times the cost.
+  /// out[c·out_stride + r] = in[r·in_stride + c]. Interleaving the first half of the rows with the second half moves
+  /// the top bit of an element's row number to the bottom of its column number; after as many steps as there are bits,
+  /// rows and columns are exchanged. Unrolled: otherwise GCC 12 keeps the rows in memory with AVX2, at five times the
+  /// cost.
   static inline void transpose(const T* in, int64_t in_stride, T* out, int64_t out_stride) {
     constexpr auto lanes = std::make_index_sequence<kSide>();
     Vector rows[kSide];

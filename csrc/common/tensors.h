@@ -11,8 +11,8 @@
 
 namespace dgcn {
 
-/// An uninitialised tensor with the dtype and device of `like`. Calls the shim, as torch::stable::empty_like and new_empty
-/// go through the dispatcher, which costs 1 µs a tensor.
+/// An uninitialised tensor with the dtype and device of `like`. Calls the shim, as torch::stable::empty_like and
+/// new_empty go through the dispatcher, which costs 1 µs a tensor.
 inline Tensor new_strided(const Tensor& like, Sizes sizes, Sizes strides) {
   int32_t dtype, device_type;
   TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(like.get(), &dtype));

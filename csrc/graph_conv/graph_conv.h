@@ -87,9 +87,9 @@ DGCN_HOST_DEVICE void row_softmax(T* __restrict__ s, const T* effective, const G
   }
 }
 
-/// out [K, K] = dW_d = A_eff ⊙ dL, with the gradient dL_ij = S_ij (dS_ij − Σ_l S_il dS_il) of the logits. Absent edges and
-/// empty rows of `mask` have S = 0, hence no gradient. `grad_p` is dP. `out` may be `effective`, or with `target` `grad_p`.
-/// Loops over rows.
+/// out [K, K] = dW_d = A_eff ⊙ dL, with the gradient dL_ij = S_ij (dS_ij − Σ_l S_il dS_il) of the logits. Absent edges
+/// and empty rows of `mask` have S = 0, hence no gradient. `grad_p` is dP. `out` may be `effective`, or with `target`
+/// `grad_p`. Loops over rows.
 template <typename T>
 DGCN_HOST_DEVICE void edge_weight_gradient(T* out, const T* s, const T* grad_p, const T* effective, int K,
                                            GraphMode mode, int begin, int step) {

@@ -7,13 +7,14 @@
 //   active     the pair (i, j) is active if a_i + b_j > 0, where the derivative of ReLU is 1. At a_i + b_j = 0 it is 0
 //
 // With the keys sorted, the j that are active for a_i are those of the k largest b, for some k. A scan over the keys in
-// descending order b_(1) ≥ b_(2) ≥ … holds, after k of them, w = Σ g_(1…k) and r = Σ_{j ≤ k} (b_(j) − b_(k)) g_(j). Then
+// descending order b_(1) ≥ b_(2) ≥ … holds, after k of them, w = Σ g_(1…k) and r = Σ_{j ≤ k} (b_(j) − b_(k)) g_(j).
+// Then
 //
 //   N y_i = r + (a_i + b_(k)) w        and from k to k + 1    r += (b_(k) − b_(k+1)) w,    w += g_(k+1)
 //
-// Every factor is a difference of keys that is at least 0, so the sums cancel no more than the g themselves do, and adding
-// c to a and −c to b changes nothing. (Prefix sums of g_j and b_j g_j, which also give y, lose the digits by which the
-// keys exceed their differences.)
+// Every factor is a difference of keys that is at least 0, so the sums cancel no more than the g themselves do, and
+// adding c to a and −c to b changes nothing. (Prefix sums of g_j and b_j g_j, which also give y, lose the digits by
+// which the keys exceed their differences.)
 //
 // Backward. With h_i = ∂L/∂y_i, and every sum over the active pairs,
 //
@@ -21,7 +22,8 @@
 //   ∂L/∂a_i = (1/N) ⟨h_i, Σ_j g_j⟩               ⟨h_i, w⟩ of the forward scan, summed over channels
 //   ∂L/∂b_j = (1/N) ⟨g_j, Σ_i h_i⟩               ⟨g_j, w⟩ of the exchanged scan
 //
-// NaN. A key that is NaN sorts as the largest and is active with every other, so that all that depends on it becomes NaN.
+// NaN. A key that is NaN sorts as the largest and is active with every other, so that all that depends on it becomes
+// NaN.
 #pragma once
 
 #include <cstdint>
@@ -62,7 +64,8 @@ DGCN_HOST_DEVICE void add_position(ScanState<Channels>& state, T gap, Channels g
   state.sum += g;
 }
 
-/// Adds the positions that `other` has scanned from an empty state. `gap`: the last key of `state` minus that of `other`.
+/// Adds the positions that `other` has scanned from an empty state. `gap`: the last key of `state` minus that of
+/// `other`.
 template <typename Channels, typename T>
 DGCN_HOST_DEVICE void append(ScanState<Channels>& state, T gap, const ScanState<Channels>& other) {
   state.ramp += gap * state.sum + other.ramp;

@@ -1,8 +1,9 @@
-// The part of CUDA that the kernels use, so that their source runs on the host unchanged. Include it before the kernels.
+// The part of CUDA that the kernels use, so that their source runs on the host unchanged. Include it before the
+// kernels.
 //
-// Each thread of a block is a fiber that runs until the next __syncthreads(); blocks run one after the other. Shared memory
-// starts as NaN, and the guard behind it must not change. Tests run the threads in both orders: if two threads access the
-// same memory without a barrier between them, the results differ.
+// Each thread of a block is a fiber that runs until the next __syncthreads(); blocks run one after the other. Shared
+// memory starts as NaN, and the guard behind it must not change. Tests run the threads in both orders: if two threads
+// access the same memory without a barrier between them, the results differ.
 #pragma once
 
 #undef _FORTIFY_SOURCE  // its longjmp refuses to jump to another stack
@@ -43,8 +44,8 @@ static cuda_on_host::Index threadIdx, blockIdx, blockDim, gridDim;
 
 namespace cuda_on_host {
 
-/// The threads of the block that runs. Fibers are started once, with makecontext, and are reused for all blocks. They switch
-/// with _setjmp and _longjmp, which unlike swapcontext make no system calls.
+/// The threads of the block that runs. Fibers are started once, with makecontext, and are reused for all blocks. They
+/// switch with _setjmp and _longjmp, which unlike swapcontext make no system calls.
 class Block {
  public:
   static Block& instance() {

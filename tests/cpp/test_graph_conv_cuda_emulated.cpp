@@ -1,5 +1,5 @@
-// The CUDA kernels of the graph convolution, run on the host from their own source, against plain loops in float64: every
-// option, layout, alignment and dtype, with the plans that large and small GPUs would get.
+// The CUDA kernels of the graph convolution, run on the host from their own source, against plain loops in float64:
+// every option, layout, alignment and dtype, with the plans that large and small GPUs would get.
 #include "cuda_on_host.h"
 // cuda_on_host.h comes first, since it redefines names that the standard headers must not see
 #include <random>

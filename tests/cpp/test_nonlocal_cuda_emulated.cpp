@@ -219,8 +219,8 @@ static bool same_bits(const Values& a, const Values& b) {
   return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * sizeof(double)) == 0;
 }
 
-/// As in tests/relu_affinity_cases.py: allows one rounding to T, and 1e-13 of the terms' magnitudes. NaN must be where it is
-/// expected; with infinite input, any value that is not finite.
+/// As in tests/relu_affinity_cases.py: allows one rounding to T, and 1e-13 of the terms' magnitudes. NaN must be where
+/// it is expected; with infinite input, any value that is not finite.
 template <typename T>
 static void check_rounded(const char* name, const Case& c, const Values& got, const Values& want,
                           const Values& magnitude, bool infinite) {

@@ -1,5 +1,6 @@
 // The products of pixel_rows.h for channels_last features: the K nodes of a pixel are neighbours, so the lanes of a
-// vector are nodes instead of pixels. Transposing the features into rows takes 17 to 70 % longer (float32, K = 14 to 18).
+// vector are nodes instead of pixels. Transposing the features into rows takes 17 to 70 % longer (float32, K = 14 to
+// 18).
 //
 // If K is not a multiple of the vector length, the last vector overlaps the one before it. A single node left over is a
 // dot product per pixel instead: at K = 17 with AVX-512, forward takes 14 % less time.
@@ -159,7 +160,8 @@ struct ChannelsLastProduct {
     const int K = a.nodes().K;
     const auto residual = [&](int64_t pixel) { return a.residual == nullptr ? nullptr : a.residual + pixel * K; };
     if (a.nodes().whole == 0) {
-      // A store also overwrites nodes of the next pixels, which are stored later. The last pixels have none behind them.
+      // A store also overwrites nodes of the next pixels, which are stored later. The last pixels have none behind
+      // them.
       int64_t pixel = 0;
       for (; (pixels - pixel - kPixels) * K >= kLanes - K; pixel += kPixels)
         vectors<kPixels>(a, in + pixel * K, out + pixel * K, residual(pixel));
@@ -212,8 +214,8 @@ struct ChannelsLastOuterProduct {
     }
   }
 
-  /// Calls add(row, column, Σ over pixels of their product) for the `row_count` nodes from `rows` on and the nodes of the
-  /// first `vectors` vectors of `columns`.
+  /// Calls add(row, column, Σ over pixels of their product) for the `row_count` nodes from `rows` on and the nodes of
+  /// the first `vectors` vectors of `columns`.
   template <typename Add>
   static void products(const T* rows, int row_count, const T* columns, int vectors, int64_t pixels, int K, Add add) {
     const NodeVectors<kLanes> nodes(K);

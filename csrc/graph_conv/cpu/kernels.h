@@ -2,7 +2,7 @@
 // per instruction set). Legend: graph_conv.h.
 //
 //   sample     a graph: one for the whole batch, or one per image with per_sample
-//   tile       the pixels that a thread computes at a time: a part of one image or, where images are small, several images
+//   tile       the pixels that a thread computes at a time: a part of one image or, where these are small, several images
 //   chunk      consecutive tiles of one sample. Gradients are summed over the tiles of a chunk in order, then over the
 //              chunks in order, so that the result does not depend on the number of threads
 #pragma once
@@ -101,8 +101,8 @@ struct GraphConvKernels {
   /// Over chunks.
   void (*backward)(const CpuBackwardArguments<Stored>& arguments, const PixelTiling& tiling, int64_t begin,
                    int64_t end);
-  /// Over samples: from the chunks' partial sums to dW_d (written to matrices.effective), dW (to matrices.m) and db (after
-  /// dM in the first chunk of the sample). Overwrites `matrices` and `partial`.
+  /// Over samples: from the chunks' partial sums to dW_d (written to matrices.effective), dW (to matrices.m) and db
+  /// (after dM in the first chunk of the sample). Overwrites `matrices` and `partial`.
   void (*parameter_gradients)(const GraphParams<T>& params, const SampleMatrices<T>& matrices, T* partial,
                               int64_t chunks_per_sample, int64_t begin, int64_t end);
 };

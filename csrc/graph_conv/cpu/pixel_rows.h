@@ -122,8 +122,8 @@ struct RowProduct {
 };
 
 /// dM += g·xᵀ over `pixels` pixels of x. `g` has its pixels in the order in which Pixels<X> loads those of x, padded to
-/// `padded`, a multiple of kUnit. If `pixels` is not, the last unit of g stands for the last kUnit pixels of x, with zeros
-/// where they were in the unit before.
+/// `padded`, a multiple of kUnit. If `pixels` is not, the last unit of g stands for the last kUnit pixels of x, with
+/// zeros where they were in the unit before.
 template <typename X>
 struct RowOuterProduct {
   using T = typename Accumulation<X>::type;

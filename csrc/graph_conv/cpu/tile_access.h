@@ -1,5 +1,5 @@
-// How kernels.cpp reads and writes the pixels of a tile: in place where the layout allows it, else through packed buffers.
-// In an unnamed namespace, and sparing with the standard library: see instruction_set.h.
+// How kernels.cpp reads and writes the pixels of a tile: in place where the layout allows it, else through packed
+// buffers. In an unnamed namespace, and sparing with the standard library: see instruction_set.h.
 #pragma once
 
 #include "graph_conv/cpu/kernels.h"
@@ -25,8 +25,9 @@ inline void for_each_run(const MapView<Stored>& map, const MapShape& shape, cons
   }
 }
 
-/// Calls body(pixel, position in buffers, count) for spans of at most kSpan pixels that are multiples of `unit`. The last
-/// unit, if `pixels` is no multiple, overlaps the one before it, and has a place of its own in buffers, behind the others.
+/// Calls body(pixel, position in buffers, count) for spans of at most kSpan pixels that are multiples of `unit`. The
+/// last unit, if `pixels` is no multiple, overlaps the one before it, and has a place of its own in buffers, behind the
+/// others.
 constexpr int64_t kSpan = 384;  // rows of a small graph stay in L1; of a large one, a block's share of M does
 template <typename Body>
 inline void for_each_span(int64_t pixels, int64_t unit, Body body) {

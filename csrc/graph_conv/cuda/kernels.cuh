@@ -1,24 +1,24 @@
 // The kernels of the graph convolution on CUDA, free of torch: backend.cu launches them, and
 // tests/cpp/test_graph_conv_cuda_emulated.cpp runs the same source on the host. Legend: graph_conv.h.
 //
-// Forward at K = 17 in float32 moves 2·17·4 = 136 bytes a pixel for 2·17² = 578 operations; backward (reads grad_y, x and y,
-// writes grad_x) 272 bytes for 1,156. These are 4 operations a byte, where the float32 units of an H100 do 20 (tensor
-// cores would only add the rounding of TF32), so the kernels are bound by memory bandwidth. But not by a wide margin: at
-// 13 bytes a cycle, an SM has 10 cycles for a pixel forward and 21 backward, and issuing all instructions around the
-// multiplications, counted in the machine code, takes about 8 and 16. Hence:
-//   - Every feature crosses device memory once, in accesses of 16 bytes wherever its row starts: maps have 16n + 1 cells a
-//     side, so hardly any row of NCHW is aligned. Tiles pass through shared memory, 16 bytes at a time on the side of
-//     device memory, single elements on the side of the arithmetic. That also makes NCHW and channels_last the same to
-//     the arithmetic.
-//   - S and M never leave the SM. Each block computes them, once per sample: a microsecond or two, which all blocks spend at
-//     the same time, instead of a launch and a round trip through memory. At [8, 17, 81, 81] that is most of the time, so
-//     the parameters are all fetched at once, and no loop over them waits for memory.
-//   - A block loads, computes and stores one tile after the other, without prefetching: the other blocks of its SM use the
-//     memory meanwhile, and the tile can be twice as large.
-//   - Each block owns a fixed, contiguous range of tiles. The sample rarely changes within a block, and every sum has one
-//     order.
-//   - Parameter gradients are linear in dM, so each block accumulates its own dM over all its tiles. The second launch only
-//     sums over blocks.
+// Forward at K = 17 in float32 moves 2·17·4 = 136 bytes a pixel for 2·17² = 578 operations; backward (reads grad_y, x
+// and y, writes grad_x) 272 bytes for 1,156. These are 4 operations a byte, where the float32 units of an H100 do 20
+// (tensor cores would only add the rounding of TF32), so the kernels are bound by memory bandwidth. But not by a wide
+// margin: at 13 bytes a cycle, an SM has 10 cycles for a pixel forward and 21 backward, and issuing all instructions
+// around the multiplications, counted in the machine code, takes about 8 and 16. Hence:
+//   - Every feature crosses device memory once, in accesses of 16 bytes wherever its row starts: maps have 16n + 1
+//     cells a side, so hardly any row of NCHW is aligned. Tiles pass through shared memory, 16 bytes at a time on the
+//     side of device memory, single elements on the side of the arithmetic. That also makes NCHW and channels_last the
+//     same to the arithmetic.
+//   - S and M never leave the SM. Each block computes them, once per sample: a microsecond or two, which all blocks
+//     spend at the same time, instead of a launch and a round trip through memory. At [8, 17, 81, 81] that is most of
+//     the time, so the parameters are all fetched at once, and no loop over them waits for memory.
+//   - A block loads, computes and stores one tile after the other, without prefetching: the other blocks of its SM use
+//     the memory meanwhile, and the tile can be twice as large.
+//   - Each block owns a fixed, contiguous range of tiles. The sample rarely changes within a block, and every sum has
+//     one order.
+//   - Parameter gradients are linear in dM, so each block accumulates its own dM over all its tiles. The second launch
+//     only sums over blocks.
 #pragma once
 
 #include <algorithm>
@@ -52,14 +52,15 @@ struct CudaForwardArguments {
   A* workspace;  ///< [blocks, forward_kept + forward_scratch], if these do not fit into shared memory
 };
 
-// Elements that a block keeps while it computes tiles: M and b; and those that it needs before, in fold(): S, W and scratch.
+// Elements that a block keeps while it computes tiles: M and b; and those that it needs before, in fold(): S, W and
+// scratch.
 __host__ __device__ constexpr int64_t forward_kept(int nodes) { return operand_size(nodes) + round_up(nodes, 4); }
 __host__ __device__ constexpr int64_t forward_scratch(int nodes) {
   return matrix_size(nodes) + operand_size(nodes) + 2 * copy_size(nodes);
 }
 
-/// y = act(M x + b) (+ residual). With `kShared` the matrices are in shared memory, and the tiles overwrite the scratch;
-/// else matrices and scratch are in the workspace.
+/// y = act(M x + b) (+ residual). With `kShared` the matrices are in shared memory, and the tiles overwrite the
+/// scratch; else matrices and scratch are in the workspace.
 template <typename T, typename A, bool kShared>
 __global__ void __launch_bounds__(kForwardThreads, resident_blocks<A>(kShared))
     forward_kernel(const CudaForwardArguments<T, A> arguments) {
@@ -122,8 +123,8 @@ __global__ void __launch_bounds__(kForwardThreads, resident_blocks<A>(kShared))
 constexpr int kBackwardThreads = 256;
 constexpr int kBackwardColumns = 2;  // of a product with pixels; fewer, as dM needs most of the registers
 
-// A thread accumulates 5 × 9 entries of dM: 14 loads from shared memory feed 45 multiplications. K = 17 has 8 such parts,
-// one for each of 8 warps, whose threads read neighbouring pixels.
+// A thread accumulates 5 × 9 entries of dM: 14 loads from shared memory feed 45 multiplications. K = 17 has 8 such
+// parts, one for each of 8 warps, whose threads read neighbouring pixels.
 constexpr int kPartRows = 5;
 constexpr int kPartColumns = 9;
 

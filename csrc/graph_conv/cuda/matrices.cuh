@@ -62,10 +62,11 @@ __device__ const A* fetch_matrix(A* copy, const A* parameter, int nodes) {
   return copy;
 }
 
-/// Computes M = P·W of image `sample` as an operand: `from_x` [k, j] = M_jk for the product y = M x, `from_grad_y` [j, k] =
-/// M_jk for grad_x = Mᵀ g. Either may be null; both must have been cleared. Also computes the matrices `s` and `effective`,
-/// the adjacency or the draw from it. `weight` is the result of fetch_matrix(), which this function waits for. `scratch`:
-/// an operand and a copy_size(); `effective` may be the same memory as the operand, which then overwrites it.
+/// Computes M = P·W of image `sample` as an operand: `from_x` [k, j] = M_jk for the product y = M x, `from_grad_y` [j,
+/// k] = M_jk for grad_x = Mᵀ g. Either may be null; both must have been cleared. Also computes the matrices `s` and
+/// `effective`, the adjacency or the draw from it. `weight` is the result of fetch_matrix(), which this function waits
+/// for. `scratch`: an operand and a copy_size(); `effective` may be the same memory as the operand, which then
+/// overwrites it.
 template <bool kShared, typename A>
 __device__ void fold(A* from_x, A* from_grad_y, A* s, A* effective, const A* weight, A* scratch,
                      const GraphParams<A>& params, int64_t sample) {

@@ -41,8 +41,8 @@ constexpr int kMostSharedNodes = 64;
 constexpr int kFewNodes = 2 * kPixelOutputs;
 /// Blocks per SM if the matrices are in the workspace: more blocks would need more workspace.
 constexpr int kWorkspaceBlocks = 1;
-/// The pixels of a tile are a multiple of this, so that rows have an even number of pieces. The largest tile is one unit
-/// short of 512 pixels, so that a row with its lead is the same number of pieces for each thread of a warp.
+/// The pixels of a tile are a multiple of this, so that rows have an even number of pieces. The largest tile is one
+/// unit short of 512 pixels, so that a row with its lead is the same number of pieces for each thread of a warp.
 constexpr int kPixelUnit = 16;
 /// Shared memory that CUDA reserves in each block.
 constexpr int64_t kReservedBytes = 1024;
@@ -70,8 +70,8 @@ void set_tile_pixels(TileLayout& layout, int64_t batch, int pixels, int threads)
   }
 }
 
-/// Plans the largest tiles that fit and give every SM work. `features` has K, N, memory format and alignment. Returns false
-/// if not even tiles of kPixelUnit pixels fit.
+/// Plans the largest tiles that fit and give every SM work. `features` has K, N, memory format and alignment. Returns
+/// false if not even tiles of kPixelUnit pixels fit.
 template <typename T, typename A>
 bool make_plan(LaunchPlan& plan, const TileLayout& features, int64_t batch, const BlockNeeds& needs,
                const DeviceLimits& limits) {
@@ -123,8 +123,8 @@ bool plan_backward(LaunchPlan& plan, const TileLayout& features, int64_t batch, 
   BlockNeeds needs{};
   needs.parts.rows = (K + kPartRows - 1) / kPartRows;
   needs.parts.columns = (K + kPartColumns - 1) / kPartColumns;
-  // At most 32 slices: a warp then reads neighbouring pixels. If a thread has several parts, 4: a warp reads four pixels of
-  // eight nodes, from 32 different banks.
+  // At most 32 slices: a warp then reads neighbouring pixels. If a thread has several parts, 4: a warp reads four
+  // pixels of eight nodes, from 32 different banks.
   needs.shared_allowed = K <= kMostSharedNodes;
   needs.parts.slices = needs.shared_allowed ? std::min(32, kBackwardThreads / needs.parts.count()) : 4;
   needs.threads = kBackwardThreads;

@@ -1,5 +1,5 @@
-// Tiles of pixels in shared memory, how they are loaded and stored, and the product that all arithmetic on them uses. Part
-// of kernels.cuh, which gives the reasons; legend: graph_conv.h.
+// Tiles of pixels in shared memory, how they are loaded and stored, and the product that all arithmetic on them uses.
+// Part of kernels.cuh, which gives the reasons; legend: graph_conv.h.
 #pragma once
 
 #include <algorithm>
@@ -34,7 +34,8 @@ __device__ void copy_piece(T* to, const T* from) {
 
 /// How features [B, K, H, W] are cut into tiles, and the layout of a tile in shared memory: rows of elements that are
 /// contiguous in device memory. NCHW has a row per node. channels_last has a single row, unless K is a multiple of two
-/// pieces: then each pixel is a row, and a piece of padding avoids that neighbouring pixels are in the same memory banks.
+/// pieces: then each pixel is a row, and a piece of padding avoids that neighbouring pixels are in the same memory
+/// banks.
 struct TileLayout {
   int nodes;                       ///< K
   int64_t image_pixels;            ///< N = H·W
@@ -115,8 +116,8 @@ __device__ void copy_elements(T* to, const T* from, const SharedRow& row) {
   for (int e = row.lead + row.thread; e < row.end; e += row.threads) to[e] = from[e];
 }
 
-/// Starts to load a tile into shared memory. The first and last piece of a row are loaded with the neighbouring elements
-/// that they contain (shared memory has room for them), since only whole pieces can be copied asynchronously.
+/// Starts to load a tile into shared memory. The first and last piece of a row are loaded with the neighbouring
+/// elements that they contain (shared memory has room for them), since only whole pieces can be copied asynchronously.
 template <typename T>
 __device__ void load_tile(T* to, const T* from, const TileLayout& layout, const SharedTile<T>& tile) {
   for_each_row(layout, tile, [&](const SharedRow& row) {
@@ -161,9 +162,9 @@ struct BlockTiles {
 
 // ---- Products -------------------------------------------------------------------------------------------------------
 
-// Shared memory delivers 32 numbers a cycle to an SM, which multiplies 128. So where columns are pixels, a thread computes
-// 10 outputs of several columns: with 4 columns, 14 loads feed 40 multiplications (20 outputs of 2 columns would load 22).
-// K = 17 fills two groups of 10 up to three outputs.
+// Shared memory delivers 32 numbers a cycle to an SM, which multiplies 128. So where columns are pixels, a thread
+// computes 10 outputs of several columns: with 4 columns, 14 loads feed 40 multiplications (20 outputs of 2 columns
+// would load 22). K = 17 fills two groups of 10 up to three outputs.
 constexpr int kPixelOutputs = 10;
 // K×K matrices have few columns: a thread computes few outputs, so that more threads have work.
 constexpr int kMatrixOutputs = 2;
@@ -183,10 +184,10 @@ struct ThreadColumns {
   int present;          ///< columns before the end
 };
 
-/// Calls output(o, columns, sums) with sums [columns] = Σ_k operand_ko · input(k, offset), for all o < K and all columns,
-/// divided among the threads of a block. A thread computes Outputs × Columns sums; the loop over k is unrolled `Unroll`
-/// times. `operand` [K, pitch] is aligned to pairs; columns are `column_step` elements apart. The columns of a thread are
-/// `groups` apart, so that neighbouring threads read neighbouring columns.
+/// Calls output(o, columns, sums) with sums [columns] = Σ_k operand_ko · input(k, offset), for all o < K and all
+/// columns, divided among the threads of a block. A thread computes Outputs × Columns sums; the loop over k is unrolled
+/// `Unroll` times. `operand` [K, pitch] is aligned to pairs; columns are `column_step` elements apart. The columns of a
+/// thread are `groups` apart, so that neighbouring threads read neighbouring columns.
 template <int Outputs, int Columns, int Unroll, typename A, typename Input, typename Output>
 __device__ void product(const A* operand, int nodes, int columns, int column_step, Input input, Output output) {
   static_assert(kPixelOutputs % Outputs == 0 && Outputs % 2 == 0, "groups of outputs must fill the pitch");

@@ -1,7 +1,7 @@
 // The CPU kernels of the non-local layer. Compiled once per instruction set: see instruction_set.h.
 //
-// A block of channels is packed once into rows (all its channels at a position) in the order of the keys. The scans then
-// access memory sequentially; only packing and unpacking access it at random.
+// A block of channels is packed once into rows (all its channels at a position) in the order of the keys. The scans
+// then access memory sequentially; only packing and unpacking access it at random.
 #include "nonlocal/cpu/kernels.h"
 
 #include "common/instruction_set.h"

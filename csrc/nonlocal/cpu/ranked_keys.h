@@ -24,7 +24,8 @@ void rank_keys(const T* keys, int64_t count, const RankedKeys& ranked) {
   }
 }
 
-/// Fills keys.active. The keys of `others` that are active with a key are the largest ones, and the more the larger it is.
+/// Fills keys.active. The keys of `others` that are active with a key are the largest ones, and the more the larger it
+/// is.
 inline void count_active(const RankedKeys& keys, const RankedKeys& others, int64_t count) {
   int64_t active = 0;
   for (int64_t rank = 0; rank < count; ++rank) {

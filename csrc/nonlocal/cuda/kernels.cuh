@@ -1,16 +1,16 @@
 // The kernels of the non-local layer on CUDA, free of torch: backend.cu launches them, and
 // tests/cpp/test_nonlocal_cuda_emulated.cpp runs the same source on the host. Legend: nonlocal.h.
 //
-//   sequence  the keys of an image, all b_j and all −a_i, in descending order: 2N items (sequence.cuh). The b_j before −a_i
-//             are those that are active with a_i, and the −a_i after b_j those that are active with b_j: one sort serves
-//             both scans. The descending scan adds the features of every b and is evaluated at every a; the ascending one
-//             adds at every a and is evaluated at every b
+//   sequence  the keys of an image, all b_j and all −a_i, in descending order: 2N items (sequence.cuh). The b_j before
+//             −a_i are those that are active with a_i, and the −a_i after b_j those that are active with b_j: one sort
+//             serves both scans. The descending scan adds the features of every b and is evaluated at every a; the
+//             ascending one adds at every a and is evaluated at every b
 //   row       all channels of a position, neighbours in memory
 //   chunk     kChunk neighbouring items, the work of a block
 //
-// The state of a scan has w, the sum of the features added so far, and r, that sum weighted by the distances of their keys
-// from the current one. At every item, r += (previous key − key)·w, and if the item is added, w += its features. At an
-// evaluated item the current key is −a_i, so r is Σ_j (b_j + a_i) g_j = N y_i.
+// The state of a scan has w, the sum of the features added so far, and r, that sum weighted by the distances of their
+// keys from the current one. At every item, r += (previous key − key)·w, and if the item is added, w += its features.
+// At an evaluated item the current key is −a_i, so r is Σ_j (b_j + a_i) g_j = N y_i.
 //
 // Example: the descending scan for N = 2, C = 1, a = (1, −2), b = (−0.5, 3), g = (10, 20), in chunks of two items.
 //
@@ -22,8 +22,8 @@
 //   1. reduce: each chunk is scanned from an empty state
 //      w                   20      20         10      10
 //      r                   0       20         0       5
-//      gap of the chunk            1                  3         last key of the chunk before (or its own first key) − its
-//                                                               own last key
+//      gap of the chunk            1                  3         last key of the chunk before (of chunk 0: its own
+//                                                               first key) − its own last key
 //   2. scan of the chunks: the state in which each chunk starts
 //      w, r                0, 0               20, 20            image: w = 30, r = 20 + 3·20 + 5 = 85
 //   3. each chunk is scanned again, from that state
@@ -31,8 +31,8 @@
 //      r                   0       20         70      85
 //      y = r/N                     y_2 = 10           y_1 = 42.5 = ((1 + 3)·20 + (1 − 0.5)·10)/2
 //
-// Each thread has some channels and goes from item to item. Whatever the order of the positions, a warp then accesses whole
-// rows, and all its threads take the same branches. The launches:
+// Each thread has some channels and goes from item to item. Whatever the order of the positions, a warp then accesses
+// whole rows, and all its threads take the same branches. The launches:
 //
 //   0. features whose channels are not neighbours become rows      transpose_kernel (transpose.cuh)
 //   1. reduce every chunk                                          reduce_kernel
@@ -40,8 +40,9 @@
 //   3. scan the items of every chunk, evaluate                     item_scan_kernel
 //   4. rows become results                                         transpose_kernel (transpose.cuh)
 //
-// Backward makes a descending scan that adds g, evaluated for ∂L/∂a, then an ascending scan that adds ∂L/∂y, evaluated for
-// ∂L/∂b and ∂L/∂g. Each reads what the other adds, so step 3 of the descending scan also does step 1 of the ascending one.
+// Backward makes a descending scan that adds g, evaluated for ∂L/∂a, then an ascending scan that adds ∂L/∂y, evaluated
+// for ∂L/∂b and ∂L/∂g. Each reads what the other adds, so step 3 of the descending scan also does step 1 of the
+// ascending one.
 //
 // The kernels are bound by memory bandwidth. Passes over memory of the size of g (a copy takes 2) in each step:
 //
@@ -49,8 +50,9 @@
 //   forward    2   1   2       2      7, or 3 if the channels of g and y are neighbours
 //   backward   4   1   2 + 3   2      12, or 6
 //
-// and a third of one in every scan for the states of the chunks. At B = 8, N = 25,921, C = 128 in float32 these are 2.1 GB,
-// or 1.1. Successive steps go through the images in opposite orders, since L2 still holds what the step before used last.
+// and a third of one in every scan for the states of the chunks. At B = 8, N = 25,921, C = 128 in float32 these are 2.1
+// GB, or 1.1. Successive steps go through the images in opposite orders, since L2 still holds what the step before used
+// last.
 //
 // No sum depends on the number of images, blocks or threads: results repeat bit for bit.
 #pragma once
@@ -72,8 +74,8 @@ constexpr int kThreadChannels = 2;    // halves the cost per channel of all that
 constexpr int kMaxScanThreads = 128;  // further channels come in further rounds
 constexpr int kWarp = 32;
 
-/// Blocks of kMaxScanThreads whose registers must fit into an SM at the same time: enough to hide the latency of memory, few
-/// enough that no thread spills.
+/// Blocks of kMaxScanThreads whose registers must fit into an SM at the same time: enough to hide the latency of
+/// memory, few enough that no thread spills.
 template <typename T>
 constexpr int kResidentScans = sizeof(T) == 8 ? 4 : 6;
 
@@ -97,7 +99,7 @@ struct ThreadChannels {
 struct ChunkStates {
   ScanState<double>*
       states;    ///< [B, chunks + 1, C]: after step 1 of each chunk alone, after step 2 where it starts. The last
-                 ///< one of an image: the whole image
+                 /// < one of an image: the whole image
   double* gaps;  ///< [B, chunks]: the last key of the chunk before minus that of this one, in scan order
 };
 
@@ -294,7 +296,8 @@ constexpr int kChunkParts = 16;  // of an image's chunks; a warp has one, for kW
 constexpr int kChunkScanThreads = kChunkParts * kWarp;
 constexpr int64_t kChunkScanBytes = kChunkScanThreads * sizeof(ScanState<double>) + kChunkParts * sizeof(double);
 
-/// Replaces the state of each chunk alone by the state in which it starts, and stores that of the image behind the last.
+/// Replaces the state of each chunk alone by the state in which it starts, and stores that of the image behind the
+/// last.
 template <typename T, typename A>
 __global__ void __launch_bounds__(kChunkScanThreads) chunk_scan_kernel(const __grid_constant__ Scan<T, A> scan) {
   extern __shared__ __align__(16) unsigned char shared_memory[];
@@ -344,8 +347,8 @@ __global__ void __launch_bounds__(kChunkScanThreads) chunk_scan_kernel(const __g
 
 // ---- Step 3 ---------------------------------------------------------------------------------------------------------
 
-/// Sums each of kBatch numbers over the lanes of a warp: lane l gets the sum of number l / kLanesPerSum. Every step halves
-/// the numbers that a lane has, each of which is then a sum over twice as many lanes.
+/// Sums each of kBatch numbers over the lanes of a warp: lane l gets the sum of number l / kLanesPerSum. Every step
+/// halves the numbers that a lane has, each of which is then a sum over twice as many lanes.
 constexpr int kLanesPerSum = kWarp / kBatch;
 
 __device__ inline double sum_lanes(double (&numbers)[kBatch]) {
@@ -372,8 +375,8 @@ constexpr int64_t scan_bytes(int threads, bool dots) {
   return kStagedItems * sizeof(StagedItem<T>) + (dots ? threads / kWarp * kChunk * sizeof(double) : 0);
 }
 
-/// Scans each chunk from the state in which it starts, and evaluates. `kDots`: computes dots. `kOpposite`: also does step 1
-/// of the opposite scan, and computes no values.
+/// Scans each chunk from the state in which it starts, and evaluates. `kDots`: computes dots. `kOpposite`: also does
+/// step 1 of the opposite scan, and computes no values.
 template <typename T, typename A, bool kDots, bool kOpposite>
 __global__ void __launch_bounds__(kMaxScanThreads, kResidentScans<T>)
     item_scan_kernel(const __grid_constant__ Scan<T, A> scan) {
@@ -391,8 +394,8 @@ __global__ void __launch_bounds__(kMaxScanThreads, kResidentScans<T>)
   for (int64_t first_channel = 0; first_channel < channels; first_channel += kThreadChannels * blockDim.x) {
     const int64_t channel = first_channel + threadIdx.x;
     ScanState<ThreadChannels> state = load_state(start, channel, channels), opposite = empty_state();
-    // As in the dense form, a feature that is NaN or infinite makes all values of its channel NaN: 0 · NaN is NaN where a
-    // pair is not active.
+    // As in the dense form, a feature that is NaN or infinite makes all values of its channel NaN: 0 · NaN is NaN where
+    // a pair is not active.
     const ThreadChannels zero_or_nan = 0.0 * load_state(image_state, channel, channels).sum;
     double previous = items[0].key;
     DGCN_UNROLL(1)

@@ -1,4 +1,5 @@
-// The sequence of an image: its keys, all b_j and all −a_i, in descending order. Part of kernels.cuh, which has an example.
+// The sequence of an image: its keys, all b_j and all −a_i, in descending order. Part of kernels.cuh, which has an
+// example.
 #pragma once
 
 #include <cstdint>
@@ -17,8 +18,8 @@ __host__ __device__ A clamp_to_finite(A key) {
   return key < kLowest ? kLowest : key;
 }
 
-/// Bits that order as the values in the sequence do, b or −a. NaN goes where it is active with all others. 0 − a instead of
-/// −a, which could be −0: the bits of b and −a are equal where a + b = 0.
+/// Bits that order as the values in the sequence do, b or −a. NaN goes where it is active with all others. 0 − a
+/// instead of −a, which could be −0: the bits of b and −a are equal where a + b = 0.
 template <typename A>
 __host__ __device__ auto sequence_bits(A key, bool is_a) {
   key = clamp_to_finite(key);
@@ -27,8 +28,8 @@ __host__ __device__ auto sequence_bits(A key, bool is_a) {
 }
 
 /// What the items of all images are sorted by, in ascending order: the image in the high bits, then the complement of
-/// sequence_bits(). The sort is stable, and a comes before b in its input: so a_i comes before b_j where a_i + b_j = 0, and
-/// they count as not active.
+/// sequence_bits(). The sort is stable, and a comes before b in its input: so a_i comes before b_j where a_i + b_j = 0,
+/// and they count as not active.
 template <typename A>
 using SortKey = std::conditional_t<sizeof(A) == 4, uint64_t, unsigned __int128>;
 template <typename A>

@@ -1,5 +1,5 @@
-// Steps 0 and 4 of kernels.cuh: features whose channels are not neighbours become rows, and rows become results. Free of
-// torch. Legend: nonlocal.h.
+// Steps 0 and 4 of kernels.cuh: features whose channels are not neighbours become rows, and rows become results. Free
+// of torch. Legend: nonlocal.h.
 #pragma once
 
 #include <algorithm>
@@ -30,7 +30,8 @@ struct BlockSquare {
   }
 };
 
-/// The elements of a thread: one in every kTransposeThreads / kTransposeSide lines, which run along positions or channels.
+/// The elements of a thread: one in every kTransposeThreads / kTransposeSide lines, which run along positions or
+/// channels.
 template <typename Stored>
 struct ThreadStrip {
   Stored* first;                  ///< in the tensor
