@@ -86,7 +86,7 @@ Inspection Decoder::inspect(const Fields& fields, int stride) const {
 
 std::vector<Persons> Decoder::decode_batch(const std::vector<Fields>& images, int stride, int threads) const {
   std::vector<Persons> results(images.size());
-  parallel_for(images.size(), threads, [&](std::size_t i) { results[i] = decode(images[i], stride); });
+  for_each_in_threads(images.size(), threads, [&](std::size_t i) { results[i] = decode(images[i], stride); });
   return results;
 }
 

@@ -1,4 +1,5 @@
-// A loop over independent items on several threads.
+// A loop over independent items on several threads. The parallel_for of the torch ops (common/cpu_backend.h) is another
+// one: it uses torch's threads, which the decoder must do without.
 #pragma once
 
 #include <algorithm>
@@ -13,17 +14,17 @@
 
 namespace dgcn::pifpaf {
 
-/// Calls work(i) once for every i in [0, count), on `threads` threads (0: as many as the machine has) of which the
-/// caller's is one. Where items fail, the exception of the first of them is thrown after all have been tried.
+/// Calls work(i) once for every i in [0, count), on `threads` threads (0: one per core), one of which is the caller's.
+/// If items fail, throws the exception of the first of them after all have been tried.
 template <typename Work>
-void parallel_for(std::size_t count, int threads, const Work& work) {
+void for_each_in_threads(std::size_t count, int threads, const Work& work) {
   if (threads < 0) throw std::invalid_argument("threads must be at least 0, got " + std::to_string(threads));
-  const std::size_t wanted = threads > 0 ? static_cast<std::size_t>(threads) : std::thread::hardware_concurrency();
-  const std::size_t helpers = std::max<std::size_t>(std::min(wanted, count), 1) - 1;
+  const std::size_t requested = threads > 0 ? static_cast<std::size_t>(threads) : std::thread::hardware_concurrency();
+  const std::size_t extra_threads = std::max<std::size_t>(std::min(requested, count), 1) - 1;
 
   std::vector<std::exception_ptr> errors(count);
   std::atomic<std::size_t> next{0};
-  const auto take_items = [&] {
+  const auto process_items = [&] {
     for (std::size_t i = next++; i < count; i = next++) {
       try {
         work(i);
@@ -34,13 +35,13 @@ void parallel_for(std::size_t count, int threads, const Work& work) {
   };
 
   std::vector<std::thread> pool;
-  pool.reserve(helpers);
+  pool.reserve(extra_threads);
   try {
-    while (pool.size() < helpers) pool.emplace_back(take_items);
+    while (pool.size() < extra_threads) pool.emplace_back(process_items);
   } catch (const std::system_error&) {
-    // The machine has no thread left to give: those that started, and this one, do the work.
+    // The system is out of threads: those that were started, and this one, do the work.
   }
-  take_items();
+  process_items();
   for (std::thread& thread : pool) thread.join();
   for (const std::exception_ptr& error : errors) {
     if (error) std::rethrow_exception(error);
