@@ -52,7 +52,7 @@ struct CudaForwardArguments {
   A* workspace;  ///< [blocks, forward_kept + forward_scratch], if these do not fit into shared memory
 };
 
-// Elements that a block keeps while it computes tiles: M and b; and those that it needs before, in fold(): S, W and
+// Elements that a block keeps while it computes tiles: M and b; and those that it needs before, in mix(): S, W and
 // scratch.
 __host__ __device__ constexpr int64_t forward_kept(int nodes) { return operand_size(nodes) + round_up(nodes, 4); }
 __host__ __device__ constexpr int64_t forward_scratch(int nodes) {
@@ -68,24 +68,24 @@ __global__ void __launch_bounds__(kForwardThreads, resident_blocks<A>(kShared))
   const TileLayout& layout = arguments.layout;
   const GraphParams<A>& params = arguments.params;
   const int K = params.nodes;
-  A* const from_x = kShared ? reinterpret_cast<A*>(shared_memory)
-                            : arguments.workspace + blockIdx.x * (forward_kept(K) + forward_scratch(K));
-  A* const bias = from_x + operand_size(K);
-  A* const after = from_x + forward_kept(K);
+  A* const m_transposed = kShared ? reinterpret_cast<A*>(shared_memory)
+                                  : arguments.workspace + blockIdx.x * (forward_kept(K) + forward_scratch(K));
+  A* const bias = m_transposed + operand_size(K);
+  A* const after = m_transposed + forward_kept(K);
   T* const x = reinterpret_cast<T*>(kShared ? reinterpret_cast<unsigned char*>(after) : shared_memory);
   T* const y = x + layout.elements;
   A* const s = kShared ? reinterpret_cast<A*>(x) : after;
   A* const weight_copy = s + matrix_size(K);
   A* const scratch = weight_copy + copy_size(K);
 
-  clear(from_x, operand_size(K));
+  clear(m_transposed, operand_size(K));
   fetch<kShared>(bias, params.bias, K);
   const BlockTiles range(layout);
   for (int64_t index = range.begin; index < range.end;) {
     const int64_t image = index / layout.tiles_per_image;
     const int64_t end = arguments.per_sample ? std::min(range.end, (image + 1) * layout.tiles_per_image) : range.end;
     const A* const weight = fetch_matrix<kShared>(weight_copy, params.weight, K);
-    fold<kShared, A>(from_x, nullptr, s, scratch, weight, scratch, params, arguments.per_sample ? image : 0);
+    mix<kShared, A>(m_transposed, nullptr, s, scratch, weight, scratch, params, arguments.per_sample ? image : 0);
 
     for (; index < end; ++index) {
       const SharedTile<T> tile(layout, index);
@@ -93,7 +93,7 @@ __global__ void __launch_bounds__(kForwardThreads, resident_blocks<A>(kShared))
       if (arguments.residual != nullptr) load_tile(y, arguments.residual, layout, tile);
       wait_for_loads();
       product<kPixelOutputs, kForwardColumns, 1, A>(
-          from_x, K, tile.pixels, tile.pixel_step,
+          m_transposed, K, tile.pixels, tile.pixel_step,
           [&](int k, int offset) { return static_cast<A>(x[tile.row(k) + offset]); },
           [&](int j, const auto& columns, A(&value)[kForwardColumns]) {
             T* const row = y + tile.row(j);
@@ -225,7 +225,7 @@ __host__ __device__ int64_t partial_size(const GraphParams<A>& params) {
 }
 
 /// partial = the gradients of W_d, W and b, computed from `gradients` = (dM, db); with `add`, partial += them. `s`,
-/// `effective` (overwritten) and `weight` are those of fold(). `scratch`: a matrix and an operand.
+/// `effective` (overwritten) and `weight` are those of mix(). `scratch`: a matrix and an operand.
 template <typename A>
 __device__ void parameter_gradients(A* partial, bool add, const A* gradients, const A* s, A* effective, const A* weight,
                                     A* scratch, const GraphParams<A>& params) {
@@ -288,7 +288,7 @@ struct CudaBackwardArguments {
 };
 
 // Elements that a block keeps: M in both directions, b, S, the adjacency and W; and scratch: (dM, db), then either its
-// slices or the matrices of parameter_gradients(). fold() needs less.
+// slices or the matrices of parameter_gradients(). mix() needs less.
 __host__ __device__ constexpr int64_t backward_kept(int nodes) {
   return 2 * operand_size(nodes) + round_up(nodes, 4) + 2 * matrix_size(nodes) + copy_size(nodes);
 }
@@ -307,14 +307,14 @@ __global__ void __launch_bounds__(kBackwardThreads, resident_blocks<A>(kShared))
   const GraphParams<A>& params = arguments.params;
   const OuterProductParts& parts = arguments.parts;
   const int K = params.nodes, slices = parts.slices;
-  A* const from_grad_y = kShared ? reinterpret_cast<A*>(shared_memory)
-                                 : arguments.workspace + blockIdx.x * (backward_kept(K) + backward_scratch(K, slices));
-  A* const from_x = from_grad_y + operand_size(K);
-  A* const bias = from_x + operand_size(K);
+  A* const m = kShared ? reinterpret_cast<A*>(shared_memory)
+                       : arguments.workspace + blockIdx.x * (backward_kept(K) + backward_scratch(K, slices));
+  A* const m_transposed = m + operand_size(K);
+  A* const bias = m_transposed + operand_size(K);
   A* const s = bias + round_up(K, 4);
   A* const effective = s + matrix_size(K);
   A* const weight_copy = effective + matrix_size(K);
-  A* const after = from_grad_y + backward_kept(K);
+  A* const after = m + backward_kept(K);
   T* const g = reinterpret_cast<T*>(kShared ? reinterpret_cast<unsigned char*>(after) : shared_memory);
   T* const x = g + layout.elements;
   T* const y = x + layout.elements;
@@ -328,7 +328,7 @@ __global__ void __launch_bounds__(kBackwardThreads, resident_blocks<A>(kShared))
   const int slice = threadIdx.x % slices, first_part = threadIdx.x / slices;
   A* const partial = need_params ? arguments.partial + blockIdx.x * partial_size(params) : nullptr;
 
-  clear(from_grad_y, 2 * operand_size(K));
+  clear(m, 2 * operand_size(K));
   fetch<kShared>(bias, params.bias, K);
   const A* const weight = fetch_matrix<kShared>(weight_copy, params.weight, K);
   bool add = false;  // to `partial`
@@ -336,8 +336,8 @@ __global__ void __launch_bounds__(kBackwardThreads, resident_blocks<A>(kShared))
   for (int64_t index = range.begin; index < range.end;) {
     const int64_t image = index / layout.tiles_per_image, sample = arguments.per_sample ? image : 0;
     const int64_t end = arguments.per_sample ? std::min(range.end, (image + 1) * layout.tiles_per_image) : range.end;
-    fold<kShared, A>(recompute ? from_x : nullptr, need_x ? from_grad_y : nullptr, s, effective, weight, gradients,
-                     params, sample);
+    mix<kShared, A>(recompute ? m_transposed : nullptr, need_x ? m : nullptr, s, effective, weight, gradients, params,
+                    sample);
     PartialOuterProduct<A> outer;
     outer.clear();
     if (!kShared) clear(totals, slices * (K * K + K));
@@ -350,7 +350,7 @@ __global__ void __launch_bounds__(kBackwardThreads, resident_blocks<A>(kShared))
       wait_for_loads();
       if (recompute)
         product<kPixelOutputs, 1, 1, A>(
-            from_x, K, tile.pixels, tile.pixel_step,
+            m_transposed, K, tile.pixels, tile.pixel_step,
             [&](int k, int offset) { return static_cast<A>(x[tile.row(k) + offset]); },
             [&](int j, const auto& column, const A(&sum)[1]) {
               if (!(sum[0] + bias[j] > A(0))) g[tile.row(j) + column.offset[0]] = static_cast<T>(A(0));
@@ -360,7 +360,7 @@ __global__ void __launch_bounds__(kBackwardThreads, resident_blocks<A>(kShared))
       __syncthreads();
       if (need_x)
         product<kPixelOutputs, kBackwardColumns, 1, A>(
-            from_grad_y, K, tile.pixels, tile.pixel_step,
+            m, K, tile.pixels, tile.pixel_step,
             [&](int j, int offset) { return static_cast<A>(g[tile.row(j) + offset]); },
             [&](int k, const auto& columns, const A(&sums)[kBackwardColumns]) {
               T* const row = grad_x + tile.row(k);

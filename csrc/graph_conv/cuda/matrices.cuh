@@ -62,14 +62,13 @@ __device__ const A* fetch_matrix(A* copy, const A* parameter, int nodes) {
   return copy;
 }
 
-/// Computes M = P·W of image `sample` as an operand: `from_x` [k, j] = M_jk for the product y = M x, `from_grad_y` [j,
-/// k] = M_jk for grad_x = Mᵀ g. Either may be null; both must have been cleared. Also computes the matrices `s` and
-/// `effective`, the adjacency or the draw from it. `weight` is the result of fetch_matrix(), which this function waits
-/// for. `scratch`: an operand and a copy_size(); `effective` may be the same memory as the operand, which then
-/// overwrites it.
+/// Computes M = P·W of image `sample` as operands: `m_transposed` for y = M x, `m` for grad_x = Mᵀ g. Either may be
+/// null; both must have been cleared. Also computes the matrices `s` and `effective`, the adjacency or the draw from
+/// it. `weight` is the result of fetch_matrix(), which this function waits for. `scratch`: an operand and a
+/// copy_size(); `effective` may be the same memory as the operand, which then overwrites it.
 template <bool kShared, typename A>
-__device__ void fold(A* from_x, A* from_grad_y, A* s, A* effective, const A* weight, A* scratch,
-                     const GraphParams<A>& params, int64_t sample) {
+__device__ void mix(A* m_transposed, A* m, A* s, A* effective, const A* weight, A* scratch,
+                    const GraphParams<A>& params, int64_t sample) {
   const int K = params.nodes, pitch = operand_pitch(K);
   GraphParams<A> fetched = params;
   fetched.edge_weight = fetch_matrix<kShared>(scratch + operand_size(K), params.edge_weight, K);
@@ -85,17 +84,17 @@ __device__ void fold(A* from_x, A* from_grad_y, A* s, A* effective, const A* wei
   row_softmax(s, effective, fetched, threadIdx.x, blockDim.x);
   __syncthreads();
   if (weight == nullptr) {  // M = P
-    if (from_x != nullptr) make_operand(from_x, s, K, params.mode.target);
-    if (from_grad_y != nullptr) make_operand(from_grad_y, s, K, !params.mode.target);
-  } else if (from_x != nullptr || from_grad_y != nullptr) {
+    if (m_transposed != nullptr) make_operand(m_transposed, s, K, params.mode.target);
+    if (m != nullptr) make_operand(m, s, K, !params.mode.target);
+  } else if (m_transposed != nullptr || m != nullptr) {
     A* const p = scratch;  // [t, j] = P_jt
     make_operand(p, s, K, params.mode.target);
     __syncthreads();
     matrix_product(
         p, K, [&](int t, int k) { return weight[t * K + k]; },
-        [&](int j, int k, A m) {
-          if (from_x != nullptr) from_x[k * pitch + j] = m;
-          if (from_grad_y != nullptr) from_grad_y[j * pitch + k] = m;
+        [&](int j, int k, A value) {
+          if (m_transposed != nullptr) m_transposed[k * pitch + j] = value;
+          if (m != nullptr) m[j * pitch + k] = value;
         });
   }
   __syncthreads();
