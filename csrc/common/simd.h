@@ -106,9 +106,9 @@ struct Simd {
     if constexpr (count == 1) {
       return of(first);
     } else {
-      constexpr auto lanes = std::make_index_sequence<kLanes>();
+      constexpr auto kLaneSequence = std::make_index_sequence<kLanes>();
       const Vector even = sums<count / 2, first, 2 * step>(of), odd = sums<count / 2, first + step, 2 * step>(of);
-      return interleave<0>(even, odd, lanes) + interleave<kLanes / 2>(even, odd, lanes);
+      return interleave<0>(even, odd, kLaneSequence) + interleave<kLanes / 2>(even, odd, kLaneSequence);
     }
   }
 
@@ -222,7 +222,7 @@ struct Square {
   /// rows and columns are exchanged. Unrolled: otherwise GCC 12 keeps the rows in memory with AVX2, at five times the
   /// cost.
   static inline void transpose(const T* in, int64_t in_stride, T* out, int64_t out_stride) {
-    constexpr auto lanes = std::make_index_sequence<kSide>();
+    constexpr auto kLaneSequence = std::make_index_sequence<kSide>();
     Vector rows[kSide];
 #pragma GCC unroll 8
     for (int r = 0; r < kSide; ++r) memcpy(&rows[r], in + r * in_stride, kBytes);
@@ -231,8 +231,8 @@ struct Square {
       Vector next[kSide];
 #pragma GCC unroll 8
       for (int r = 0; r < kSide / 2; ++r) {
-        next[2 * r] = interleave<0>(rows[r], rows[r + kSide / 2], lanes);
-        next[2 * r + 1] = interleave<kSide / 2>(rows[r], rows[r + kSide / 2], lanes);
+        next[2 * r] = interleave<0>(rows[r], rows[r + kSide / 2], kLaneSequence);
+        next[2 * r + 1] = interleave<kSide / 2>(rows[r], rows[r + kSide / 2], kLaneSequence);
       }
 #pragma GCC unroll 8
       for (int r = 0; r < kSide; ++r) rows[r] = next[r];

@@ -170,6 +170,25 @@ void clear_pixels(NodeRows<T> unit, int K, int64_t count) {
     for (int pixel = 0; pixel < count; ++pixel) *unit.at(k, Pixels<Stored>::lane(pixel)) = 0;
 }
 
+/// Calls body(tile, first element of its sample's matrices, dM, db) for the tiles of the chunks [begin, end), and
+/// stores the sums dM [K, K] and db [K] of each chunk, to which `body` adds.
+template <typename Stored, typename T, typename Body>
+void for_each_tile(const CpuBackwardArguments<Stored, T>& arguments, const PixelTiling& tiling, int64_t begin,
+                   int64_t end, Body body) {
+  const int K = arguments.shape.nodes;
+  const AlignedArray<double> bias_buffer(K);
+  double* const grad_bias = bias_buffer.data();
+  for (int64_t chunk = begin; chunk < end; ++chunk) {
+    T* const grad_m = arguments.partial + chunk * (K * K + K);
+    memset(grad_m, 0, K * K * sizeof(T));
+    memset(grad_bias, 0, K * sizeof(double));
+    const TileRange range = tiling.tiles_of_chunk(chunk);
+    for (int64_t index = range.begin; index < range.end; ++index)
+      body(tiling.tile(index), tiling.sample_of_tile(index) * K * K, grad_m, grad_bias);
+    for (int k = 0; k < K; ++k) grad_m[K * K + k] = static_cast<T>(grad_bias[k]);
+  }
+}
+
 /// backward() if all features are channels_last.
 template <typename T>
 void backward_channels_last(const CpuBackwardArguments<T>& arguments, const PixelTiling& tiling, int64_t begin,
@@ -180,42 +199,34 @@ void backward_channels_last(const CpuBackwardArguments<T>& arguments, const Pixe
   const int K = shape.nodes;
   NodeMatrix<T> matrix(K), matrix_transposed(K);
   const AlignedArray<T> gated_buffer(K * kSpan), recomputed_buffer(K * kSpan);
-  const AlignedArray<double> bias_buffer(K);
   T *const gated = gated_buffer.data(), *const recomputed = recomputed_buffer.data();
-  double* const grad_bias = bias_buffer.data();
-  for (int64_t chunk = begin; chunk < end; ++chunk) {
-    T* grad_m = arguments.partial + chunk * (K * K + K);
-    memset(grad_m, 0, K * K * sizeof(T));
-    memset(grad_bias, 0, K * sizeof(double));
-    const TileRange range = tiling.tiles_of_chunk(chunk);
-    for (int64_t index = range.begin; index < range.end; ++index) {
-      const PixelTile tile = tiling.tile(index);
-      const int64_t pixels = tile.images * tile.pixels, of_sample = tiling.sample_of_tile(index) * K * K;
-      const T *m = arguments.m + of_sample, *m_transposed = arguments.m_transposed + of_sample;
-      matrix.fill(m, m_transposed, nullptr);
-      matrix_transposed.fill(m_transposed, m, arguments.bias);
-      const T* x = pixels_in_place(arguments.x, shape, tile);
-      const T* y = pixels_in_place(arguments.y, shape, tile);
-      const T* grad_y = pixels_in_place(arguments.grad_y, shape, tile);
-      T* grad_x = pixels_in_place(arguments.grad_x, shape, tile);
-      for (int64_t pixel = 0; pixel < pixels; pixel += kSpan) {
-        const int64_t count = pixels - pixel < kSpan ? pixels - pixel : kSpan, start = pixel * K;
-        const T* g = grad_y + start;
-        if (arguments.relu) {
-          if (y == nullptr) Product::run({matrix_transposed, false, nullptr}, x + start, recomputed, count);
-          const T* sign = y == nullptr ? recomputed : y + start;
-          int64_t i = 0;
-          for (; i + S::kLanes <= count * K; i += S::kLanes)
-            S::store(gated + i, S::load(sign + i) > T(0) ? S::load(g + i) : typename S::Vector{});
-          for (; i < count * K; ++i) gated[i] = sign[i] > T(0) ? g[i] : T(0);
-          g = gated;
-        }
-        if (grad_x != nullptr) Product::run({matrix, false, nullptr}, g, grad_x + start, count);
-        if (arguments.need_params) ChannelsLastOuterProduct<T>::run(g, x + start, count, K, grad_m, grad_bias);
-      }
-    }
-    for (int k = 0; k < K; ++k) grad_m[K * K + k] = static_cast<T>(grad_bias[k]);
-  }
+  for_each_tile(arguments, tiling, begin, end,
+                [&](const PixelTile& tile, int64_t sample, T* grad_m, double* grad_bias) {
+                  const T *m = arguments.m + sample, *m_transposed = arguments.m_transposed + sample;
+                  matrix.fill(m, m_transposed, nullptr);
+                  matrix_transposed.fill(m_transposed, m, arguments.bias);
+                  const T* x = pixels_in_place(arguments.x, shape, tile);
+                  const T* y = pixels_in_place(arguments.y, shape, tile);
+                  const T* grad_y = pixels_in_place(arguments.grad_y, shape, tile);
+                  T* grad_x = pixels_in_place(arguments.grad_x, shape, tile);
+                  const int64_t pixels = tile.images * tile.pixels;
+                  for (int64_t pixel = 0; pixel < pixels; pixel += kSpan) {
+                    const int64_t count = pixels - pixel < kSpan ? pixels - pixel : kSpan, start = pixel * K;
+                    const T* g = grad_y + start;
+                    if (arguments.relu) {
+                      if (y == nullptr) Product::run({matrix_transposed, false, nullptr}, x + start, recomputed, count);
+                      const T* sign = y == nullptr ? recomputed : y + start;
+                      int64_t i = 0;
+                      for (; i + S::kLanes <= count * K; i += S::kLanes)
+                        S::store(gated + i, S::load(sign + i) > T(0) ? S::load(g + i) : typename S::Vector{});
+                      for (; i < count * K; ++i) gated[i] = sign[i] > T(0) ? g[i] : T(0);
+                      g = gated;
+                    }
+                    if (grad_x != nullptr) Product::run({matrix, false, nullptr}, g, grad_x + start, count);
+                    if (arguments.need_params)
+                      ChannelsLastOuterProduct<T>::run(g, x + start, count, K, grad_m, grad_bias);
+                  }
+                });
 }
 
 template <typename Stored>
@@ -232,48 +243,40 @@ void backward(const CpuBackwardArguments<Stored>& arguments, const PixelTiling& 
   const bool need_x = arguments.grad_x.data != nullptr;
   const TileBuffers<Stored> buffers(4, K, tiling.capacity());
   const TileBuffers<T> g_buffer(1, K, tiling.capacity()), recomputed_buffer(1, K, kSpan);
-  const AlignedArray<double> bias_buffer(K);
-  double* const grad_bias = bias_buffer.data();
-  for (int64_t chunk = begin; chunk < end; ++chunk) {
-    T* grad_m = arguments.partial + chunk * (K * K + K);
-    memset(grad_m, 0, K * K * sizeof(T));
-    memset(grad_bias, 0, K * sizeof(double));
-    const TileRange range = tiling.tiles_of_chunk(chunk);
-    for (int64_t index = range.begin; index < range.end; ++index) {
-      const PixelTile tile = tiling.tile(index);
-      const int64_t pixels = padded_pixels(tile, kUnit), of_sample = tiling.sample_of_tile(index) * K * K;
-      const NodeRows<const Stored> grad_y = read_tile(arguments.grad_y, shape, tile, buffers[0]);
-      NodeRows<const Stored> x{}, y{};
-      if (recompute || arguments.need_params) x = read_tile(arguments.x, shape, tile, buffers[1]);
-      if (arguments.relu && !recompute) y = read_tile(arguments.y, shape, tile, buffers[2]);
-      NodeRows<Stored> grad_x{};
-      if (need_x) grad_x = tile_destination(arguments.grad_x, shape, tile, buffers[3]);
-      const NodeRows<T> tile_g = g_buffer[0], recomputed = recomputed_buffer[0];
-      int64_t padded = 0;  // pixels in tile_g
-      for_each_span(pixels, kUnit, [&](int64_t pixel, int64_t in_buffer, int64_t count) {
-        const NodeRows<T> g = tile_g.from(0, in_buffer);
-        const NodeRows<const Stored> span_grad_y = grad_y.from(0, pixel);
-        const bool overlaps = pixel != in_buffer;
-        double* const span_grad_bias = overlaps ? nullptr : grad_bias;
-        if (recompute) {
-          RowProduct<Stored, T>::run(arguments.m_transposed + of_sample, K, x.from(0, pixel), recomputed, count,
-                                     {arguments.bias, false, {}});
-          gate<Stored, T>(span_grad_y, recomputed, g, K, count, span_grad_bias);
-        } else {
-          gate<Stored, Stored>(span_grad_y, y.from(0, pixel), g, K, count, span_grad_bias);
-        }
-        if (need_x) RowProduct<T, Stored>::run(arguments.m + of_sample, K, g, grad_x.from(0, pixel), count, {});
-        if (overlaps) {  // dM and db already have the pixels that were in the unit before
-          clear_pixels<Stored>(g, K, in_buffer - pixel);
-          gate<T, T>(g, {}, g, K, count, grad_bias);
-        }
-        padded = in_buffer + count;
-      });
-      if (arguments.need_params) RowOuterProduct<Stored>::run(tile_g, x, pixels, padded, grad_m, K);
-      if (need_x) write_tile(grad_x, arguments.grad_x, shape, tile);
-    }
-    for (int k = 0; k < K; ++k) grad_m[K * K + k] = static_cast<T>(grad_bias[k]);
-  }
+  const NodeRows<T> tile_g = g_buffer[0], recomputed = recomputed_buffer[0];
+  for_each_tile(arguments, tiling, begin, end,
+                [&](const PixelTile& tile, int64_t sample, T* grad_m, double* grad_bias) {
+                  const int64_t pixels = padded_pixels(tile, kUnit);
+                  const NodeRows<const Stored> grad_y = read_tile(arguments.grad_y, shape, tile, buffers[0]);
+                  NodeRows<const Stored> x{}, y{};
+                  if (recompute || arguments.need_params) x = read_tile(arguments.x, shape, tile, buffers[1]);
+                  if (arguments.relu && !recompute) y = read_tile(arguments.y, shape, tile, buffers[2]);
+                  NodeRows<Stored> grad_x{};
+                  if (need_x) grad_x = tile_destination(arguments.grad_x, shape, tile, buffers[3]);
+                  int64_t padded = 0;  // pixels in tile_g
+                  for_each_span(pixels, kUnit, [&](int64_t pixel, int64_t in_buffer, int64_t count) {
+                    const NodeRows<T> g = tile_g.from(0, in_buffer);
+                    const NodeRows<const Stored> span_grad_y = grad_y.from(0, pixel);
+                    const bool overlaps = pixel != in_buffer;
+                    double* const span_grad_bias = overlaps ? nullptr : grad_bias;
+                    if (recompute) {
+                      RowProduct<Stored, T>::run(arguments.m_transposed + sample, K, x.from(0, pixel), recomputed,
+                                                 count, {arguments.bias, false, {}});
+                      gate<Stored, T>(span_grad_y, recomputed, g, K, count, span_grad_bias);
+                    } else {
+                      gate<Stored, Stored>(span_grad_y, y.from(0, pixel), g, K, count, span_grad_bias);
+                    }
+                    if (need_x)
+                      RowProduct<T, Stored>::run(arguments.m + sample, K, g, grad_x.from(0, pixel), count, {});
+                    if (overlaps) {  // dM and db already have the pixels that were in the unit before
+                      clear_pixels<Stored>(g, K, in_buffer - pixel);
+                      gate<T, T>(g, {}, g, K, count, grad_bias);
+                    }
+                    padded = in_buffer + count;
+                  });
+                  if (arguments.need_params) RowOuterProduct<Stored>::run(tile_g, x, pixels, padded, grad_m, K);
+                  if (need_x) write_tile(grad_x, arguments.grad_x, shape, tile);
+                });
 }
 
 template <typename Stored>
