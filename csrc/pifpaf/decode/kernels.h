@@ -1,9 +1,11 @@
-// The loops in which decoding spends its time. They are compiled once per instruction set (kernels_*.cpp) and chosen at
+// The loops in which decoding spends its time. They are compiled once per instruction set (kernels.cpp) and chosen at
 // run time; all sets give the same bits.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
+
+#include "common/instruction_set.h"
 
 namespace dgcn::pifpaf {
 
@@ -70,8 +72,6 @@ struct Kernels {
 };
 
 /// Those of the best instruction set that this machine has.
-const Kernels& kernels();
-
-extern const Kernels portable_kernels, avx2_kernels;
+inline const Kernels& kernels() { return kernels_for<Kernels>(instruction_set()); }
 
 }  // namespace dgcn::pifpaf
