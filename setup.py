@@ -35,7 +35,6 @@ if int(setuptools.__version__.split(".")[0]) < 77:  # which cannot read the lice
 
 ROOT = Path(__file__).resolve().parent
 CSRC = ROOT / "csrc"
-IS_X86 = platform.machine().lower() in ("x86_64", "amd64")
 IS_MACOS = sys.platform == "darwin"
 WERROR = os.environ.get("DGCN_WERROR", "1") != "0"
 WITH_TORCH = os.environ.get("DGCN_TORCH") != "0"
@@ -53,11 +52,11 @@ REQUIREMENTS = [
     TORCH,
 ]
 
-# Kernels are compiled once per instruction set and chosen at run time; the file name says which set.
-INSTRUCTION_SETS = {
-    "_avx2": ["-mavx2", "-mfma", "-mf16c"],
-    "_avx512": ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx2", "-mfma", "-mf16c"],
-}
+# A source named kernels.cpp is compiled once per instruction set; csrc/common/instruction_set.h chooses at run time.
+INSTRUCTION_SETS = {"portable": []}
+if platform.machine().lower() in ("x86_64", "amd64"):
+    AVX2 = ["-mavx2", "-mfma", "-mf16c"]
+    INSTRUCTION_SETS |= {"avx2": AVX2, "avx512": ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", *AVX2]}
 # Ampere and Hopper as machine code (sm_80 also runs on 86 and 89), PTX for everything later.
 CUDA_TARGETS = ["arch=compute_80,code=sm_80", "arch=compute_90,code=sm_90", "arch=compute_90,code=compute_90"]
 CXX_FLAGS = ["-std=c++17", "-O3", "-g0", "-fPIC", "-fvisibility=hidden", "-fvisibility-inlines-hidden", "-DNDEBUG"]
@@ -93,13 +92,6 @@ def find_cuda() -> Path | None:
         searched = ", ".join(str(home) for home in candidates)
         raise RuntimeError(f"DGCN_CUDA=1, but no toolkit (bin/nvcc, include/cuda_runtime.h) is in any of {searched}")
     return None
-
-
-def compilable(sources: list[Path], cuda: bool) -> list[str]:
-    """The sources that this machine's compilers can take, relative to the root."""
-    x86_only = tuple(INSTRUCTION_SETS)
-    kept = [path for path in sources if IS_X86 or not path.stem.endswith(x86_only)]
-    return [str(path.relative_to(ROOT)) for path in sorted(kept) if cuda or path.suffix != ".cu"]
 
 
 class NinjaBuild(build_ext):
@@ -145,19 +137,21 @@ class NinjaBuild(build_ext):
         common += extension.extra_compile_args
         if self.cuda and extension.name.endswith("._C"):
             common.append("-DDGCN_WITH_CUDA")
-        for source in compilable([ROOT / path for path in extension.sources], cuda=self.cuda is not None):
-            path = Path(source)
-            target = str(self.build_dir / extension.name / f"{source}.o")
-            flags = list(common)
-            for suffix, switches in INSTRUCTION_SETS.items():
-                if path.stem.endswith(suffix):
-                    flags += switches
-            if path.suffix == ".cu":
-                flags.append("-DUSE_CUDA")  # makes torch's shim header declare the CUDA stream function
-            writer.build(
-                target, "nvcc" if path.suffix == ".cu" else "cxx", source, variables={"flags": " ".join(flags)}
-            )
+
+        def write_object(source: str, rule: str, flags: list[str], suffix: str = "") -> None:
+            target = str(self.build_dir / extension.name / f"{source}{suffix}.o")
+            writer.build(target, rule, source, variables={"flags": " ".join([*common, *flags])})
             objects.append(target)
+
+        for source in sorted(extension.sources):
+            if source.endswith("/kernels.cpp"):
+                for name, flags in INSTRUCTION_SETS.items():
+                    write_object(source, "cxx", [*flags, f"-DDGCN_INSTRUCTION_SET={name}"], f".{name}")
+            elif not source.endswith(".cu"):
+                write_object(source, "cxx", [])
+            elif self.cuda:
+                # USE_CUDA makes torch's shim header declare the CUDA stream function.
+                write_object(source, "nvcc", ["-DUSE_CUDA"])
         output = Path(self.get_ext_fullpath(extension.name)).resolve()
         output.parent.mkdir(parents=True, exist_ok=True)
         writer.build(str(output), "link", objects, variables={"flags": " ".join(self.link_flags(extension))})

@@ -1,18 +1,18 @@
-// Every operator schema of dgcn_ext, and the module that carries them. Each implementation is registered at the foot of
-// its kernel's file; fake functions and gradients are in dgcn_ext/ops.py, argument legends in the kernels' headers.
+// Every operator schema of dgcn_ext, and the Python module of this library. graph_conv/graph_conv.cpp and
+// nonlocal/nonlocal.cpp register the implementations; fake functions and gradients are in dgcn_ext/ops.py.
 #include "registration.h"
 
 #include <Python.h>
 #include <torch/csrc/stable/library.h>
 
-// The loader resolves a variable at once, a function only when it is called. Weak, so that programs without Python can
-// load this library for its operators: they lack the variable, and never call the functions.
+// Weak, so that programs without Python can load this library for its operators: the loader resolves a variable at
+// once, and functions of Python only when they are called.
 #pragma weak PyExc_ImportError
 
 namespace dgcn {
 namespace {
 
-constexpr const char* SCHEMAS[] = {
+constexpr const char* kSchemas[] = {
     "graph_conv_forward(Tensor x, Tensor edge_weight, Tensor adjacency, Tensor? weight, Tensor? bias, "
     "Tensor? residual, Tensor? seed, bool per_sample, bool mask, bool target, bool relu) -> Tensor",
     "graph_conv_backward(Tensor grad_y, Tensor x, Tensor? y, Tensor edge_weight, Tensor adjacency, Tensor? weight, "
@@ -24,17 +24,17 @@ constexpr const char* SCHEMAS[] = {
     "-> (Tensor grad_a, Tensor grad_b, Tensor grad_g)",
 };
 
-// Does what the macro STABLE_TORCH_LIBRARY does, but returns false if the names are taken. The macro throws then, while
-// the library is being loaded, where nobody can catch it: the process ends.
+// As the macro STABLE_TORCH_LIBRARY, but returns false if the names are taken. The macro would throw while the library
+// is being loaded, which ends the process.
 bool define_operators() {
   TorchLibraryHandle library = nullptr;
   if (aoti_torch_library_init_def("dgcn", __FILE__, __LINE__, &library) != AOTI_TORCH_SUCCESS) return false;
-  for (const char* schema : SCHEMAS) {
+  for (const char* schema : kSchemas) {
     if (aoti_torch_library_def(library, schema) == AOTI_TORCH_SUCCESS) continue;
-    aoti_torch_delete_library_object(library);  // takes back those that it has defined
+    aoti_torch_delete_library_object(library);  // undoes the definitions before
     return false;
   }
-  return true;  // the operators stay for as long as the process
+  return true;  // `library` is never deleted: the operators live as long as the process
 }
 
 }  // namespace

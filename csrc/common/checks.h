@@ -1,5 +1,6 @@
-// The checks of the torch ops. Every message names the argument, what was required and what arrived. Python validates
-// first and raises ValueError or TypeError (dgcn_ext/functional.py); these guard the raw ops of torch.ops.dgcn.
+// Argument checks of the torch ops. Every message names the argument, what was required and what arrived. Python
+// validates first and raises ValueError or TypeError (dgcn_ext/functional.py); these guard the raw ops of
+// torch.ops.dgcn.
 #pragma once
 
 #include <torch/csrc/stable/tensor.h>
@@ -44,10 +45,23 @@ inline void check_dtype(const char* name, const Tensor& tensor, ScalarType requi
              torch::headeronly::toString(dtype));
 }
 
+/// Features are float64, float32, bfloat16 or float16; parameters and arithmetic are float64 or float32.
+inline void check_feature_dtype(const char* name, const Tensor& features) {
+  const ScalarType dtype = features.scalar_type();
+  DGCN_CHECK(dtype == ScalarType::Double || dtype == ScalarType::Float || dtype == ScalarType::BFloat16 ||
+                 dtype == ScalarType::Half,
+             name, " must be float64, float32, bfloat16 or float16, got ", torch::headeronly::toString(dtype));
+}
+
+inline ScalarType accumulation_dtype(const Tensor& features) {
+  return features.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
+}
+
 inline void check_contiguous(const char* name, const Tensor& tensor) {
   DGCN_CHECK(tensor.is_contiguous(), name, " must be contiguous, got strides ", to_string(tensor.strides()));
 }
 
+/// `name` must be where the argument `reference_name` is.
 inline void check_same_device(const char* name, const Tensor& tensor, const char* reference_name,
                               const Tensor& reference) {
   DGCN_CHECK(tensor.is_cuda() == reference.is_cuda() && tensor.get_device_index() == reference.get_device_index(), name,

@@ -1,4 +1,4 @@
-// What a CUDA operator on the LibTorch stable ABI needs at a launch: types, the current stream, and checked calls.
+// What the CUDA backends on the LibTorch stable ABI need for a launch: types, the current stream, and checked calls.
 #pragma once
 
 #include <cuda_bf16.h>
@@ -11,7 +11,8 @@
 
 #include "common/checks.h"
 
-// A CPU-only torch lacks these, and nothing calls them there: weak, so that the same shared object loads all the same.
+// A CPU-only torch lacks these symbols. They are weak so that the same shared object loads there, where nothing calls
+// them.
 #pragma weak aoti_torch_get_current_cuda_stream
 #pragma weak torch_c10_cuda_check_msg
 #pragma weak torch_c10_cuda_free_error_msg
@@ -21,19 +22,20 @@ namespace dgcn {
 using torch::stable::accelerator::DeviceGuard;
 using torch::stable::accelerator::DeviceIndex;
 
+/// T: the type of features; A: that of parameters and arithmetic.
 template <typename Stored, typename Accumulated>
-struct Types {
+struct CudaTypes {
   using T = Stored;
   using A = Accumulated;
 };
 
-/// Calls `body` with the types of features of this dtype.
+/// Calls body(CudaTypes<...>()) for features of `dtype`.
 template <typename Body>
-void with_types(ScalarType dtype, Body body) {
-  if (dtype == ScalarType::Double) return body(Types<double, double>{});
-  if (dtype == ScalarType::Float) return body(Types<float, float>{});
-  if (dtype == ScalarType::BFloat16) return body(Types<__nv_bfloat16, float>{});
-  return body(Types<__half, float>{});
+void for_dtype(ScalarType dtype, Body body) {
+  if (dtype == ScalarType::Double) return body(CudaTypes<double, double>());
+  if (dtype == ScalarType::Float) return body(CudaTypes<float, float>());
+  if (dtype == ScalarType::BFloat16) return body(CudaTypes<__nv_bfloat16, float>());
+  return body(CudaTypes<__half, float>());
 }
 
 inline cudaStream_t current_stream(DeviceIndex device) {
@@ -48,26 +50,26 @@ inline int device_attribute(cudaDeviceAttr attribute, DeviceIndex device) {
   return value;
 }
 
-/// Launches kernel(arguments...) on the current stream of `device`, which must be the current device. A block has 48 KB of
-/// shared memory at most; what the blocks of an SM do not take is cache.
+/// Launches kernel(arguments...) on the current stream of `device`, which must be the current device. A block can have
+/// 48 KB of shared memory; what the blocks of an SM do not use is L1 cache.
 template <typename... Parameters, typename... Arguments>
-void launch_plain(void (*kernel)(Parameters...), int64_t blocks, int threads, int64_t shared_bytes, DeviceIndex device,
-                  const Arguments&... arguments) {
+void launch(void (*kernel)(Parameters...), int64_t blocks, int threads, int64_t shared_bytes, DeviceIndex device,
+            const Arguments&... arguments) {
   kernel<<<static_cast<unsigned>(blocks), threads, shared_bytes, current_stream(device)>>>(arguments...);
   STD_CUDA_KERNEL_LAUNCH_CHECK();
 }
 
-/// The same with as much shared memory as there is.
+/// The same with all the shared memory that a block can have.
 template <typename... Parameters, typename... Arguments>
-void launch(void (*kernel)(Parameters...), int64_t blocks, int threads, int64_t shared_bytes, DeviceIndex device,
-            const Arguments&... arguments) {
-  // All that there is rather than `shared_bytes`: the limit belongs to the kernel, and another thread may be about to
-  // launch it with more. The carve-out makes room for as many blocks at a time as fit.
+void launch_with_max_shared(void (*kernel)(Parameters...), int64_t blocks, int threads, int64_t shared_bytes,
+                            DeviceIndex device, const Arguments&... arguments) {
+  // The limit is set to the maximum instead of `shared_bytes`: it belongs to the kernel, which another thread may be
+  // about to launch with more. The carve-out makes room for as many blocks at a time as fit.
   const int limit = device_attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
   STD_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, limit));
   STD_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout,
                                       static_cast<int>(cudaSharedmemCarveoutMaxShared)));
-  launch_plain(kernel, blocks, threads, shared_bytes, device, arguments...);
+  launch(kernel, blocks, threads, shared_bytes, device, arguments...);
 }
 
 }  // namespace dgcn

@@ -1,13 +1,12 @@
-// Functions that host and device code share.
+// Macros for functions that host and device code share.
 #pragma once
 
-// Internal linkage: these headers are compiled once per instruction set, and the linker must never merge, say, the
-// AVX-512 copy of a function into the portable kernels.
+// Static, since the CPU kernels that call such a function are compiled once per instruction set: see instruction_set.h.
 #if defined(__CUDACC__)
 #define DGCN_HOST_DEVICE static __forceinline__ __host__ __device__
 #define DGCN_PRAGMA(text) _Pragma(#text)
 #define DGCN_UNROLL(count) DGCN_PRAGMA(unroll count)
 #else
 #define DGCN_HOST_DEVICE static inline
-#define DGCN_UNROLL(count)  // a host compiler does not know this pragma
+#define DGCN_UNROLL(count)  // host compilers do not have this pragma
 #endif

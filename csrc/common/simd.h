@@ -1,16 +1,10 @@
-// Vectors for the CPU kernels, on the vector extensions that GCC and Clang share. Included only by files that are
-// compiled for one instruction set, which give
-//
-//   struct Isa {
-//     static constexpr int kVectorBytes;  // width of a SIMD register
-//   };
-//
-// Everything here is in an unnamed namespace: two such files must never share the machine code of one function. For the
-// same reason nothing of the standard library is used that could leave an out-of-line copy.
+// Vectors for the CPU kernels, on the vector extensions that GCC and Clang share, as wide as the instruction set that
+// the source is compiled for. In an unnamed namespace, and sparing with the standard library: see instruction_set.h.
 #pragma once
 
 #include <cstdint>
 #include <cstring>
+#include <new>
 #include <type_traits>
 #include <utility>
 
@@ -18,10 +12,18 @@
 #include <immintrin.h>
 #endif
 
-#include "common/stored_types.h"
+#include "common/dtypes.h"
 
 namespace dgcn {
 namespace {
+
+#if defined(__AVX512F__)
+constexpr int kVectorBytes = 64;
+#elif defined(__AVX2__)
+constexpr int kVectorBytes = 32;
+#else
+constexpr int kVectorBytes = 16;  // SSE2, NEON
+#endif
 
 template <typename To, typename From>
 inline To bit_cast(From value) {
@@ -31,8 +33,8 @@ inline To bit_cast(From value) {
   return result;
 }
 
-// ---- Stored types ---------------------------------------------------------------------------------------------------
-// Branch-free, so that the compiler vectorises the loops around them.
+// ---- Stored types, one number at a time -----------------------------------------------------------------------------
+// Without branches, so that the compiler vectorises the loops around them.
 
 inline float widen(float value) { return value; }
 inline double widen(double value) { return value; }
@@ -65,11 +67,7 @@ inline Float16 convert<Float16>(float value) {  // round to nearest even
   return {static_cast<uint16_t>(sign | (magnitude >= 0x47800000u ? special : finite))};
 }
 
-#if defined(__AVX512F__)
-constexpr uint16_t kAllLanes = 0xffff;  // GCC 12 warns of its own intrinsics in the forms without a mask
-#endif
-
-/// The lanes of vectors a and b by turns, from lane `first` on.
+/// a[first], b[first], a[first + 1], b[first + 1], ...
 template <int first, typename Vector, size_t... Lane>
 inline Vector interleave(Vector a, Vector b, std::index_sequence<Lane...>) {
   constexpr int kLanes = sizeof...(Lane);
@@ -84,54 +82,38 @@ inline Vector interleave(Vector a, Vector b, std::index_sequence<Lane...>) {
 
 // ---- Vectors --------------------------------------------------------------------------------------------------------
 
-template <typename T, class Isa>
+/// Arithmetic on vectors of T, of `kBytes` bytes each.
+template <typename T, int kBytes = kVectorBytes>
 struct Simd {
-  static constexpr int kLanes = Isa::kVectorBytes / sizeof(T);
-  typedef T Vector __attribute__((vector_size(Isa::kVectorBytes)));
+  static constexpr int kLanes = kBytes / sizeof(T);
+  typedef T Vector __attribute__((vector_size(kBytes)));
 
   static inline Vector load(const T* from) {
     Vector value;
     memcpy(&value, from, sizeof(Vector));
     return value;
   }
-  static inline Vector broadcast(T value) { return value - Vector{}; }  // "-" as x - 0 is x: no instruction
+  static inline Vector broadcast(T value) { return value - Vector{}; }  // compiles to a broadcast alone, as x − 0 is x
   static inline void store(T* to, Vector value) { memcpy(to, &value, sizeof(Vector)); }
 
   /// max(value, 0), and NaN for NaN.
-  static inline Vector relu(Vector value) {
-    // Compilers do not see that AVX-512's maximum, 0 > value ? 0 : value, is one instruction.
-#if defined(__AVX512F__)
-    if constexpr (std::is_same_v<T, float>)
-      return bit_cast<Vector>(_mm512_maskz_max_ps(kAllLanes, _mm512_setzero_ps(), bit_cast<__m512>(value)));
-    else
-      return bit_cast<Vector>(_mm512_maskz_max_pd(kAllLanes & 0xff, _mm512_setzero_pd(), bit_cast<__m512d>(value)));
-#else
-    return Vector{} > value ? Vector{} : value;
-#endif
-  }
+  static inline Vector relu(Vector value) { return Vector{} > value ? Vector{} : value; }
 
-  /// Keeps the compiler from loading the value anew for each of its uses.
-  static inline void keep_in_register([[maybe_unused]] Vector& value) {
-#if defined(__x86_64__)
-    asm("" : "+v"(value));
-#endif
-  }
-
-  /// The sums of the kLanes vectors that of(0), of(1), ... return: adding the halves of two of them, interleaved, leaves
-  /// half as many partial sums of each, and so on.
+  /// Lane i is the sum of the lanes of of(i), for kLanes vectors. Interleaving the two halves of two vectors and adding
+  /// them leaves one vector with half as many partial sums of each, and so on.
   template <int count = kLanes, int first = 0, int step = 1, typename Of>
   static inline __attribute__((always_inline)) Vector sums(const Of& of) {
     if constexpr (count == 1) {
       return of(first);
     } else {
-      constexpr auto lanes = std::make_index_sequence<kLanes>();
+      constexpr auto kLaneSequence = std::make_index_sequence<kLanes>();
       const Vector even = sums<count / 2, first, 2 * step>(of), odd = sums<count / 2, first + step, 2 * step>(of);
-      return interleave<0>(even, odd, lanes) + interleave<kLanes / 2>(even, odd, lanes);
+      return interleave<0>(even, odd, kLaneSequence) + interleave<kLanes / 2>(even, odd, kLaneSequence);
     }
   }
 
   static inline T sum(Vector value) {
-    // By way of memory: shuffles of a vector's parts are not portable between compilers, and cost the same.
+    // Through memory: extracting parts of a vector is not portable between compilers, and costs the same.
     typedef T Part __attribute__((vector_size(16)));
     T lanes[kLanes];
     store(lanes, value);
@@ -147,14 +129,14 @@ struct Simd {
   }
 };
 
-// ---- Pixels as they are stored --------------------------------------------------------------------------------------
+// ---- Pixels: stored types, a vector at a time -----------------------------------------------------------------------
 
-/// A row of pixels as vectors of T. Pixels are loaded and stored by units of kVectors vectors; load(row, v) is the v-th
-/// vector of the row. Within a unit the order of pixels is the loader's own affair: whatever works on pixels one by one,
-/// or sums over all of them, need not know it; lane(p) tells where the unit's pixel p went.
-template <typename Stored, class Isa>
+/// Loads and stores a row of pixels as vectors of the accumulation type, in units of kVectors vectors: load(row, v) is
+/// the v-th vector of the row. Within a unit, pixel p is in lane(p), counted through its vectors. Only code that
+/// combines a pixel with its neighbours has to know that order; arithmetic per pixel and sums over all pixels have not.
+template <typename Stored>
 struct Pixels {
-  using S = Simd<Stored, Isa>;
+  using S = Simd<Stored>;
   static constexpr int kVectors = 1, kUnit = S::kLanes;
 
   static inline int lane(int pixel) { return pixel; }
@@ -162,11 +144,13 @@ struct Pixels {
   static inline void store(Stored* unit, const typename S::Vector* vectors) { S::store(unit, *vectors); }
 };
 
-/// The even pixels of a unit, then the odd ones: they are the low and high halves of 32-bit words, and need no shuffles.
-template <class Isa>
-struct Pixels<BFloat16, Isa> {
-  using S = Simd<float, Isa>;
-  typedef uint32_t Words __attribute__((vector_size(Isa::kVectorBytes)));
+/// The first vector of a unit holds the even pixels and the second the odd ones, the low and high halves of 32-bit
+/// words. In their natural order they would have to be shuffled: forward takes 14 % longer with AVX2, 36 % with
+/// AVX-512.
+template <>
+struct Pixels<BFloat16> {
+  using S = Simd<float>;
+  typedef uint32_t Words __attribute__((vector_size(kVectorBytes)));
   static constexpr int kVectors = 2, kUnit = 2 * S::kLanes;
 
   static inline int lane(int pixel) { return pixel % 2 * S::kLanes + pixel / 2; }
@@ -188,17 +172,17 @@ struct Pixels<BFloat16, Isa> {
   }
 };
 
-template <class Isa>
-struct Pixels<Float16, Isa> {
-  using S = Simd<float, Isa>;
+template <>
+struct Pixels<Float16> {
+  using S = Simd<float>;
   static constexpr int kVectors = 1, kUnit = S::kLanes;
 
   static inline int lane(int pixel) { return pixel; }
   static inline typename S::Vector load(const Float16* row, int v) {
     const Float16* from = row + v * S::kLanes;
-#if defined(__AVX512F__)
+#if defined(__AVX512F__)  // with masks, since GCC 12 warns of its own intrinsics without
     return bit_cast<typename S::Vector>(
-        _mm512_maskz_cvtph_ps(kAllLanes, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from))));
+        _mm512_maskz_cvtph_ps(0xffff, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from))));
 #elif defined(__F16C__)
     return bit_cast<typename S::Vector>(_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from))));
 #else
@@ -209,7 +193,7 @@ struct Pixels<Float16, Isa> {
   }
   static inline void store(Float16* unit, const typename S::Vector* vectors) {
 #if defined(__AVX512F__)
-    const __m256i halves = _mm512_maskz_cvtps_ph(kAllLanes, bit_cast<__m512>(*vectors), _MM_FROUND_TO_NEAREST_INT);
+    const __m256i halves = _mm512_maskz_cvtps_ph(0xffff, bit_cast<__m512>(*vectors), _MM_FROUND_TO_NEAREST_INT);
     memcpy(unit, &halves, sizeof(halves));
 #elif defined(__F16C__)
     const __m128i halves = _mm256_cvtps_ph(bit_cast<__m256>(*vectors), _MM_FROUND_TO_NEAREST_INT);
@@ -224,20 +208,21 @@ struct Pixels<Float16, Isa> {
 
 // ---- Transposition --------------------------------------------------------------------------------------------------
 
-/// A square of elements in registers, of 8 by 8 and 32 bytes a side at most: a larger one needs more registers than
-/// there are.
-template <typename T, class Isa>
+/// Transposes a square of elements in registers, of at most 8 × 8 elements and 32 bytes a side: a larger one would not
+/// fit.
+template <typename T>
 struct Square {
-  static constexpr int kBytes = Isa::kVectorBytes == 16 || sizeof(T) == 2 ? 16 : 32;
+  static constexpr int kBytes = kVectorBytes == 16 || sizeof(T) == 2 ? 16 : 32;
   static constexpr int kSide = kBytes / sizeof(T);
   typedef std::conditional_t<sizeof(T) == 2, uint16_t, std::conditional_t<sizeof(T) == 4, uint32_t, uint64_t>> Bits;
   typedef Bits Vector __attribute__((vector_size(kBytes)));
 
-  /// out[c·out_stride + r] = in[r·in_stride + c]. Interleaving the two halves of the rows moves the top bit of an
-  /// element's row number to the bottom of its column number; once for each bit, and rows and columns have changed
-  /// places. Unrolled, or GCC 12 keeps the rows of AVX2 in memory, at five times the cost.
+  /// out[c·out_stride + r] = in[r·in_stride + c]. Interleaving the first half of the rows with the second half moves
+  /// the top bit of an element's row number to the bottom of its column number; after as many steps as there are bits,
+  /// rows and columns are exchanged. Unrolled: otherwise GCC 12 keeps the rows in memory with AVX2, at five times the
+  /// cost.
   static inline void transpose(const T* in, int64_t in_stride, T* out, int64_t out_stride) {
-    constexpr auto lanes = std::make_index_sequence<kSide>();
+    constexpr auto kLaneSequence = std::make_index_sequence<kSide>();
     Vector rows[kSide];
 #pragma GCC unroll 8
     for (int r = 0; r < kSide; ++r) memcpy(&rows[r], in + r * in_stride, kBytes);
@@ -246,8 +231,8 @@ struct Square {
       Vector next[kSide];
 #pragma GCC unroll 8
       for (int r = 0; r < kSide / 2; ++r) {
-        next[2 * r] = interleave<0>(rows[r], rows[r + kSide / 2], lanes);
-        next[2 * r + 1] = interleave<kSide / 2>(rows[r], rows[r + kSide / 2], lanes);
+        next[2 * r] = interleave<0>(rows[r], rows[r + kSide / 2], kLaneSequence);
+        next[2 * r + 1] = interleave<kSide / 2>(rows[r], rows[r + kSide / 2], kLaneSequence);
       }
 #pragma GCC unroll 8
       for (int r = 0; r < kSide; ++r) rows[r] = next[r];
@@ -258,9 +243,9 @@ struct Square {
 };
 
 /// out[c·out_stride + r] = in[r·in_stride + c] for all r < rows and c < columns.
-template <class Isa, typename T>
+template <typename T>
 void transpose(const T* in, int64_t in_stride, T* out, int64_t out_stride, int64_t rows, int64_t columns) {
-  constexpr int kSide = Square<T, Isa>::kSide;
+  constexpr int kSide = Square<T>::kSide;
   if (rows < kSide || columns < kSide) {
     for (int64_t r = 0; r < rows; ++r)
       for (int64_t c = 0; c < columns; ++c) out[c * out_stride + r] = in[r * in_stride + c];
@@ -268,12 +253,32 @@ void transpose(const T* in, int64_t in_stride, T* out, int64_t out_stride, int64
   }
   for (int64_t row = 0; row < rows; row += kSide)
     for (int64_t column = 0; column < columns; column += kSide) {
-      // The last squares overlap their neighbours.
+      // The last squares overlap those before them.
       const int64_t r = row < rows - kSide ? row : rows - kSide,
                     c = column < columns - kSide ? column : columns - kSide;
-      Square<T, Isa>::transpose(in + r * in_stride + c, in_stride, out + c * out_stride + r, out_stride);
+      Square<T>::transpose(in + r * in_stride + c, in_stride, out + c * out_stride + r, out_stride);
     }
 }
+
+// ---- Memory ---------------------------------------------------------------------------------------------------------
+
+/// Uninitialised memory, aligned to cache lines.
+template <typename Element>
+class AlignedArray {
+ public:
+  explicit AlignedArray(int64_t size)
+      : data_(static_cast<Element*>(operator new(size * sizeof(Element), kCacheLine))) {}
+  ~AlignedArray() { operator delete(data_, kCacheLine); }
+  AlignedArray(const AlignedArray&) = delete;
+  AlignedArray& operator=(const AlignedArray&) = delete;
+
+  Element* data() const { return data_; }
+
+ private:
+  static constexpr std::align_val_t kCacheLine{64};
+
+  Element* data_;
+};
 
 }  // namespace
 }  // namespace dgcn

@@ -9,25 +9,25 @@
 //   A       [K, K]        adjacency in [0, 1]; "effective": A itself, or with a seed the 0/1 draw from Bernoulli(A)
 //   S, P    [K, K]        row-stochastic mixing matrix, and the way in which it is applied
 //   W, b    [K, K], [K]   weight and bias of the 1×1 convolution; either may be null
-//   M       [K, K]        the only matrix that meets the pixels
+//   M       [K, K]        the only matrix that multiplies the pixels
 //
-// Backward, with g = ∂L/∂y where ReLU let through: dx = Mᵀ g, db = Σ g and dM = Σ g xᵀ over all pixels, from there
-// dW = Pᵀ dM, dP = dM Wᵀ, dS = dPᵀ or dP, and through the softmax to dW_d.
+// Backward, with g = ∂L/∂y gated by ReLU (0 where y ≤ 0): dx = Mᵀ g, and over all pixels db = Σ g and dM = Σ g xᵀ. From
+// these dW = Pᵀ dM, dP = dM Wᵀ, dS = dPᵀ or dP, and through the softmax dW_d.
 //
-// Matrices are row-major and dense. The products are the kernels' own, each in its registers; what is here divides its
-// work by (begin, step): a thread of a CUDA block passes (rank, block size), the CPU (0, 1).
+// Matrices are row-major and dense. The products are in the kernels. The functions here loop from `begin` in steps of
+// `step`: a thread of a CUDA block passes (its number, block size), the CPU (0, 1).
 #pragma once
 
 #include <cmath>
 
 #include "common/philox.h"
 
-namespace dgcn {
+namespace dgcn::graph_conv {
 
-/// Which reading of Eq. 8, and which orientation.
+/// How Eq. 8 is read, and how S is applied.
 struct GraphMode {
-  bool mask;    ///< absent edges have logit −∞ ("mask") rather than 0 ("literal")
-  bool target;  ///< P = S rather than Sᵀ
+  bool mask;    ///< absent edges have logit −∞ ("mask") instead of 0 ("literal")
+  bool target;  ///< P = S instead of Sᵀ
 };
 
 /// The parameters of one call as the kernels see them; `seed` points to a single int64, on the device for CUDA.
@@ -42,7 +42,7 @@ struct GraphParams {
   GraphMode mode;
 };
 
-/// effective [K, K] = A, or the draw from Bernoulli(A) that belongs to image `sample`. Divided by groups of four edges.
+/// effective [K, K] = A, or the draw from Bernoulli(A) of image `sample`. Loops over groups of four edges.
 template <typename T>
 DGCN_HOST_DEVICE void effective_adjacency(T* effective, const GraphParams<T>& params, uint32_t sample, int begin,
                                           int step) {
@@ -56,12 +56,13 @@ DGCN_HOST_DEVICE void effective_adjacency(T* effective, const GraphParams<T>& pa
     } else {
       const Philox4 bits = edge_bits(*params.seed, static_cast<uint32_t>(quad), sample);
       for (int lane = 0; lane < count; ++lane)
-        out[lane] = static_cast<T>(edge_present(bits.word[lane], probability[lane]));  // no branch: it is a coin's toss
+        out[lane] =
+            static_cast<T>(edge_present(bits.word[lane], probability[lane]));  // a branch would be unpredictable
     }
   }
 }
 
-/// S = row_softmax(W_d ⊙ effective), Eq. 8. A row in which no edge is present under "mask" becomes zeros. Divided by rows.
+/// S = row_softmax(W_d ⊙ effective), Eq. 8. With `mask`, a row without edges is zeros. Loops over rows.
 template <typename T>
 DGCN_HOST_DEVICE void row_softmax(T* __restrict__ s, const T* effective, const GraphParams<T>& params, int begin,
                                   int step) {
@@ -70,13 +71,13 @@ DGCN_HOST_DEVICE void row_softmax(T* __restrict__ s, const T* effective, const G
   for (int row = begin; row < K; row += step) {
     const T* a = effective + row * K;
     const T* w_d = params.edge_weight + row * K;
-    T* __restrict__ out = s + row * K;  // else each exponential waits for the last one to be stored
+    T* __restrict__ out = s + row * K;  // without __restrict__, each exponential waits for the last one to be stored
     T maximum = -static_cast<T>(INFINITY);
     for (int j = 0; j < K; ++j) {
       const T logit = mask && a[j] == T(0) ? maximum : w_d[j] * a[j];
       maximum = logit > maximum ? logit : maximum;
     }
-    double sum = 0;  // its error is that of the whole row
+    double sum = 0;  // in double: its error would be that of the whole row
     for (int j = 0; j < K; ++j) {
       out[j] = mask && a[j] == T(0) ? T(0) : std::exp(w_d[j] * a[j] - maximum);
       sum += out[j];
@@ -86,20 +87,20 @@ DGCN_HOST_DEVICE void row_softmax(T* __restrict__ s, const T* effective, const G
   }
 }
 
-/// dW_d = A_eff ⊙ dL, where dL_ij = S_ij (dS_ij − Σ_l S_il dS_il) goes back through the softmax. Absent edges and empty
-/// rows of "mask" have S = 0, hence no gradient. `grad_p` is dP; `out` may be `effective` or `grad_p` for "target", and
-/// `effective` only for "source". Divided by rows.
+/// out [K, K] = dW_d = A_eff ⊙ dL, with the gradient dL_ij = S_ij (dS_ij − Σ_l S_il dS_il) of the logits. Absent edges
+/// and empty rows of `mask` have S = 0, hence no gradient. `grad_p` is dP. `out` may be `effective`, or with `target`
+/// `grad_p`. Loops over rows.
 template <typename T>
 DGCN_HOST_DEVICE void edge_weight_gradient(T* out, const T* s, const T* grad_p, const T* effective, int K,
                                            GraphMode mode, int begin, int step) {
   for (int i = begin; i < K; i += step) {
     const T* grad_s = mode.target ? grad_p + i * K : grad_p + i;  // dS = dP or dPᵀ
     const int stride = mode.target ? 1 : K;
-    double sum = 0;  // likewise
+    double sum = 0;
     for (int j = 0; j < K; ++j) sum += s[i * K + j] * grad_s[j * stride];
     const T mean = static_cast<T>(sum);
     for (int j = 0; j < K; ++j) out[i * K + j] = effective[i * K + j] * s[i * K + j] * (grad_s[j * stride] - mean);
   }
 }
 
-}  // namespace dgcn
+}  // namespace dgcn::graph_conv

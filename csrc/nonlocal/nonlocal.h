@@ -3,25 +3,27 @@
 //   y_i = (1/N) Σ_j relu(a_i + b_j) g_j
 //
 //   a, b       [B, N]     keys: w_θ·θ_i and w_φ·φ_j; N = H·W positions
-//   g, y       [B, C, N]  C channels
-//   meeting    a_i and b_j meet where a_i + b_j > 0: where ReLU lets through. At a_i + b_j = 0 its gradient is 0
+//   g, y       [B, C, N]  features, C channels
+//   active     the pair (i, j) is active if a_i + b_j > 0, where the derivative of ReLU is 1. At a_i + b_j = 0 it is 0
 //
-// With the keys sorted, the positions that meet a_i are those of the largest b, k of them say, and one walk down the
-// keys b_(1) ≥ b_(2) ≥ … has all that is asked for. With w = Σ g_(1…k) and r = Σ_{j ≤ k} (b_(j) − b_(k)) g_(j),
+// With the keys sorted, the j that are active for a_i are those of the k largest b, for some k. A scan over the keys in
+// descending order b_(1) ≥ b_(2) ≥ … holds, after k of them, w = Σ g_(1…k) and r = Σ_{j ≤ k} (b_(j) − b_(k)) g_(j).
+// Then
 //
-//   N y_i = r + (a_i + b_(k)) w        r and w move on to k + 1 by    r += (b_(k) − b_(k+1)) w,    w += g_(k+1)
+//   N y_i = r + (a_i + b_(k)) w        and from k to k + 1    r += (b_(k) − b_(k+1)) w,    w += g_(k+1)
 //
-// Every factor is a difference that is at least 0, so nothing cancels that does not cancel among the g themselves, and
-// adding c to a and −c to b changes nothing. (The sums Σ g_j and Σ b_j g_j, which also give y, lose the digits by which
-// the keys exceed their differences.)
+// Every factor is a difference of keys that is at least 0, so the sums cancel no more than the g themselves do, and
+// adding c to a and −c to b changes nothing. (Prefix sums of g_j and b_j g_j, which also give y, lose the digits by
+// which the keys exceed their differences.)
 //
-// Backward. With h_i = ∂L/∂y_i, and every sum over the pairs that meet,
+// Backward. With h_i = ∂L/∂y_i, and every sum over the active pairs,
 //
-//   ∂L/∂g_j = (1/N) Σ_i relu(a_i + b_j) h_i      the same walk with the parts of (a, h) and (b, g) exchanged
-//   ∂L/∂a_i = (1/N) ⟨h_i, Σ_j g_j⟩               ⟨h_i, w⟩ of the forward walk, summed over channels
-//   ∂L/∂b_j = (1/N) ⟨g_j, Σ_i h_i⟩               ⟨g_j, w⟩ of the exchanged one
+//   ∂L/∂g_j = (1/N) Σ_i relu(a_i + b_j) h_i      the same scan with (a, h) and (b, g) exchanged
+//   ∂L/∂a_i = (1/N) ⟨h_i, Σ_j g_j⟩               ⟨h_i, w⟩ of the forward scan, summed over channels
+//   ∂L/∂b_j = (1/N) ⟨g_j, Σ_i h_i⟩               ⟨g_j, w⟩ of the exchanged scan
 //
-// NaN. A key that is NaN sorts as the largest and meets every other, so that what depends on it becomes NaN.
+// NaN. A key that is NaN sorts as the largest and is active with every other, so that all that depends on it becomes
+// NaN.
 #pragma once
 
 #include <cstdint>
@@ -33,56 +35,57 @@ namespace dgcn::nonlocal {
 
 /// A [B, C, N] tensor in memory, of any strides (in elements).
 template <typename Stored>
-struct Features {
-  Stored* data;
+struct FeatureView {
+  Stored* data;  ///< null: absent
   int64_t image_stride, channel_stride, position_stride;
 };
 
-struct Shape {
+struct FeatureShape {
   int64_t images, channels, positions;  ///< B, C, N
 };
 
-/// Whether ReLU lets a + b through, or would have NaN pass.
+/// Whether ReLU passes a + b on. True if that is NaN, which has to reach the result.
 template <typename T>
-DGCN_HOST_DEVICE bool meet(T a, T b) {
+DGCN_HOST_DEVICE bool is_active(T a, T b) {
   return !(a + b <= T(0));
 }
 
-/// The state of a walk: w and r of the legend, for a channel or, as a vector type, for several.
+/// The state of a scan: w and r above, for one channel or, if `Channels` is a vector type, for several.
 template <typename Channels>
-struct Walk {
+struct ScanState {
   Channels sum;   ///< w
   Channels ramp;  ///< r
 };
 
-/// Takes in the next position: its features `g`, and its key's distance from the one before, b_(k) − b_(k+1).
+/// Adds the next position: its features `g`, and `gap`, the key before it minus its own, b_(k) − b_(k+1).
 template <typename Channels, typename T>
-DGCN_HOST_DEVICE void step(Walk<Channels>& walk, T gap, Channels g) {
-  walk.ramp += gap * walk.sum;
-  walk.sum += g;
+DGCN_HOST_DEVICE void add_position(ScanState<Channels>& state, T gap, Channels g) {
+  state.ramp += gap * state.sum;
+  state.sum += g;
 }
 
-/// Takes in positions that another walk took in on its own, over which the keys fall by `gap`.
+/// Adds the positions that `other` has scanned from an empty state. `gap`: the last key of `state` minus that of
+/// `other`.
 template <typename Channels, typename T>
-DGCN_HOST_DEVICE void append(Walk<Channels>& walk, T gap, const Walk<Channels>& other) {
-  walk.ramp += gap * walk.sum + other.ramp;
-  walk.sum += other.sum;
+DGCN_HOST_DEVICE void append(ScanState<Channels>& state, T gap, const ScanState<Channels>& other) {
+  state.ramp += gap * state.sum + other.ramp;
+  state.sum += other.sum;
 }
 
-/// Σ_j relu(a_i + b_j) g_j, where `height` is a_i + b_(k).
+/// Σ_j relu(a_i + b_j) g_j over the positions in `state`. `height`: a_i + b_(k).
 template <typename Channels, typename T>
-DGCN_HOST_DEVICE Channels value(const Walk<Channels>& walk, T height) {
-  return walk.ramp + height * walk.sum;
+DGCN_HOST_DEVICE Channels weighted_sum(const ScanState<Channels>& state, T height) {
+  return state.ramp + height * state.sum;
 }
 
-/// The bits of a key as an unsigned integer that sorts as the number does; every NaN is the same and the largest.
-DGCN_HOST_DEVICE uint32_t sortable(float key) {
+/// An unsigned integer that orders as the key does; every NaN has the same, which is the largest.
+DGCN_HOST_DEVICE uint32_t sortable_bits(float key) {
   uint32_t bits;
   memcpy(&bits, &key, sizeof(bits));
   return key != key ? ~uint32_t{0} : bits >> 31 ? ~bits : bits | uint32_t{1} << 31;
 }
 
-DGCN_HOST_DEVICE uint64_t sortable(double key) {
+DGCN_HOST_DEVICE uint64_t sortable_bits(double key) {
   uint64_t bits;
   memcpy(&bits, &key, sizeof(bits));
   return key != key ? ~uint64_t{0} : bits >> 63 ? ~bits : bits | uint64_t{1} << 63;

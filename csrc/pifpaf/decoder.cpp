@@ -16,6 +16,7 @@
 #include <string>
 #include <utility>
 
+#include "common/parallel.h"
 #include "pifpaf/decode/checked_fields.h"
 #include "pifpaf/decode/confidence_map.h"
 #include "pifpaf/decode/connections.h"
@@ -24,7 +25,6 @@
 #include "pifpaf/decode/refine.h"
 #include "pifpaf/decode/seeds.h"
 #include "pifpaf/decode/suppress.h"
-#include "pifpaf/parallel.h"
 
 namespace dgcn::pifpaf {
 namespace {
@@ -169,7 +169,7 @@ std::vector<Persons> Decoder::decode_batch(const std::vector<Fields>& images, in
     }
   }
   std::vector<Persons> results(images.size());
-  parallel_for(images.size(), threads, [&](std::size_t i) { results[i] = decode(images[i], stride); });
+  for_each_in_threads(images.size(), threads, [&](std::size_t i) { results[i] = decode(images[i], stride); });
   return results;
 }
 

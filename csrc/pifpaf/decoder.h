@@ -24,8 +24,8 @@ class Decoder {
   Decoder(Skeleton skeleton, const DecoderConfig& config);
 
   /// Persons of one image, best first. `stride` is the edge of a field cell [px]. Fields without cells give no persons;
-  /// cells with a component that is NaN, infinite or beyond ±10⁹ px are skipped. Adds the time of each stage to `times`,
-  /// if given.
+  /// cells with a component that is NaN, infinite or beyond ±10⁹ px are skipped. Adds the time of each stage to
+  /// `times`, if given.
   Persons decode(const Fields& fields, int stride, StageTimes* times = nullptr) const;
 
   /// The same for each image, on `threads` threads (0: as many as the machine has). All images are checked before the

@@ -6,11 +6,11 @@
 #include <string>
 #include <utility>
 
+#include "common/parallel.h"
 #include "pifpaf/encode/background.h"
 #include "pifpaf/encode/paf.h"
 #include "pifpaf/encode/pif.h"
 #include "pifpaf/encode/poses.h"
-#include "pifpaf/parallel.h"
 
 namespace dgcn::pifpaf {
 namespace {
@@ -105,7 +105,7 @@ void Encoder::encode_batch(const std::vector<Annotations>& pictures, PixelSize p
   const std::size_t plane = grid_of(picture, stride).size();
   const std::size_t pif = plane * static_cast<std::size_t>(skeleton_.num_keypoints());
   const std::size_t paf = plane * static_cast<std::size_t>(skeleton_.num_limbs());
-  parallel_for(pictures.size(), threads, [&](std::size_t b) {
+  for_each_in_threads(pictures.size(), threads, [&](std::size_t b) {
     std::vector<NodeTarget> own_nodes = nodes;
     for (NodeTarget& node : own_nodes)
       node.confidence += b * static_cast<std::size_t>(skeleton_.num_keypoints()) * grid_of(picture, node.stride).size();

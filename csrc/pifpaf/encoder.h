@@ -35,8 +35,8 @@ struct NodeTarget {
 /// nothing else.
 class Encoder {
  public:
-  /// Throws std::invalid_argument if the proportions are not those of K keypoints, a sigma is not positive and finite or
-  /// a coordinate of the upright pose is not finite.
+  /// Throws std::invalid_argument if the proportions are not those of K keypoints, a sigma is not positive and finite
+  /// or a coordinate of the upright pose is not finite.
   Encoder(Skeleton skeleton, Proportions proportions);
 
   /// Writes every value of `targets` and `nodes`. Both sizes of the picture must be a multiple of every stride plus 1.

@@ -1,9 +1,9 @@
-// Tensors as kernels that run on the host get them: guarded on both sides, and poisoned; and the types of their elements.
+// The memory of tensors for CUDA kernels that run on the host, guarded and poisoned, and the types of their elements.
 #pragma once
 
 #include "cuda_on_host.h"
 
-/// bfloat16, as far as the kernels use it.
+/// The part of bfloat16 that the kernels use.
 struct Bfloat16 {
   uint16_t bits;
 
@@ -23,7 +23,7 @@ struct Bfloat16 {
 
 using Values = std::vector<double>;
 
-/// A tensor in memory as the kernels get it: guarded on both sides, one element off alignment if so wished.
+/// A tensor in memory, with guards on both sides and filled with NaN; optionally one element off a 16-byte boundary.
 template <typename T>
 class Buffer {
  public:

@@ -1,11 +1,12 @@
-// Enough of CUDA's dialect to run the source of a kernel on the host, unchanged; include before the kernel.
+// The part of CUDA that the kernels use, so that their source runs on the host unchanged. Include it before the
+// kernels.
 //
 // Each thread of a block is a fiber that runs until the next __syncthreads(); blocks run one after the other. Shared
-// memory starts as NaN, and the guard behind it must stay as it was. Threads run in either order: two threads that touch
-// the same memory without a barrier between them make the two orders differ.
+// memory starts as NaN, and the guard behind it must not change. Tests run the threads in both orders: if two threads
+// access the same memory without a barrier between them, the results differ.
 #pragma once
 
-#undef _FORTIFY_SOURCE  // its longjmp takes another stack for an error
+#undef _FORTIFY_SOURCE  // its longjmp refuses to jump to another stack
 #include <setjmp.h>
 #include <ucontext.h>
 
@@ -43,8 +44,8 @@ static cuda_on_host::Index threadIdx, blockIdx, blockDim, gridDim;
 
 namespace cuda_on_host {
 
-/// The threads of the one block that runs. Fibers are started once, with makecontext, and live on from block to block;
-/// they switch by _setjmp and _longjmp, which unlike swapcontext make no system calls.
+/// The threads of the block that runs. Fibers are started once, with makecontext, and are reused for all blocks. They
+/// switch with _setjmp and _longjmp, which unlike swapcontext make no system calls.
 class Block {
  public:
   static Block& instance() {
@@ -52,7 +53,7 @@ class Block {
     return block;
   }
 
-  /// Runs `body` in `threads` threads to their ends, from barrier to barrier.
+  /// Runs `body` in `threads` threads, all of them up to each barrier, until they return.
   void run(size_t threads, const std::function<void()>& body, bool reversed) {
     body_ = body;
     while (fibers_.size() < threads) fibers_.emplace_back();
@@ -70,7 +71,7 @@ class Block {
     }
   }
 
-  /// Leaves the current thread until its turn comes again.
+  /// Suspends the current thread until the scheduler resumes it.
   void yield() {
     if (_setjmp(current_->state) == 0) _longjmp(scheduler_, 1);
   }
@@ -91,11 +92,11 @@ class Block {
     getcontext(&context);
     context.uc_stack.ss_sp = current_->stack.get();
     context.uc_stack.ss_size = Fiber::kStack;
-    makecontext(&context, &Block::enter, 0);
+    makecontext(&context, &Block::fiber_main, 0);
     setcontext(&context);
   }
 
-  static void enter() {
+  static void fiber_main() {
     for (Block& block = instance();; block.yield()) {
       block.body_();
       block.current_->done = true;
@@ -135,7 +136,7 @@ void launch(unsigned char* shared_memory, int64_t blocks, int threads, int64_t s
 }  // namespace cuda_on_host
 
 static inline void __syncthreads() { cuda_on_host::Block::instance().yield(); }
-/// All threads of the block have to come here, those of other warps too.
+/// Unlike on a GPU, all threads of the block have to call it, not only those of a warp.
 static inline double __shfl_xor_sync(unsigned, double value, int lane_mask) {
   static double values[1024];
   values[threadIdx.x] = value;

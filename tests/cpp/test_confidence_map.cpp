@@ -64,8 +64,8 @@ void test_extreme_cells() {
   CHECK_NEAR(ConfidenceMap(cells, {5, 7}, {}).at(0.0F, 0.0F, kMissing), 1.0 / 16, 1e-7);
 }
 
-// Look-ups by cached blocks give the bits of the rendered map. Centres at quarter pixels put many pixels at exactly σ, and
-// with large coordinates the bounding box and the circle disagree.
+// Look-ups by cached blocks give the bits of the rendered map. Centres at quarter pixels put many pixels at exactly σ,
+// and with large coordinates the bounding box and the circle disagree.
 void test_lookups_equal_the_rendered_map() {
   std::mt19937 random(3);
   for (int round = 0; round < 60; ++round) {

@@ -7,11 +7,12 @@
 #include <vector>
 
 #include "check.h"
+#include "common/parallel.h"
 #include "encoder_arrays.h"
 #include "pifpaf/encode/nearest.h"
 #include "pifpaf/encoder.h"
-#include "pifpaf/parallel.h"
 
+using dgcn::for_each_in_threads;
 using namespace dgcn::pifpaf;
 
 namespace {
@@ -153,16 +154,16 @@ void test_errors() {
     CHECK_THROWS(encoder.encode(wrong, kPicture, kStride, arrays.targets(), {}), std::invalid_argument);
 }
 
-void test_parallel_for() {
+void test_for_each_in_threads() {
   for (const int threads : {0, 1, 3, 100}) {
     std::vector<std::atomic<int>> visits(50);
-    parallel_for(visits.size(), threads, [&](std::size_t i) { ++visits[i]; });
+    for_each_in_threads(visits.size(), threads, [&](std::size_t i) { ++visits[i]; });
     for (const std::atomic<int>& count : visits) CHECK(count == 1);
   }
   // All items are tried, and the first error in their order is the one thrown.
   std::atomic<int> tried{0};
   try {
-    parallel_for(20, 4, [&](std::size_t i) {
+    for_each_in_threads(20, 4, [&](std::size_t i) {
       ++tried;
       if (i % 7 == 3) throw std::runtime_error(std::to_string(i));
     });
@@ -181,6 +182,6 @@ int main() {
   test_batches();
   test_wild_values();
   test_errors();
-  test_parallel_for();
+  test_for_each_in_threads();
   return check_result();
 }

@@ -1,7 +1,7 @@
 // The CPU kernels of the graph convolution, in every instruction set that this machine has, against plain loops in
-// float64. Features and M are small integers, of which every order of summation gives the same sum: results are equal,
-// not near. What a kernel may not use is NaN: gaps between elements, results before they are computed, the kernels' own
-// buffers; and arrays end where their allocations do, for AddressSanitizer.
+// float64. Features and M are small integers, whose sum is the same in every order: results are compared exactly. All
+// memory that a kernel must not read is NaN: gaps between elements, results before they are computed, the kernels' own
+// buffers. Arrays end where their allocations do, for AddressSanitizer.
 #include <algorithm>
 #include <cstdlib>
 #include <cstring>
@@ -13,13 +13,15 @@
 #include "check.h"
 #include "common/simd.h"
 #include "graph_conv/cpu/kernels.h"
+#include "instruction_sets.h"
 
 using namespace dgcn;
+using namespace dgcn::graph_conv;
 using Values = std::vector<double>;
 
 constexpr int kUnwritten = 0xff;  // of every byte: NaN in every floating dtype
 
-// The kernels' buffers.
+// Allocates the kernels' buffers, filled with NaN.
 void* operator new(size_t size, std::align_val_t alignment) {
   void* memory = nullptr;
   if (posix_memalign(&memory, static_cast<size_t>(alignment), size) != 0) throw std::bad_alloc();
@@ -41,7 +43,7 @@ static double rounded(double value) {
 
 // ---- Memory ---------------------------------------------------------------------------------------------------------
 
-/// Either exactly as large as it must be, or with an element before and behind that nobody may write.
+/// Either without padding, or with a guard element before and behind it.
 template <typename T>
 class Array {
  public:
@@ -56,14 +58,14 @@ class Array {
   T* begin() { return reinterpret_cast<T*>(memory_.get()) + guard_; }
   T* end() { return reinterpret_cast<T*>(memory_.get() + bytes_) - guard_; }
   Values values() { return Values(begin(), end()); }
-  bool unwritten() const {
+  bool is_unwritten() const {
     return std::all_of(memory_.get(), memory_.get() + bytes_, [](unsigned char byte) { return byte == kUnwritten; });
   }
-  /// Takes the values out; nothing else may have been written.
+  /// Returns the values and fills them with NaN; checks that nothing else was written.
   Values take() {
     const Values values = this->values();
     std::memset(static_cast<void*>(begin()), kUnwritten, (end() - begin()) * sizeof(T));
-    CHECK(unwritten());
+    CHECK(is_unwritten());
     return values;
   }
 
@@ -80,8 +82,8 @@ enum Layout {
   kChannelsLastWindow,  // of larger images
   kTransposed,          // columns before rows
   kExpandedImages,      // one for the whole batch
-  kExpandedPixels,      // as the gradient of a sum over pixels
-  kExpanded,            // as the gradient of a sum
+  kExpandedPixels,      // the gradient of a sum over pixels
+  kExpanded,            // the gradient of a sum
   kLayouts
 };
 
@@ -89,17 +91,17 @@ enum Layout {
 template <typename Stored>
 class Tensor {
  public:
-  Tensor(const FeatureShape& shape, Layout layout)
+  Tensor(const MapShape& shape, Layout layout)
       : shape_(shape),
         strides_(strides(layout)),
         array_(1 + (shape.images - 1) * strides_.image_stride + (shape.nodes - 1) * strides_.node_stride +
                (shape.height - 1) * strides_.row_stride + (shape.width - 1) * strides_.column_stride) {}
-  Tensor(const FeatureShape& shape, Layout layout, double (*draw)()) : Tensor(shape, layout) {
+  Tensor(const MapShape& shape, Layout layout, double (*draw)()) : Tensor(shape, layout) {
     for_each([&](Stored& element) { element = convert<Stored>(static_cast<T>(draw())); });
   }
 
   template <typename Element = const Stored>
-  Features<Element> features() {
+  MapView<Element> features() {
     const auto& s = strides_;
     return {array_.begin(), s.image_stride, s.node_stride, s.row_stride, s.column_stride};
   }
@@ -110,18 +112,18 @@ class Tensor {
     for_each([&](Stored& element) { out.push_back(widen(element)); });
     return out;
   }
-  /// Takes the values out; nothing else may have been written.
+  /// Returns the values and fills them with NaN; checks that nothing else was written.
   Values take() {
     const Values values = this->values();
     for_each([](Stored& element) { std::memset(static_cast<void*>(&element), kUnwritten, sizeof(Stored)); });
-    CHECK(array_.unwritten());
+    CHECK(array_.is_unwritten());
     return values;
   }
 
  private:
   using T = typename Accumulation<Stored>::type;
 
-  Features<Stored> strides(Layout layout) const {
+  MapView<Stored> strides(Layout layout) const {
     const int64_t K = shape_.nodes, H = shape_.height, W = shape_.width, N = H * W;
     switch (layout) {
       case kNchw:
@@ -146,7 +148,7 @@ class Tensor {
   }
   template <typename Body>
   void for_each(Body body) {
-    const Features<Stored> f = features<Stored>();
+    const MapView<Stored> f = features<Stored>();
     for (int64_t b = 0; b < shape_.images; ++b)
       for (int k = 0; k < shape_.nodes; ++k)
         for (int64_t row = 0; row < shape_.height; ++row)
@@ -154,14 +156,14 @@ class Tensor {
             body(f.data[b * f.image_stride + k * f.node_stride + row * f.row_stride + column * f.column_stride]);
   }
 
-  FeatureShape shape_;
-  Features<Stored> strides_;
+  MapShape shape_;
+  MapView<Stored> strides_;
   Array<Stored> array_;
 };
 
 // ---- Features: forward and backward ---------------------------------------------------------------------------------
 
-/// body(begin, end) over [0, count): at once, or one by one from the end.
+/// Calls body(begin, end) over [0, count): once, or for one item at a time from the last to the first.
 template <typename Body>
 static void run_range(int64_t count, bool split, Body body) {
   if (!split) return body(0, count);
@@ -169,7 +171,7 @@ static void run_range(int64_t count, bool split, Body body) {
 }
 
 struct Case {
-  FeatureShape shape;
+  MapShape shape;
   int64_t tile_pixels;
   bool per_sample, relu, bias, residual, y_given, need_x, need_params;
   Layout x_layout, residual_layout, grad_y_layout, y_given_layout, y_layout, grad_x_layout;
@@ -239,23 +241,24 @@ static Results expected(const Case& c, Inputs<Stored>& inputs) {
 }
 
 template <typename Stored>
-static Results run(const Case& c, Inputs<Stored>& in, const CpuKernels<Stored>& kernels, bool split) {
+static Results run(const Case& c, Inputs<Stored>& in, const GraphConvKernels<Stored>& kernels, bool split) {
   using T = typename Accumulation<Stored>::type;
-  const Tiling tiling(c.shape, c.per_sample, c.tile_pixels);
+  const PixelTiling tiling(c.shape, c.per_sample, c.tile_pixels);
   const int64_t size = c.shape.nodes * (c.shape.nodes + 1);
   Tensor<Stored> y(c.shape, c.y_layout), grad_x(c.shape, c.grad_x_layout);
   Array<T> partial(tiling.chunks() * size);
   const T* bias = c.bias ? in.bias.begin() : nullptr;
-  Features<const Stored> residual{}, y_given{};
-  Features<Stored> to_grad_x{};
+  MapView<const Stored> residual{}, y_given{};
+  MapView<Stored> to_grad_x{};
   if (c.residual) residual = in.residual.features();
   if (c.y_given) y_given = in.y_given.features();
   if (c.need_x) to_grad_x = grad_x.template features<Stored>();
-  const ForwardArguments<Stored> forward{c.shape,      in.x.features(),         residual, y.template features<Stored>(),
-                                         in.m.begin(), in.m_transposed.begin(), bias,     c.relu};
-  const BackwardArguments<Stored> backward{c.shape,   in.grad_y.features(), in.x.features(),         y_given,
-                                           to_grad_x, in.m.begin(),         in.m_transposed.begin(), bias,
-                                           c.relu,    c.need_params,        partial.begin()};
+  const CpuForwardArguments<Stored> forward{
+      c.shape,      in.x.features(),         residual, y.template features<Stored>(),
+      in.m.begin(), in.m_transposed.begin(), bias,     c.relu};
+  const CpuBackwardArguments<Stored> backward{c.shape,   in.grad_y.features(), in.x.features(),         y_given,
+                                              to_grad_x, in.m.begin(),         in.m_transposed.begin(), bias,
+                                              c.relu,    c.need_params,        partial.begin()};
   run_range(tiling.tiles(), split, [&](int64_t begin, int64_t end) { kernels.forward(forward, tiling, begin, end); });
   run_range(tiling.chunks(), split,
             [&](int64_t begin, int64_t end) { kernels.backward(backward, tiling, begin, end); });
@@ -272,19 +275,17 @@ static bool same(const Values& a, const Values& b) {
                     [](double a, double b) { return a == b || (std::isnan(a) && std::isnan(b)); });
 }
 
-struct KernelSet {
-  const char* name;
-  const CpuKernelSet& kernels;
-};
+using KernelSets = std::vector<NamedKernels<GraphConvKernelTable>>;
 
 template <typename Stored>
-static void check_case(const Case& c, CpuKernels<Stored> CpuKernelSet::* of_type, const std::vector<KernelSet>& sets) {
+static void check_case(const Case& c, GraphConvKernels<Stored> GraphConvKernelTable::* of_type,
+                       const KernelSets& sets) {
   Inputs<Stored> integers(c, draw_integer), reals(c, draw_normal);
   Tensor<Stored>* const tensors[] = {&integers.x, &integers.residual, &integers.grad_y, &integers.y_given};
-  if (pick(3) == 0) tensors[pick(4)]->put_nan();  // which has to stay in its pixel
+  if (pick(3) == 0) tensors[pick(4)]->put_nan();  // which must not affect other pixels
   const Results want = expected(c, integers);
-  for (const KernelSet& set : sets) {
-    const CpuKernels<Stored>& kernels = set.kernels.*of_type;
+  for (const auto& set : sets) {
+    const GraphConvKernels<Stored>& kernels = set.kernels.*of_type;
     const Results got = run(c, integers, kernels, flip()), whole = run(c, reals, kernels, false),
                   split = run(c, reals, kernels, true);
     const int before = check::failures();
@@ -299,7 +300,7 @@ static void check_case(const Case& c, CpuKernels<Stored> CpuKernelSet::* of_type
   }
 }
 
-/// Options and a shape at random: many pixels with few nodes, or the other way round.
+/// Random options and a random shape: many pixels and few nodes, or few pixels and many nodes.
 static Case draw_case(int K) {
   constexpr int kHeights[] = {1, 1, 2, 3, 5, 7, 13, 33, 47}, kWidths[] = {1, 3, 5, 7, 8, 16, 17, 31, 64, 65};
   Case c{};
@@ -308,7 +309,7 @@ static Case draw_case(int K) {
   c.tile_pixels = (1 + pick(5)) * kTileUnit;
   for (bool* option : {&c.per_sample, &c.relu, &c.bias, &c.residual, &c.y_given, &c.need_x, &c.need_params})
     *option = flip();
-  // Mostly one layout for all of them; results share no memory.
+  // Mostly one layout for all; results get none with shared memory.
   const Layout usual = static_cast<Layout>(pick(flip() ? 2 : kExpandedImages));
   for (Layout* layout : {&c.x_layout, &c.residual_layout, &c.grad_y_layout, &c.y_given_layout})
     *layout = pick(8) == 0 ? static_cast<Layout>(pick(kLayouts)) : usual;
@@ -344,7 +345,7 @@ static void check_near(const Values& got, int64_t first, const Values& want, dou
 }
 
 template <typename Stored>
-static void check_matrices(int K, const CpuKernels<Stored>& kernels, bool split) {
+static void check_matrices(int K, const GraphConvKernels<Stored>& kernels, bool split) {
   using T = typename Accumulation<Stored>::type;
   constexpr int kSamples = 3, kChunks = 2;
   const int size = K * K, partial_size = size + K;
@@ -365,7 +366,7 @@ static void check_matrices(int K, const CpuKernels<Stored>& kernels, bool split)
   Array<T> effective(kSamples * size), s(kSamples * size), s_transposed(kSamples * size), m(kSamples * size),
       m_transposed(kSamples * size);
   const Values sums = partial.values();
-  const Mixing<T> mixing{effective.begin(), s.begin(), s_transposed.begin(), m.begin(), m_transposed.begin()};
+  const SampleMatrices<T> mixing{effective.begin(), s.begin(), s_transposed.begin(), m.begin(), m_transposed.begin()};
   run_range(kSamples, split, [&](int64_t begin, int64_t end) { kernels.mix(params, mixing, begin, end); });
   Values got[] = {effective.values(), s.values(), s_transposed.values(), m.values(), m_transposed.values()};
   run_range(kSamples, split, [&](int64_t begin, int64_t end) {
@@ -395,26 +396,13 @@ static void check_matrices(int K, const CpuKernels<Stored>& kernels, bool split)
   }
 }
 
-// ---- All of it ------------------------------------------------------------------------------------------------------
-
-static std::vector<KernelSet> kernel_sets() {
-  std::vector<KernelSet> sets{{"portable", kPortableKernels}};
-#if defined(__x86_64__)
-  __builtin_cpu_init();
-  if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma") || !__builtin_cpu_supports("f16c")) return sets;
-  sets.push_back({"avx2", kAvx2Kernels});
-  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
-      __builtin_cpu_supports("avx512vl"))
-    sets.push_back({"avx512", kAvx512Kernels});
-#endif
-  return sets;
-}
+// ---- All cases ------------------------------------------------------------------------------------------------------
 
 template <typename Stored>
-static void check_type(CpuKernels<Stored> CpuKernelSet::* of_type, const std::vector<KernelSet>& sets) {
+static void check_type(GraphConvKernels<Stored> GraphConvKernelTable::* of_type, const KernelSets& sets) {
   for (const int K : {1, 2, 3, 5, 7, 8, 14, 15, 16, 17, 18, 19, 24, 31, 33, 48, 133}) {
     for (int i = 0; i < 10; ++i) check_case(draw_case(K), of_type, sets);
-    for (const KernelSet& set : sets)
+    for (const auto& set : sets)
       for (int i = 0; i < (K > 48 ? 1 : 6); ++i) check_matrices(K, set.kernels.*of_type, i % 2 == 0);
   }
   for (const Layout layout : {kNchw, kChannelsLast}) {  // several tiles a chunk
@@ -425,12 +413,12 @@ static void check_type(CpuKernels<Stored> CpuKernelSet::* of_type, const std::ve
 }
 
 int main() {
-  const std::vector<KernelSet> sets = kernel_sets();
-  check_type(&CpuKernelSet::float64, sets);
-  check_type(&CpuKernelSet::float32, sets);
-  check_type(&CpuKernelSet::bfloat16, sets);
-  check_type(&CpuKernelSet::float16, sets);
-  for (const FeatureShape& empty : {FeatureShape{0, 17, 5, 5}, FeatureShape{2, 17, 0, 5}})
-    CHECK(Tiling(empty, true, kTileUnit).tiles() == 0 && Tiling(empty, false, kTileUnit).chunks() == 0);
+  const KernelSets sets = kernels_of_this_machine<GraphConvKernelTable>();
+  check_type(&GraphConvKernelTable::float64, sets);
+  check_type(&GraphConvKernelTable::float32, sets);
+  check_type(&GraphConvKernelTable::bfloat16, sets);
+  check_type(&GraphConvKernelTable::float16, sets);
+  for (const MapShape& empty : {MapShape{0, 17, 5, 5}, MapShape{2, 17, 0, 5}})
+    CHECK(PixelTiling(empty, true, kTileUnit).tiles() == 0 && PixelTiling(empty, false, kTileUnit).chunks() == 0);
   return check_result();
 }

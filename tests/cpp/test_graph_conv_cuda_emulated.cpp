@@ -1,17 +1,17 @@
-// The CUDA kernels of the graph convolution, run on the host from their own source, against plain loops in float64: every
-// option, layout, alignment and dtype, with the plans that large and small GPUs would get.
+// The CUDA kernels of the graph convolution, run on the host from their own source, against plain loops in float64:
+// every option, layout, alignment and dtype, with the plans that large and small GPUs would get.
 #include "cuda_on_host.h"
-// after what it stands in for
+// cuda_on_host.h comes first, since it redefines names that the standard headers must not see
 #include <random>
 
 #include "cuda_memory.h"
 #include "graph_conv/cuda/plan.h"
 
-namespace dgcn::cuda {
+namespace dgcn::graph_conv::cuda {
 alignas(16) unsigned char shared_memory[cuda_on_host::kSharedBytes + cuda_on_host::kGuardBytes];
 }
 
-using namespace dgcn;
+using namespace dgcn::graph_conv;
 
 constexpr cuda::DeviceLimits kHopper{132, 232448, 233472}, kTinyHopper{1, 232448, 233472}, kAda{2, 101376, 102400};
 
@@ -108,11 +108,11 @@ static Values permuted(const Case& c, const Values& values, bool back = false) {
   return out;
 }
 
-static void check_plan(const cuda::Plan& plan, const Case& c) {
-  CHECK(plan.blocks >= 1 && plan.blocks <= plan.tiling.tiles);
-  CHECK(plan.threads % 32 == 0 && plan.threads % plan.tiling.row_threads == 0);
+static void check_plan(const cuda::LaunchPlan& plan, const Case& c) {
+  CHECK(plan.blocks >= 1 && plan.blocks <= plan.layout.tiles);
+  CHECK(plan.threads % 32 == 0 && plan.threads % plan.layout.row_threads == 0);
   CHECK(plan.shared_bytes <= c.limits.block_shared_bytes);
-  CHECK(plan.tiling.pixels * plan.tiling.tiles_per_image >= c.N);
+  CHECK(plan.layout.pixels * plan.layout.tiles_per_image >= c.N);
 }
 
 template <typename T, typename A>
@@ -128,22 +128,22 @@ static Outputs run(const Case& c, const Inputs& in, const Values& y_given, bool 
                               c.random ? &in.seed : nullptr,
                               c.K,
                               c.mode};
-  cuda::Tiling features{};
+  cuda::TileLayout features{};
   features.nodes = c.K;
   features.image_pixels = c.N;
   features.channels_last = c.channels_last;
   features.aligned = c.aligned;
-  const auto launch = [&](const cuda::Plan& plan, auto kernel, const auto& arguments) {
+  const auto launch = [&](const cuda::LaunchPlan& plan, auto kernel, const auto& arguments) {
     check_plan(plan, c);
     cuda_on_host::launch(cuda::shared_memory, plan.blocks, plan.threads, plan.shared_bytes, reversed, kernel,
                          arguments);
   };
 
-  cuda::Plan plan;
+  cuda::LaunchPlan plan;
   CHECK((cuda::plan_forward<T, A>(plan, features, c.B, c.limits)));
   Buffer<A> workspace(plan.workspace);
-  const cuda::ForwardArguments<T, A> forward{
-      plan.tiling, params,       x.data(), c.residual ? residual.data() : nullptr,
+  const cuda::CudaForwardArguments<T, A> forward{
+      plan.layout, params,       x.data(), c.residual ? residual.data() : nullptr,
       y.data(),    c.per_sample, c.relu,   workspace.data()};
   launch(plan, plan.matrices_in_shared ? &cuda::forward_kernel<T, A, true> : &cuda::forward_kernel<T, A, false>,
          forward);
@@ -153,17 +153,17 @@ static Outputs run(const Case& c, const Inputs& in, const Values& y_given, bool 
   const int64_t size = cuda::partial_size(params);
   Buffer<A> other_workspace(plan.workspace), partial(plan.blocks * size), grad_edge_weight(c.K * c.K),
       grad_weight(c.K * c.K), grad_bias(c.K);
-  const cuda::BackwardArguments<T, A> backward{plan.tiling,
-                                               params,
-                                               grad_y.data(),
-                                               x.data(),
-                                               c.y_given ? given.data() : nullptr,
-                                               c.need_x ? grad_x.data() : nullptr,
-                                               c.need_params ? partial.data() : nullptr,
-                                               c.per_sample,
-                                               c.relu,
-                                               plan.parts,
-                                               other_workspace.data()};
+  const cuda::CudaBackwardArguments<T, A> backward{plan.layout,
+                                                   params,
+                                                   grad_y.data(),
+                                                   x.data(),
+                                                   c.y_given ? given.data() : nullptr,
+                                                   c.need_x ? grad_x.data() : nullptr,
+                                                   c.need_params ? partial.data() : nullptr,
+                                                   c.per_sample,
+                                                   c.relu,
+                                                   plan.parts,
+                                                   other_workspace.data()};
   launch(plan, plan.matrices_in_shared ? &cuda::backward_kernel<T, A, true> : &cuda::backward_kernel<T, A, false>,
          backward);
   CHECK(grad_x.guards_intact() && partial.guards_intact() && other_workspace.guards_intact());
@@ -237,7 +237,7 @@ static void check_case(const Case& c) {
   CHECK(!c.bias || same_bits(got.bias, reversed.bias));
 }
 
-/// Every option in both states, in combinations drawn at random (each pair of options meets in all four).
+/// Every option in both states, in random combinations (each pair of options occurs in all four).
 static void check_options(std::mt19937& generator, int count) {
   const auto flip = [&] { return generator() % 2 == 0; };
   for (int i = 0; i < count; ++i) {
@@ -271,7 +271,7 @@ int main() {
       c.N = 640, c.K = 16, c.y_given = false;
       check_case<Bfloat16, float>(c);
     }
-  // Matrices that fill shared memory, and those that have to go to the workspace.
+  // Matrices that fill shared memory, and matrices that only fit into the workspace.
   for (const int K : {64, 65, 133})
     for (const cuda::DeviceLimits& limits : {kTinyHopper, kAda}) {
       Case c;
@@ -283,7 +283,7 @@ int main() {
       check_case<double, double>(c);
     }
 
-  // Sampling: the draws of the shared header, all of them.
+  // sample_kernel draws what effective_adjacency() draws.
   const int K = 19, samples = 5;
   const Values adjacency = Values(K * K, 0.4);
   Buffer<float> probability(adjacency), draw(samples * K * K);
@@ -301,11 +301,11 @@ int main() {
     CHECK(std::equal(want.begin(), want.end(), draw.data() + n * K * K));
   }
 
-  // Beyond every memory: refused, not launched.
-  cuda::Tiling features{};
+  // Too large for any plan: refused.
+  cuda::TileLayout features{};
   features.nodes = 5000;
   features.image_pixels = 100;
-  cuda::Plan plan;
+  cuda::LaunchPlan plan;
   CHECK(!(cuda::plan_forward<float, float>(plan, features, 1, kHopper)));
   CHECK(!(cuda::plan_backward<float, float>(plan, features, 1, kHopper)));
   return check_result();

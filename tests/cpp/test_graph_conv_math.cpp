@@ -6,8 +6,8 @@
 #include "check.h"
 #include "graph_conv/graph_conv.h"
 
-using dgcn::GraphMode;
-using dgcn::GraphParams;
+using dgcn::graph_conv::GraphMode;
+using dgcn::graph_conv::GraphParams;
 using Matrix = std::vector<double>;
 
 struct Case {
@@ -31,9 +31,9 @@ static Stage run(const Case& test, uint32_t sample, int threads) {
   const GraphParams<double> params = test.params();
   Stage stage{Matrix(test.K * test.K), Matrix(test.K * test.K)};
   for (int rank = 0; rank < threads; ++rank)
-    dgcn::effective_adjacency(stage.effective.data(), params, sample, rank, threads);
+    dgcn::graph_conv::effective_adjacency(stage.effective.data(), params, sample, rank, threads);
   for (int rank = 0; rank < threads; ++rank)
-    dgcn::row_softmax(stage.s.data(), stage.effective.data(), params, rank, threads);
+    dgcn::graph_conv::row_softmax(stage.s.data(), stage.effective.data(), params, rank, threads);
   return stage;
 }
 
@@ -76,15 +76,15 @@ static void check_case(Case test, uint32_t sample, std::mt19937& generator) {
     CHECK(alone.effective[e] == together.effective[e] && alone.s[e] == together.s[e]);
   }
   Matrix in_place = alone.effective;
-  dgcn::row_softmax(in_place.data(), in_place.data(), test.params(), 0, 1);
+  dgcn::graph_conv::row_softmax(in_place.data(), in_place.data(), test.params(), 0, 1);
   CHECK(in_place == alone.s);
 
   std::normal_distribution<double> normal;
   Matrix grad_p(K * K), gradient = alone.effective;  // in place, as the kernels do it
   for (double& value : grad_p) value = normal(generator);
   for (int rank = 0; rank < threads; ++rank)
-    dgcn::edge_weight_gradient(gradient.data(), alone.s.data(), grad_p.data(), gradient.data(), K, test.mode, rank,
-                               threads);
+    dgcn::graph_conv::edge_weight_gradient(gradient.data(), alone.s.data(), grad_p.data(), gradient.data(), K,
+                                           test.mode, rank, threads);
   const double step = 1e-6;
   for (int e = 0; e < K * K; ++e) {
     const double original = test.edge_weight[e];
@@ -117,7 +117,8 @@ int main() {
   // Logits far beyond the range of exp.
   const double edge_weight[] = {1e4, -1e4, 0, 9e3}, ones[] = {1, 1, 1, 1};
   double s[4];
-  dgcn::row_softmax(s, ones, GraphParams<double>{edge_weight, ones, nullptr, nullptr, nullptr, 2, {}}, 0, 1);
+  dgcn::graph_conv::row_softmax(s, ones, GraphParams<double>{edge_weight, ones, nullptr, nullptr, nullptr, 2, {}}, 0,
+                                1);
   CHECK(s[0] == 1 && s[1] == 0 && s[2] == 0 && s[3] == 1);
   return check_result();
 }

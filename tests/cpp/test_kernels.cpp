@@ -4,9 +4,11 @@
 #include <cstring>
 #include <limits>
 #include <random>
+#include <string>
 #include <vector>
 
 #include "check.h"
+#include "instruction_sets.h"
 #include "pifpaf/decode/kernels.h"
 
 using namespace dgcn::pifpaf;
@@ -14,14 +16,6 @@ using namespace dgcn::pifpaf;
 namespace {
 
 constexpr float kNaN = std::numeric_limits<float>::quiet_NaN();
-
-std::vector<const Kernels*> kernels_of_this_machine() {
-  std::vector<const Kernels*> sets{&portable_kernels};
-#if defined(__x86_64__)
-  if (__builtin_cpu_supports("avx2")) sets.push_back(&avx2_kernels);
-#endif
-  return sets;
-}
 
 struct Random {
   float operator()(float low, float high) { return std::uniform_real_distribution<float>(low, high)(engine); }
@@ -43,9 +37,9 @@ void test_tiles() {
     const float left = random(-10.0F, 30.0F), top = random(-10.0F, 30.0F), threshold = random(0.0F, 1.0F);
     const PixelBox window{left, left + random(0.0F, 30.0F), top, top + random(0.0F, 30.0F)};
     const float min_score = random(0.0F, 1.0F);
-    for (const Kernels* kernels : kernels_of_this_machine()) {
-      const std::uint32_t mask = kernels->starts_inside(tile, window, threshold, min_score);
-      const PixelBox bounds = kernels->bound_starts(tile, threshold);
+    for (const auto& [name, kernels] : kernels_of_this_machine<Kernels>()) {
+      const std::uint32_t mask = kernels.starts_inside(tile, window, threshold, min_score);
+      const PixelBox bounds = kernels.bound_starts(tile, threshold);
       PixelBox expected{1e9F, -1e9F, 1e9F, -1e9F};
       for (std::size_t i = 0; i < kTileSize; ++i) {
         const std::size_t at = i / kTileWidth * kStride + i % kTileWidth;
@@ -69,9 +63,9 @@ void test_tile_bounds() {
     auto left = random.many(kTileSize, 0.0F, 50.0F), top = random.many(kTileSize, 0.0F, 50.0F);
     auto right = random.many(kTileSize, 20.0F, 70.0F), bottom = random.many(kTileSize, 20.0F, 70.0F);
     const PixelBox window{20.0F, 30.0F, 25.0F, 26.0F};
-    for (const Kernels* kernels : kernels_of_this_machine()) {
+    for (const auto& [name, kernels] : kernels_of_this_machine<Kernels>()) {
       const std::uint32_t mask =
-          kernels->overlapping_tiles({left.data(), right.data(), top.data(), bottom.data()}, window);
+          kernels.overlapping_tiles({left.data(), right.data(), top.data(), bottom.data()}, window);
       for (std::size_t i = 0; i < kTileSize; ++i) {
         const bool overlaps = left[i] <= 30.0F && right[i] >= 20.0F && top[i] <= 26.0F && bottom[i] >= 25.0F;
         CHECK((mask >> i & 1U) == (overlaps ? 1U : 0U));
@@ -90,18 +84,18 @@ void test_gaussian() {
       y[i] = random(-30.0F, 30.0F);
       values[i] = random(0.0F, 1.0F);
     }
-    for (const Kernels* kernels : kernels_of_this_machine()) {
+    for (const auto& [name, kernels] : kernels_of_this_machine<Kernels>()) {
       std::vector<float> weighted = values;
-      kernels->apply_gaussian(x.data(), y.data(), count, 2.0F, -3.0F, 5.0F, weighted.data());
+      kernels.apply_gaussian(x.data(), y.data(), count, 2.0F, -3.0F, 5.0F, weighted.data());
       for (std::size_t i = 0; i < count; ++i) {
         const float dx = x[i] - 2.0F, dy = y[i] + 3.0F, exponent = -0.5F * (dx * dx + dy * dy) / 25.0F;
         CHECK(weighted[i] == values[i] * static_cast<float>(std::exp(double{exponent})));
       }
     }
   }
-  for (const Kernels* kernels : kernels_of_this_machine()) {
+  for (const auto& [name, kernels] : kernels_of_this_machine<Kernels>()) {
     float x[] = {0.0F, 1e9F, 13.8F, 0.0F}, y[] = {0.0F, -1e9F, 0.0F, 0.0F}, values[] = {0.7F, 1.0F, 1.0F, 0.0F};
-    kernels->apply_gaussian(x, y, 3, 0.0F, 0.0F, 1.0F, values);
+    kernels.apply_gaussian(x, y, 3, 0.0F, 0.0F, 1.0F, values);
     CHECK(values[0] == 0.7F);
     CHECK(values[1] == 0.0F);
     CHECK(values[2] > 0.0F && values[2] < 1e-40F);
@@ -120,15 +114,15 @@ void test_splats() {
       order.push_back(i);
     }
     float first[kBlockEdge * kBlockEdge] = {};
-    for (const Kernels* kernels : kernels_of_this_machine()) {
+    for (const auto& [name, kernels] : kernels_of_this_machine<Kernels>()) {
       float pixels[kBlockEdge * kBlockEdge] = {};
-      kernels->sum_splats(splats.data(), order.data(), order.data() + order.size(), 20, 16, pixels);
+      kernels.sum_splats(splats.data(), order.data(), order.data() + order.size(), 20, 16, pixels);
       for (int i = 0; i < kBlockEdge * kBlockEdge; ++i) {
         float sum = 0.0F;
         for (const Splat& splat : splats) sum += splat.at(20 + i / kBlockEdge, 16 + i % kBlockEdge);
         CHECK(std::fmin(pixels[i], 1.0F) == std::fmin(sum, 1.0F));
       }
-      if (kernels == &portable_kernels) std::memcpy(first, pixels, sizeof first);
+      if (name == std::string("portable")) std::memcpy(first, pixels, sizeof first);
       CHECK(std::memcmp(first, pixels, sizeof first) == 0);
     }
   }

@@ -1,13 +1,13 @@
 // The CUDA kernels of the non-local layer, run on the host from their own source, against the dense form in float64:
 // layouts, dtypes, ties, NaN and infinity, one chunk and many. The sort itself is std::stable_sort here.
 #include "cuda_on_host.h"
-// after what it stands in for
+// cuda_on_host.h comes first, since it redefines names that the standard headers must not see
 #include <numeric>
 #include <random>
 
 #include "cuda_memory.h"
 #include "nonlocal/cuda/kernels.cuh"
-#include "nonlocal/cuda/rows.cuh"
+#include "nonlocal/cuda/transpose.cuh"
 
 namespace dgcn::nonlocal::cuda {
 alignas(16) unsigned char shared_memory[cuda_on_host::kSharedBytes + cuda_on_host::kGuardBytes];
@@ -18,7 +18,7 @@ using namespace dgcn::nonlocal;
 constexpr double kNaN = std::numeric_limits<double>::quiet_NaN(), kInfinity = std::numeric_limits<double>::infinity();
 
 struct Case {
-  Shape shape{2, 3, 5};
+  FeatureShape shape{2, 3, 5};
   bool rows = false;  // channels are neighbours
   bool need_keys = true, need_g = true;
 };
@@ -35,7 +35,7 @@ struct Outputs {
 // ---- The expectation ------------------------------------------------------------------------------------------------
 
 /// The dense form; with `magnitudes`, what its terms' absolute values sum to.
-static Outputs expected(const Shape& shape, const Inputs& in, bool magnitudes) {
+static Outputs expected(const FeatureShape& shape, const Inputs& in, bool magnitudes) {
   const auto [B, C, N] = shape;
   const auto of = [&](double value) { return magnitudes ? std::fabs(value) : value; };
   Outputs out{Values(B * C * N), Values(B * N), Values(B * N), Values(B * C * N)};
@@ -60,25 +60,25 @@ static Outputs expected(const Shape& shape, const Inputs& in, bool magnitudes) {
 
 // ---- The kernels ----------------------------------------------------------------------------------------------------
 
-/// [B, C, N] in memory, one way or the other.
+/// A [B, C, N] tensor in memory, as rows or contiguous.
 template <typename T>
 struct Tensor {
-  Shape shape;
+  FeatureShape shape;
   bool rows;
   Buffer<T> memory;
 
-  Tensor(const Shape& shape, bool rows)
+  Tensor(const FeatureShape& shape, bool rows)
       : shape(shape), rows(rows), memory(shape.images * shape.channels * shape.positions, false) {}
-  Tensor(const Shape& shape, bool rows, const Values& values) : Tensor(shape, rows) {
+  Tensor(const FeatureShape& shape, bool rows, const Values& values) : Tensor(shape, rows) {
     for_each([&](int64_t index, T& element) { element = static_cast<T>(values[index]); });
   }
 
-  Features<T> features() {
+  FeatureView<T> features() {
     const auto [B, C, N] = shape;
-    return rows ? Features<T>{memory.data(), C * N, 1, C} : Features<T>{memory.data(), C * N, N, 1};
+    return rows ? FeatureView<T>{memory.data(), C * N, 1, C} : FeatureView<T>{memory.data(), C * N, N, 1};
   }
-  Features<const T> read() {
-    const Features<T> own = features();
+  FeatureView<const T> read() {
+    const FeatureView<T> own = features();
     return {own.data, own.image_stride, own.channel_stride, own.position_stride};
   }
   Values values() {
@@ -92,7 +92,7 @@ struct Tensor {
   template <typename Body>
   void for_each(Body body) {
     const auto [B, C, N] = shape;
-    const Features<T> own = features();
+    const FeatureView<T> own = features();
     for (int64_t e = 0; e < B * C * N; ++e)
       body(e, own.data[e / (C * N) * own.image_stride + e / N % C * own.channel_stride + e % N * own.position_stride]);
   }
@@ -112,28 +112,28 @@ class Run {
     Tensor<T> y(case_.shape, case_.rows), grad_g(case_.shape, case_.rows);
     Buffer<A> grad_a(B * N), grad_b(B * N);
 
-    cuda::Course<T, A> down = make_course();
-    down.taken = read(g);
-    down.values = write(y);
-    walk(down, false);
-    finish(y, down);
+    cuda::Scan<T, A> descending = make_scan();
+    descending.added = read(g);
+    descending.values = write(y);
+    run_scan(descending, false);
+    finish(y, descending);
 
-    cuda::Course<T, A> up = make_course();
-    up.up = true;
-    up.taken = read(grad_y);
+    cuda::Scan<T, A> ascending = make_scan();
+    ascending.ascending = true;
+    ascending.added = read(grad_y);
     if (case_.need_keys) {
-      down = make_course();
-      down.taken = up.stopped = read(g);
-      down.stopped = up.taken;
-      down.dots = grad_a.data();
-      down.opposite = up.states;
-      walk(down, false);
-      up.from_the_last = true;
-      up.dots = grad_b.data();
+      descending = make_scan();
+      descending.added = ascending.dotted = read(g);
+      descending.dotted = ascending.added;
+      descending.dots = grad_a.data();
+      descending.opposite = ascending.chunk_states;
+      run_scan(descending, false);
+      ascending.last_image_first = true;
+      ascending.dots = grad_b.data();
     }
-    if (case_.need_g) up.values = write(grad_g);
-    walk(up, case_.need_keys);
-    if (case_.need_g) finish(grad_g, up);
+    if (case_.need_g) ascending.values = write(grad_g);
+    run_scan(ascending, case_.need_keys);
+    if (case_.need_g) finish(grad_g, ascending);
     CHECK(grad_a.guards_intact() && grad_b.guards_intact());
     return {y.values(), grad_a.values(), grad_b.values(), grad_g.values()};
   }
@@ -153,53 +153,55 @@ class Run {
     const auto [B, C, N] = case_.shape;
     std::vector<Key> keys(count);
     std::vector<uint32_t> items(count);
-    launcher()(&cuda::item_kernel<A>, 3, cuda::kItemThreads, 0, static_cast<const A*>(a_.data()),
+    launcher()(&cuda::sort_key_kernel<A>, 3, cuda::kSortKeyThreads, 0, static_cast<const A*>(a_.data()),
                static_cast<const A*>(b_.data()), B, N, keys.data(), items.data());
     std::vector<size_t> sorted(count);
     std::iota(sorted.begin(), sorted.end(), 0);
-    const int bits = cuda::kRankBits<A> + cuda::image_bits(B);
-    CHECK(std::all_of(keys.begin(), keys.end(), [&](Key key) { return key >> (bits - 1) < 2; }));  // all that is sorted
+    const int bits = cuda::kKeyBits<A> + cuda::image_bits(B);
+    CHECK(std::all_of(keys.begin(), keys.end(),
+                      [&](Key key) { return key >> (bits - 1) < 2; }));  // the bits that are sorted
     std::stable_sort(sorted.begin(), sorted.end(), [&](size_t i, size_t j) { return keys[i] < keys[j]; });
     for (size_t e = 0; e < count; ++e) order_.data()[e] = items[sorted[e]];
   }
 
-  cuda::Course<T, A> make_course() {
+  cuda::Scan<T, A> make_scan() {
     const auto [B, C, N] = case_.shape;
-    cuda::Course<T, A> course{};
-    course.sequence = {a_.data(), b_.data(), order_.data(), N};
-    course.shape = case_.shape;
-    course.chunks = cuda::chunks_of(N);
-    states_.emplace_back(2 * B * (course.chunks + 1) * C, true);
-    falls_.emplace_back(B * course.chunks, true);
-    course.states = {static_cast<Walk<double>*>(static_cast<void*>(states_.back().data())), falls_.back().data()};
-    return course;
+    cuda::Scan<T, A> scan{};
+    scan.sequence = {a_.data(), b_.data(), order_.data(), N};
+    scan.shape = case_.shape;
+    scan.chunks = cuda::chunks_of(N);
+    states_.emplace_back(2 * B * (scan.chunks + 1) * C, true);
+    gaps_.emplace_back(B * scan.chunks, true);
+    scan.chunk_states = {static_cast<ScanState<double>*>(static_cast<void*>(states_.back().data())),
+                         gaps_.back().data()};
+    return scan;
   }
 
-  Features<const T> read(Tensor<T>& tensor) {
+  FeatureView<const T> read(Tensor<T>& tensor) {
     if (tensor.rows) return tensor.read();
     packed_.emplace_back(case_.shape, true);
     cuda::transpose(tensor.read(), packed_.back().features(), case_.shape, true, false, launcher());
     return packed_.back().read();
   }
 
-  Features<T> write(Tensor<T>& tensor) {
+  FeatureView<T> write(Tensor<T>& tensor) {
     if (tensor.rows) return tensor.features();
     packed_.emplace_back(case_.shape, true);
     return packed_.back().features();
   }
 
-  void finish(Tensor<T>& tensor, const cuda::Course<T, A>& course) {
+  void finish(Tensor<T>& tensor, const cuda::Scan<T, A>& scan) {
     if (tensor.rows) return;
-    const Features<T>& rows = course.values;
-    const Features<const T> from{rows.data, rows.image_stride, rows.channel_stride, rows.position_stride};
-    cuda::transpose(from, tensor.features(), case_.shape, false, !course.from_the_last, launcher());
+    const FeatureView<T>& rows = scan.values;
+    const FeatureView<const T> from{rows.data, rows.image_stride, rows.channel_stride, rows.position_stride};
+    cuda::transpose(from, tensor.features(), case_.shape, false, !scan.last_image_first, launcher());
   }
 
-  void walk(const cuda::Course<T, A>& course, bool summed) {
-    cuda::walk(course, summed, launcher());
+  void run_scan(const cuda::Scan<T, A>& scan, bool is_reduced) {
+    cuda::run_scan(scan, is_reduced, launcher());
     for (auto& packed : packed_) CHECK(packed.memory.guards_intact());
     for (auto& states : states_) CHECK(states.guards_intact());
-    for (auto& falls : falls_) CHECK(falls.guards_intact());
+    for (auto& gaps : gaps_) CHECK(gaps.guards_intact());
   }
 
   const Case& case_;
@@ -208,7 +210,7 @@ class Run {
   Buffer<uint32_t> order_;
   const Inputs& in_;
   std::deque<Tensor<T>> packed_;
-  std::deque<Buffer<double>> states_, falls_;
+  std::deque<Buffer<double>> states_, gaps_;
 };
 
 // ---- The comparison -------------------------------------------------------------------------------------------------
@@ -217,8 +219,8 @@ static bool same_bits(const Values& a, const Values& b) {
   return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * sizeof(double)) == 0;
 }
 
-/// As in tests/relu_affinity_cases.py: rounded once to T, and 1e-13 of the terms' magnitudes. NaN is where it is
-/// expected, or with infinite input, what is not finite.
+/// As in tests/relu_affinity_cases.py: allows one rounding to T, and 1e-13 of the terms' magnitudes. NaN must be where
+/// it is expected; with infinite input, any value that is not finite.
 template <typename T>
 static void check_rounded(const char* name, const Case& c, const Values& got, const Values& want,
                           const Values& magnitude, bool infinite) {
@@ -254,10 +256,10 @@ static void check_case(const Case& c, const Inputs& in, bool infinite = false) {
   CHECK(same_bits(got.grad_a, reversed.grad_a) && same_bits(got.grad_b, reversed.grad_b));
 }
 
-/// Numbers of order one, as T and A hold them. `grain`: the keys of the first image are multiples of it, so that there
-/// are ties and pairs on the kink.
+/// Numbers of order one, rounded to T and A. `grain`: the keys of the first image are multiples of it, so that there
+/// are ties and pairs with a + b = 0.
 template <typename T, typename A>
-static Inputs draw(const Shape& shape, double grain = 0.25, double offset = 0) {
+static Inputs draw(const FeatureShape& shape, double grain = 0.25, double offset = 0) {
   static std::mt19937 generator(3);
   std::normal_distribution<double> normal;
   Inputs in{Values(shape.images * shape.positions), {}, {}, {}};
@@ -277,9 +279,9 @@ static Inputs draw(const Shape& shape, double grain = 0.25, double offset = 0) {
 template <typename T, typename A>
 static void check_sizes() {
   // One item, a full chunk, one more; channels that fill no warp, one, threads with one and two channels, two rounds.
-  const Shape shapes[] = {{1, 1, 1},    {2, 3, 5},    {3, 33, 64}, {1, 64, 65}, {2, 65, 150},
-                          {1, 128, 70}, {1, 300, 40}, {5, 2, 129}, {1, 7, 1500}};
-  for (const Shape& shape : shapes)
+  const FeatureShape shapes[] = {{1, 1, 1},    {2, 3, 5},    {3, 33, 64}, {1, 64, 65}, {2, 65, 150},
+                                 {1, 128, 70}, {1, 300, 40}, {5, 2, 129}, {1, 7, 1500}};
+  for (const FeatureShape& shape : shapes)
     for (const bool rows : {false, true}) {
       Case c;
       c.shape = shape, c.rows = rows;
@@ -298,7 +300,7 @@ int main() {
     check_case<float, float>(c, draw<float, float>(c.shape));
   }
 
-  // Hard keys: offsets, all equal, none that meet, all that meet, apart by a hair.
+  // Hard keys: offsets, all equal, no pair active, all pairs active, almost cancelling.
   Case c;
   c.shape = {2, 5, 200};
   for (const double offset : {1e3, -1e3}) check_case<float, float>(c, draw<float, float>(c.shape, 0, offset));
@@ -317,7 +319,7 @@ int main() {
   }
   check_case<float, float>(c, near);
 
-  // What is not a number, of either sign, at some position of the second image; and unheard.
+  // NaN and infinity of either sign, at some position of the second image; and NaN that is active with nothing.
   for (const double sign : {1.0, -1.0})
     for (Values Inputs::* which : {&Inputs::a, &Inputs::b, &Inputs::g, &Inputs::grad_y}) {
       Inputs in = draw<float, float>(c.shape);
@@ -329,17 +331,17 @@ int main() {
       check_case<float, float>(c, in, true);
       check_case<double, double>(c, in, true);
     }
-  Inputs unheard = draw<float, float>(c.shape);
-  unheard.a[7] = unheard.b[9] = -100;
-  unheard.grad_y[7] = unheard.g[9] = kNaN;
-  check_case<float, float>(c, unheard);
-  // A key of −∞ shuts its position out; against +∞ it gives NaN.
+  Inputs inactive = draw<float, float>(c.shape);
+  inactive.a[7] = inactive.b[9] = -100;
+  inactive.grad_y[7] = inactive.g[9] = kNaN;
+  check_case<float, float>(c, inactive);
+  // A key of −∞ is active with nothing but +∞, which gives NaN.
   Inputs masked = draw<float, float>(c.shape);
   masked.a[7] = masked.b[9] = masked.a[207] = -kInfinity;
   check_case<float, float>(c, masked);
   masked.b[203] = kInfinity;
   check_case<float, float>(c, masked, true);
-  // Features that are −0 are met all the same, in another chunk too: the gradient of a then is 0 · NaN.
+  // Features that are −0 are added all the same, in another chunk too: the gradient of a then is 0 · NaN.
   Inputs zeros = draw<float, float>(c.shape);
   std::fill(zeros.a.begin(), zeros.a.end(), -0.5);
   for (double& key : zeros.b) key = 1 + std::round(4 * std::fabs(key)) / 4;
@@ -347,7 +349,7 @@ int main() {
   std::fill_n(zeros.grad_y.begin(), c.shape.positions, kNaN);
   check_case<float, float>(c, zeros);
 
-  // An image comes to the same alone, bit for bit.
+  // An image has the same results alone, bit for bit.
   Case one = c, three = c;
   one.shape.images = 1, three.shape.images = 3;
   const Inputs all = draw<float, float>(three.shape);

@@ -9,10 +9,6 @@
 
 namespace {
 
-struct Isa {
-  static constexpr int kVectorBytes = 16;
-};
-
 // The value of a finite binary16 or bfloat16 number, from the definition of its fields.
 double value_of(uint32_t bits, int mantissa_bits, int bias) {
   const uint32_t exponent = (bits & 0x7fffu) >> mantissa_bits, mantissa = bits & ((1u << mantissa_bits) - 1);
@@ -22,8 +18,8 @@ double value_of(uint32_t bits, int mantissa_bits, int bias) {
   return bits & 0x8000u ? -magnitude : magnitude;
 }
 
-// Every number of the type survives the way to float and back, has the value of its fields, and is what the numbers
-// around it round to: a tie with the next one to the even of the two.
+// Every number of the type has the value of its fields, is the same after conversion to float and back, and is what the
+// numbers around it round to, ties to even.
 template <typename Stored>
 void check_stored_type(int mantissa_bits, int bias) {
   const uint32_t infinity = 0x7fffu >> mantissa_bits << mantissa_bits;
@@ -41,8 +37,7 @@ void check_stored_type(int mantissa_bits, int bias) {
       continue;
     }
     CHECK(value == value_of(bits, mantissa_bits, bias));
-    const double next =
-        value_of(bits + 1, mantissa_bits, bias);  // away from zero; of the largest: where infinity begins
+    const double next = value_of(bits + 1, mantissa_bits, bias);  // away from zero, as if exponents had no limit
     const float half_way = static_cast<float>(value + (next - value) / 2);
     CHECK(dgcn::convert<Stored>(half_way).bits == bits + (bits & 1));
     CHECK(dgcn::convert<Stored>(std::nextafterf(half_way, 0)).bits == bits);
@@ -56,16 +51,16 @@ void check_transpose(int rows, int columns) {
   std::vector<T> in(rows * in_stride), out(columns * out_stride, dgcn::convert<T>(-1.0f));
   for (int r = 0; r < rows; ++r)
     for (int c = 0; c < columns; ++c) in[r * in_stride + c] = dgcn::convert<T>(static_cast<float>(r * 16 + c));
-  dgcn::transpose<Isa>(in.data(), in_stride, out.data(), out_stride, rows, columns);
+  dgcn::transpose(in.data(), in_stride, out.data(), out_stride, rows, columns);
   for (int c = 0; c < columns; ++c)
     for (int r = 0; r < out_stride; ++r)
       CHECK(dgcn::widen(out[c * out_stride + r]) == (r < rows ? static_cast<float>(r * 16 + c) : -1.0f));
 }
 
-// Loading and storing a row of pixels: each goes where lane() says, and is converted as convert() does.
+// A row of pixels loaded and stored: each pixel is in the lane that lane() tells, converted as by convert().
 template <typename Stored>
 void check_pixels() {
-  using P = dgcn::Pixels<Stored, Isa>;
+  using P = dgcn::Pixels<Stored>;
   constexpr int kLanes = P::S::kLanes, kUnits = 2;
   const float values[] = {1, -2, 1.00390625f, 1.01171875f, 3e38f, INFINITY, NAN, 1e-40f, 65519, 65520, -0.0f, 6e-8f};
   constexpr int kValues = sizeof(values) / sizeof(*values);
@@ -92,7 +87,7 @@ void check_pixels() {
 }
 
 void check_relu() {
-  using S = dgcn::Simd<float, Isa>;
+  using S = dgcn::Simd<float>;
   const float values[] = {-1, 2, NAN, -INFINITY, INFINITY, -0.0f, 1e-40f, -1e-40f};
   for (const float value : values) {
     float lanes[S::kLanes];

@@ -1,5 +1,5 @@
-// Fuzzes the decoder: bytes become a skeleton, a configuration, a field size and fields, and the decoded persons must be
-// as documented. Exceptions other than std::invalid_argument for bad arguments end the run.
+// Fuzzes the decoder: bytes become a skeleton, a configuration, a field size and fields, and the decoded persons must
+// be as documented. Exceptions other than std::invalid_argument for bad arguments end the run.
 #include <cmath>
 #include <cstddef>
 #include <cstdint>

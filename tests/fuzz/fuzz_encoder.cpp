@@ -1,5 +1,5 @@
-// Fuzzes the encoder: bytes become a skeleton, its proportions and the annotations of a picture, and the targets must be
-// as documented. Exceptions other than std::invalid_argument for bad arguments end the run.
+// Fuzzes the encoder: bytes become a skeleton, its proportions and the annotations of a picture, and the targets must
+// be as documented. Exceptions other than std::invalid_argument for bad arguments end the run.
 #include <algorithm>
 #include <cmath>
 #include <cstddef>
@@ -40,7 +40,7 @@ void require_confidences(const std::vector<float>& confidences, bool ignored_any
   for (const float c : confidences) REQUIRE(c == 0.0F || c == 1.0F || (std::isnan(c) && ignored_anywhere));
 }
 
-/// Components [fields, components, plane] are numbers within ±limit where the confidence [fields, plane] is 1, else NaN.
+/// Components [fields, components, plane] are within ±limit where the confidence [fields, plane] is 1, else NaN.
 void require_components(const std::vector<float>& confidences, const std::vector<float>& components, std::size_t plane,
                         float limit) {
   const std::size_t count = confidences.empty() ? 0 : components.size() / confidences.size();

@@ -1,60 +1,44 @@
-// The products of blocks.h for channels_last features: a pixel's K nodes are neighbours, and the lanes of
-// a vector are nodes rather than pixels. Nothing is transposed.
+// The products of pixel_rows.h for channels_last features: the K nodes of a pixel are neighbours, so the lanes of a
+// vector are nodes instead of pixels. Transposing the features into rows takes 17 to 70 % longer (float32, K = 14 to
+// 18).
 //
-// Where K is not a whole number of vectors, the last vector overlaps its neighbour, or, where that costs more, the nodes
-// left over are computed one by one ("dots").
+// If K is not a multiple of the vector length, the last vector overlaps the one before it. A single node left over is a
+// dot product per pixel instead: at K = 17 with AVX-512, forward takes 14 % less time.
 #pragma once
 
-#include <new>
+#include "graph_conv/cpu/pixel_rows.h"
 
-#include "graph_conv/cpu/blocks.h"
-
-namespace dgcn {
+namespace dgcn::graph_conv {
 namespace {
 
-/// body(0), ..., body(count - 1), unrolled from the start: GCC's own unrolling comes too late to keep an array that they
-/// index in registers.
-template <int count, typename Body>
-inline __attribute__((always_inline)) void repeat(const Body& body) {
-#pragma GCC unroll 64
-  for (int i = 0; i < count; ++i) body(i);
-}
-
-/// The nodes as vectors of kLanes.
+/// How the K nodes of a pixel are divided into vectors of kLanes.
 template <int kLanes>
 struct NodeVectors {
   int K, whole, rest;
 
   explicit NodeVectors(int K) : K(K), whole(K / kLanes), rest(K % kLanes) {}
-  /// All vectors, the last of which may overlap its neighbour, or be longer than a pixel.
+  /// With the last vector, which overlaps the one before it, or is longer than a pixel if K < kLanes.
   int count() const { return whole + (rest > 0); }
   int first_node(int vector) const { return vector < whole || whole == 0 ? vector * kLanes : K - kLanes; }
-  /// The lanes that the vector does not share with its neighbour, or the next pixel: [first_lane, end_lane).
+  /// The lanes [first_lane, end_lane) that no other vector, and no other pixel, has as well.
   int first_lane(int vector) const { return vector < whole || whole == 0 ? 0 : kLanes - rest; }
   int end_lane() const { return whole == 0 ? rest : kLanes; }
 };
 
-template <class Isa>
-struct HalfVectors {
-  static constexpr int kVectorBytes = Isa::kVectorBytes > 16 ? Isa::kVectorBytes / 2 : 16;
-};
-
-/// A matrix [K, K] from the nodes of `in` to those of `out`, and a bias [K] or null, cut into aligned vectors.
-template <typename T, class Isa>
+/// The matrix of a product and its bias, in aligned vectors padded with zeros.
+template <typename T>
 class NodeMatrix {
  public:
-  static constexpr int kLanes = Simd<T, Isa>::kLanes;
+  static constexpr int kLanes = Simd<T>::kLanes;
 
-  explicit NodeMatrix(int K)
-      : nodes_(K), stride_(nodes_.count() * kLanes), data_(static_cast<T*>(operator new(size(), kCacheLine))) {}
-  ~NodeMatrix() { operator delete(data_, kCacheLine); }
-  NodeMatrix(const NodeMatrix&) = delete;
-  NodeMatrix& operator=(const NodeMatrix&) = delete;
+  explicit NodeMatrix(int K) : nodes_(K), stride_(nodes_.count() * kLanes), elements_((K + 1) * stride_) {}
 
+  /// m [node of in, node of out]; `bias` is [K] or null.
   void fill(const T* m, const T* m_transposed, const T* bias) {
-    if (m_transposed == m_transposed_) return;
+    if (m_transposed == m_transposed_) return;  // the same sample as before
     m_transposed_ = m_transposed;
-    memset(data_, 0, size());
+    bias_ = bias;
+    memset(elements_.data(), 0, (nodes_.K + 1) * stride_ * sizeof(T));
     for (int vector = 0; vector < nodes_.count(); ++vector) {
       const int node = nodes_.first_node(vector), end = nodes_.end_lane();
       for (int k = 0; k < nodes_.K; ++k) memcpy(row(k, vector), m + k * nodes_.K + node, end * sizeof(T));
@@ -65,60 +49,54 @@ class NodeMatrix {
   const NodeVectors<kLanes>& nodes() const { return nodes_; }
   int64_t stride() const { return stride_; }
   /// One vector of a row; row K is the bias.
-  T* row(int k, int vector) const { return data_ + k * stride_ + vector * kLanes; }
-  /// What goes to one node of `out`, and its bias.
+  T* row(int k, int vector) const { return elements_.data() + k * stride_ + vector * kLanes; }
+  /// The factors of one node of `out`.
   const T* column(int node) const { return m_transposed_ + node * nodes_.K; }
-  T bias(int node) const {
-    const int vector = node / kLanes < nodes_.whole ? node / kLanes : nodes_.count() - 1;
-    return row(nodes_.K, vector)[node - nodes_.first_node(vector)];
-  }
+  T bias(int node) const { return bias_ == nullptr ? T(0) : bias_[node]; }
 
  private:
-  static constexpr std::align_val_t kCacheLine{64};
-  size_t size() const { return (nodes_.K + 1) * stride_ * sizeof(T); }
-
   NodeVectors<kLanes> nodes_;
   int64_t stride_;
-  T* data_;
-  const T* m_transposed_ = nullptr;
+  AlignedArray<T> elements_;
+  const T *m_transposed_ = nullptr, *bias_ = nullptr;
 };
 
 /// out = epilogue(in·M + bias) for each pixel.
-template <typename T, class Isa>
+template <typename T>
 struct ChannelsLastProduct {
-  using S = Simd<T, Isa>;
+  using S = Simd<T>;
   using Vector = typename S::Vector;
   static constexpr int kLanes = S::kLanes, kPixels = 8, kColumns = 3;
 
   struct Arguments {
-    const NodeMatrix<T, Isa>& m;
+    const NodeMatrix<T>& m;
     bool relu;
     const T* residual;  ///< [pixels, K] or null
 
     const NodeVectors<kLanes>& nodes() const { return m.nodes(); }
   };
 
-  /// P pixels and C vectors of nodes of `out`, the first of which are where `out` points.
+  /// P pixels, and C vectors of nodes from the one at `out` on.
   template <int P, int C>
   static void block(const Arguments& a, int vector, const T* in, T* out, const T* residual) {
     const int K = a.nodes().K;
     const T *bias = a.m.row(K, vector), *row = a.m.row(0, vector);
     Vector sum[P][C] = {};
-    const auto each = [&](const auto& body) __attribute__((always_inline)) {
-      repeat<P>([&](int p) __attribute__((always_inline)) {
-        repeat<C>([&](int c) __attribute__((always_inline)) { body(sum[p][c], p, c); });
-      });
-    };
-    for (int k = 0; k < K; ++k, row += a.m.stride())
-      each([&](Vector& to, int p, int c)
-               __attribute__((always_inline)) { to += in[p * K + k] * S::load(row + c * kLanes); });
-    each([&](Vector& to, int, int c) __attribute__((always_inline)) { to += S::load(bias + c * kLanes); });
-    if (a.relu) each([](Vector& to, int, int) __attribute__((always_inline)) { to = S::relu(to); });
-    if (residual != nullptr)
-      each([&](Vector& to, int p, int c)
-               __attribute__((always_inline)) { to += S::load(residual + p * K + c * kLanes); });
-    each([&](const Vector& from, int p, int c)
-             __attribute__((always_inline)) { S::store(out + p * K + c * kLanes, from); });
+    for (int k = 0; k < K; ++k, row += a.m.stride()) {
+#pragma GCC unroll 8
+      for (int p = 0; p < P; ++p)
+#pragma GCC unroll 8
+        for (int c = 0; c < C; ++c) sum[p][c] += in[p * K + k] * S::load(row + c * kLanes);
+    }
+#pragma GCC unroll 8
+    for (int p = 0; p < P; ++p)
+#pragma GCC unroll 8
+      for (int c = 0; c < C; ++c) {
+        Vector value = sum[p][c] + S::load(bias + c * kLanes);
+        if (a.relu) value = S::relu(value);
+        if (residual != nullptr) value += S::load(residual + p * K + c * kLanes);
+        S::store(out + p * K + c * kLanes, value);
+      }
   }
 
   /// One node of one pixel.
@@ -131,11 +109,11 @@ struct ChannelsLastProduct {
     out[node] = residual == nullptr ? sum : sum + residual[node];
   }
 
-  /// One node of `pixels` pixels: products with M's column along the lanes, summed for as many pixels at once. In half
-  /// vectors, as these are summed at less than half the cost.
-  static void dots(const Arguments& a, int node, const T* in, T* out, const T* residual, int64_t pixels) {
-    using H = Simd<T, HalfVectors<Isa>>;
-    const int K = a.nodes().K, whole = K / H::kLanes * H::kLanes;
+  /// The last node of `pixels` pixels, as dot products with its factors. In half vectors: summing the lanes of a vector
+  /// costs more than twice as much.
+  static void dots(const Arguments& a, const T* in, T* out, const T* residual, int64_t pixels) {
+    using H = Simd<T, (kVectorBytes > 16 ? kVectorBytes / 2 : 16)>;
+    const int K = a.nodes().K, node = K - 1, whole = K / H::kLanes * H::kLanes;
     const T* column = a.m.column(node);
     const T bias = a.m.bias(node);
     int64_t pixel = 0;
@@ -161,10 +139,9 @@ struct ChannelsLastProduct {
       single(a, node, in + pixel * K, out + pixel * K, residual == nullptr ? nullptr : residual + pixel * K);
   }
 
-  /// Whether the nodes left over are computed one by one, rather than in a vector that overlaps its neighbour.
-  static bool has_dots(const NodeVectors<kLanes>& nodes) {
-    return nodes.whole > 0 && nodes.rest > 0 && nodes.rest * (nodes.whole + 6) < nodes.K;
-  }
+  /// Whether the last node is computed by dots(): per pixel, these take whole + 6 operations on vectors, an overlapping
+  /// vector K.
+  static bool has_dots(const NodeVectors<kLanes>& nodes) { return nodes.rest == 1 && nodes.whole + 6 < nodes.K; }
 
   template <int P>
   static void vectors(const Arguments& a, const T* in, T* out, const T* residual) {
@@ -179,13 +156,12 @@ struct ChannelsLastProduct {
     for (; vector < count; ++vector) run(std::integral_constant<int, 1>{}, vector);
   }
 
-  /// Fetches the same pixels of `ahead` and `also_ahead` into L1 by the way, unless null.
-  static void run(const Arguments& a, const T* in, T* out, int64_t pixels, const T* ahead = nullptr,
-                  const T* also_ahead = nullptr) {
+  static void run(const Arguments& a, const T* in, T* out, int64_t pixels) {
     const int K = a.nodes().K;
     const auto residual = [&](int64_t pixel) { return a.residual == nullptr ? nullptr : a.residual + pixel * K; };
     if (a.nodes().whole == 0) {
-      // A store runs over into the next pixels, whose own come after it; the last ones have none.
+      // A store also overwrites nodes of the next pixels, which are stored later. The last pixels have none behind
+      // them.
       int64_t pixel = 0;
       for (; (pixels - pixel - kPixels) * K >= kLanes - K; pixel += kPixels)
         vectors<kPixels>(a, in + pixel * K, out + pixel * K, residual(pixel));
@@ -193,86 +169,66 @@ struct ChannelsLastProduct {
         for (int node = 0; node < K; ++node) single(a, node, in + pixel * K, out + pixel * K, residual(pixel));
       return;
     }
-    constexpr int64_t kGroup = 128;  // pixels that are in L1 when the dots come to them
+    constexpr int64_t kGroup = 128;  // pixels that are still in L1 when dots() reads them
     for (int64_t group = 0; group < pixels; group += kGroup) {
       const int64_t end = group + kGroup < pixels ? group + kGroup : pixels;
       int64_t pixel = group;
-      for (; pixel + kPixels <= end; pixel += kPixels) {
-        if (ahead != nullptr) prefetch(ahead + pixel * K, kPixels * K);
-        if (also_ahead != nullptr) prefetch(also_ahead + pixel * K, kPixels * K);
+      for (; pixel + kPixels <= end; pixel += kPixels)
         vectors<kPixels>(a, in + pixel * K, out + pixel * K, residual(pixel));
-      }
       for (; pixel < end; ++pixel) vectors<1>(a, in + pixel * K, out + pixel * K, residual(pixel));
-      if (has_dots(a.nodes()))
-        for (int node = a.nodes().whole * kLanes; node < K; ++node)
-          dots(a, node, in + group * K, out + group * K, residual(group), end - group);
+      if (has_dots(a.nodes())) dots(a, in + group * K, out + group * K, residual(group), end - group);
     }
   }
 };
 
 /// dM += Σ over pixels of g·xᵀ, and db += Σ g.
-template <typename T, class Isa>
+template <typename T>
 struct ChannelsLastOuterProduct {
-  using S = Simd<T, Isa>;
+  using S = Simd<T>;
   using Vector = typename S::Vector;
-  using Block = void (*)(const T* rows, const T* columns, int64_t pixels, int K, T* sums, T* column_sums);
-  static constexpr int kLanes = S::kLanes, kRows = Isa::kRows * Isa::kColumns;
+  static constexpr int kLanes = S::kLanes, kRows = kBlockRows * kBlockColumns;
   static constexpr int64_t kPiece = 32;  // pixels: rounding errors grow with the number of terms added one by one
 
-  /// sums[r] [kLanes] += Σ of rows[r] times the kLanes nodes at `columns`, for R nodes at `rows`, and with kColumnSums
-  /// column_sums [kLanes] = Σ columns.
-  template <int R, bool kColumnSums>
-  static void block(const T* rows, const T* columns, int64_t pixels, int K, T* sums, T* column_sums) {
-    constexpr int kSums = R + kColumnSums, kLatency = 4;
-    constexpr int kTurns = (kLatency + kSums - 1) / kSums;  // enough sums that none waits for itself
-    Vector sum[kTurns][kSums] = {};
+  /// sums[r] [kLanes] += Σ over pixels of rows[r] times the kLanes nodes at `columns`, for the R nodes at `rows`.
+  template <int R>
+  static void block(const T* rows, const T* columns, int64_t pixels, int K, T* sums) {
+    constexpr int kLatency = 4,
+                  kTurns = (kLatency + R - 1) / R;  // enough sums that no addition waits for the one before
+    Vector sum[kTurns][R] = {};
     const auto add = [&](int turn) __attribute__((always_inline)) {
       const Vector column = S::load(columns + turn * K);
-      repeat<R>([&](int r) __attribute__((always_inline)) { sum[turn][r] += rows[turn * K + r] * column; });
-      if constexpr (kColumnSums) sum[turn][R] += column;
+#pragma GCC unroll 64
+      for (int r = 0; r < R; ++r) sum[turn][r] += rows[turn * K + r] * column;
     };
     int64_t pixel = 0;
-    for (; pixel + kTurns <= pixels; pixel += kTurns, rows += kTurns * K, columns += kTurns * K) repeat<kTurns>(add);
+    for (; pixel + kTurns <= pixels; pixel += kTurns, rows += kTurns * K, columns += kTurns * K)
+#pragma GCC unroll 64
+      for (int turn = 0; turn < kTurns; ++turn) add(turn);
     for (; pixel < pixels; ++pixel, rows += K, columns += K) add(0);
-    repeat<kSums>([&](int r) __attribute__((always_inline)) {
-      repeat<kTurns - 1>([&](int turn) __attribute__((always_inline)) { sum[0][r] += sum[turn + 1][r]; });
-      if (r < R)
-        S::store(sums + r * kLanes, S::load(sums + r * kLanes) + sum[0][r]);
-      else
-        S::store(column_sums, sum[0][r]);
-    });
+#pragma GCC unroll 64
+    for (int r = 0; r < R; ++r) {
+      Vector total = S::load(sums + r * kLanes);
+#pragma GCC unroll 64
+      for (int turn = 0; turn < kTurns; ++turn) total += sum[turn][r];
+      S::store(sums + r * kLanes, total);
+    }
   }
 
-  /// The instances for R = 1, ..., kRows, or with kColumnSums for R = 0, ..., kRows - 1.
-  template <bool kColumnSums>
-  struct Blocks {
-    Block of[kRows];
-    template <int... R>
-    constexpr explicit Blocks(std::integer_sequence<int, R...>) : of{block<R + !kColumnSums, kColumnSums>...} {}
-  };
-  template <bool kColumnSums>
-  static constexpr Blocks<kColumnSums> kBlocks{std::make_integer_sequence<int, kRows>()};
-
-  /// add(row, column, sum) for the products of `row_count` nodes from `rows` on with the nodes of the first `vectors`
-  /// vectors of `columns`; with column_sums [K], for less than kRows nodes, the sums of those of `columns` as well.
-  template <bool kColumnSums, typename Add>
-  static void products(const T* rows, int row_count, const T* columns, int vectors, int64_t pixels, int K,
-                       double* column_sums, Add add) {
+  /// Calls add(row, column, Σ over pixels of their product) for the `row_count` nodes from `rows` on and the nodes of
+  /// the first `vectors` vectors of `columns`.
+  template <typename Add>
+  static void products(const T* rows, int row_count, const T* columns, int vectors, int64_t pixels, int K, Add add) {
     const NodeVectors<kLanes> nodes(K);
-    const Parts parts(row_count > 0 ? row_count : 1, kRows);
+    const EvenSplit parts(row_count, kRows);
     for (int vector = 0; vector < vectors; ++vector)
       for (int part = 0; part < parts.parts; ++part) {
-        const int row = kColumnSums ? 0 : parts.begin(part), count = kColumnSums ? row_count : parts.size(part);
-        const int column = nodes.first_node(vector);
-        T sums[kRows * kLanes] = {}, sums_of_piece[kLanes];
-        for (int64_t piece = 0; piece < pixels; piece += kPiece) {
-          const int64_t size = pixels - piece < kPiece ? pixels - piece : kPiece;
-          kBlocks<kColumnSums>.of[kColumnSums ? count : count - 1](rows + piece * K + row, columns + piece * K + column,
-                                                                   size, K, sums, sums_of_piece);
-          if constexpr (kColumnSums)
-            for (int lane = nodes.first_lane(vector); lane < nodes.end_lane(); ++lane)
-              column_sums[column + lane] += sums_of_piece[lane];
-        }
+        const int row = parts.begin(part), count = parts.size(part), column = nodes.first_node(vector);
+        T sums[kRows * kLanes] = {};
+        void (*block_of_size)(const T*, const T*, int64_t, int, T*) = nullptr;
+        with_constant<kRows>(count, [&](auto size) { block_of_size = block<decltype(size)::value>; });
+        for (int64_t piece = 0; piece < pixels; piece += kPiece)
+          block_of_size(rows + piece * K + row, columns + piece * K + column,
+                        pixels - piece < kPiece ? pixels - piece : kPiece, K, sums);
         for (int r = 0; r < count; ++r)
           for (int lane = nodes.first_lane(vector); lane < nodes.end_lane(); ++lane)
             add(row + r, column + lane, sums[r * kLanes + lane]);
@@ -283,20 +239,27 @@ struct ChannelsLastOuterProduct {
     const NodeVectors<kLanes> nodes(K);
     const int64_t total = pixels * K;
     for (; nodes.whole == 0 && pixels > 0 && (pixels - 1) * K + kLanes > total; --pixels) {
-      // The vector of this pixel would run over what is there.
+      // A vector at the last pixel would end beyond the features: one by one.
       const int64_t last = (pixels - 1) * K;
       for (int r = 0; r < K; ++r)
         for (int c = 0; c < K; ++c) grad_m[r * K + c] += g[last + r] * x[last + c];
       for (int r = 0; r < K; ++r) grad_bias[r] += g[last + r];
     }
-    products<false>(g, K, x, nodes.whole == 0 ? 1 : nodes.whole, pixels, K, nullptr,
-                    [&](int row, int column, T sum) { grad_m[row * K + column] += sum; });
-    // The last columns of dM by columns, as they are few, and db by the way.
-    const int rest = nodes.whole == 0 ? 0 : nodes.rest;
-    products<true>(x + K - rest, rest, g, nodes.count(), pixels, K, grad_bias,
-                   [&](int column, int row, T sum) { grad_m[row * K + K - rest + column] += sum; });
+    products(g, K, x, nodes.whole == 0 ? 1 : nodes.whole, pixels, K,
+             [&](int row, int column, T sum) { grad_m[row * K + column] += sum; });
+    if (nodes.whole > 0)  // the columns of dM that are left over are few: computed as rows of dMᵀ
+      products(x + K - nodes.rest, nodes.rest, g, nodes.count(), pixels, K,
+               [&](int column, int row, T sum) { grad_m[row * K + K - nodes.rest + column] += sum; });
+    for (int64_t piece = 0; piece < pixels; piece += kPiece)
+      for (int vector = 0; vector < nodes.count(); ++vector) {
+        const int node = nodes.first_node(vector);
+        const int64_t end = pixels - piece < kPiece ? pixels : piece + kPiece;
+        Vector sum{};
+        for (int64_t pixel = piece; pixel < end; ++pixel) sum += S::load(g + pixel * K + node);
+        for (int lane = nodes.first_lane(vector); lane < nodes.end_lane(); ++lane) grad_bias[node + lane] += sum[lane];
+      }
   }
 };
 
 }  // namespace
-}  // namespace dgcn
+}  // namespace dgcn::graph_conv

@@ -1,22 +1,24 @@
-// The kernels of the graph convolution on CUDA. Free of torch: operator.cu launches them, and
+// The kernels of the graph convolution on CUDA, free of torch: backend.cu launches them, and
 // tests/cpp/test_graph_conv_cuda_emulated.cpp runs the same source on the host. Legend: graph_conv.h.
 //
-// At K = 17 in float32 a forward moves 2·17·4 = 136 bytes a pixel for 2·17² = 578 operations, a backward (reads grad_y, x
-// and y, writes grad_x) 272 bytes for 1,156: four operations a byte, where an H100 has twenty on its ordinary float32
-// units. Memory decides, and tensor cores would add nothing but the rounding of TF32. But it does not decide by much: at
-// 13 bytes a cycle an SM has 10 cycles for a pixel forward and 21 backward, and all the instructions around those
-// multiplications together, counted in the machine code, take about 8 and 16 to issue. Hence:
-//   - Every feature crosses device memory once, in 16-byte pieces wherever its row happens to start: maps have 16n + 1
-//     cells a side, so hardly any row of NCHW is aligned. Shared memory sits in between: pieces on one side, any pixel of
-//     any node on the other, which also makes NCHW and channels_last one to the arithmetic.
-//   - S and M stay in the SM. Each block builds them anew, once per sample: a microsecond or two that all blocks spend at
-//     the same time, instead of a launch and a trip through memory. At [8, 17, 81, 81] that is most of the time, so the
-//     parameters arrive all at once and no loop over them waits for memory.
-//   - A block loads, computes and stores one tile after the other. It does not prefetch: the other blocks of its SM use
+// Forward at K = 17 in float32 moves 2·17·4 = 136 bytes a pixel for 2·17² = 578 operations; backward (reads grad_y, x
+// and y, writes grad_x) 272 bytes for 1,156. These are 4 operations a byte, where the float32 units of an H100 do 20
+// (tensor cores would only add the rounding of TF32), so the kernels are bound by memory bandwidth. But not by a wide
+// margin: at 13 bytes a cycle, an SM has 10 cycles for a pixel forward and 21 backward, and issuing all instructions
+// around the multiplications, counted in the machine code, takes about 8 and 16. Hence:
+//   - Every feature crosses device memory once, in accesses of 16 bytes wherever its row starts: maps have 16n + 1
+//     cells a side, so hardly any row of NCHW is aligned. Tiles pass through shared memory, 16 bytes at a time on the
+//     side of device memory, single elements on the side of the arithmetic. That also makes NCHW and channels_last the
+//     same to the arithmetic.
+//   - S and M never leave the SM. Each block computes them, once per sample: a microsecond or two, which all blocks
+//     spend at the same time, instead of a launch and a round trip through memory. At [8, 17, 81, 81] that is most of
+//     the time, so the parameters are all fetched at once, and no loop over them waits for memory.
+//   - A block loads, computes and stores one tile after the other, without prefetching: the other blocks of its SM use
 //     the memory meanwhile, and the tile can be twice as large.
-//   - Blocks own fixed, contiguous ranges of tiles. Samples change seldom within a block, and every sum has one order.
-//   - Parameter gradients are linear in dM, so each block carries its own dM to the end. What is left for the second
-//     launch is a sum over blocks.
+//   - Each block owns a fixed, contiguous range of tiles. The sample rarely changes within a block, and every sum has
+//     one order.
+//   - Parameter gradients are linear in dM, so each block accumulates its own dM over all its tiles. The second launch
+//     only sums over blocks.
 #pragma once
 
 #include <algorithm>
@@ -26,78 +28,79 @@
 #include "graph_conv/cuda/tiles.cuh"
 #include "graph_conv/graph_conv.h"
 
-namespace dgcn::cuda {
+namespace dgcn::graph_conv::cuda {
 
 // ---- Forward --------------------------------------------------------------------------------------------------------
 
 constexpr int kForwardThreads = 256;
 constexpr int kForwardColumns = 4;  // of a product with pixels; see kPixelOutputs
 
-/// Blocks whose registers an SM must hold. In float64 arithmetic is the bottleneck, and one block can have all.
+/// Blocks whose registers must fit into an SM at the same time. Float64 is bound by arithmetic: one block may use all.
 template <typename A>
 constexpr int resident_blocks(bool shared) {
   return shared && sizeof(A) == 4 ? 2 : 1;
 }
 
 template <typename T, typename A>
-struct ForwardArguments {
-  Tiling tiling;
+struct CudaForwardArguments {
+  TileLayout layout;
   GraphParams<A> params;
   const T* x;
   const T* residual;  ///< or null
   T* y;
   bool per_sample, relu;
-  A* workspace;  ///< for every block forward_kept + forward_scratch, where these do not fit into shared memory
+  A* workspace;  ///< [blocks, forward_kept + forward_scratch], if these do not fit into shared memory
 };
 
-/// M and b, which a block keeps, and S, W and the scratch of fold(). The adjacency is gone when fold() needs an operand.
+// Elements that a block keeps while it computes tiles: M and b; and those that it needs before, in mix(): S, W and
+// scratch.
 __host__ __device__ constexpr int64_t forward_kept(int nodes) { return operand_size(nodes) + round_up(nodes, 4); }
 __host__ __device__ constexpr int64_t forward_scratch(int nodes) {
   return matrix_size(nodes) + operand_size(nodes) + 2 * copy_size(nodes);
 }
 
-/// y = act(M x + b) (+ residual). With `kShared` the matrices are in shared memory, the scratch where the tiles go later;
-/// else in the workspace.
+/// y = act(M x + b) (+ residual). With `kShared` the matrices are in shared memory, and the tiles overwrite the
+/// scratch; else matrices and scratch are in the workspace.
 template <typename T, typename A, bool kShared>
 __global__ void __launch_bounds__(kForwardThreads, resident_blocks<A>(kShared))
-    forward_kernel(const ForwardArguments<T, A> arguments) {
+    forward_kernel(const CudaForwardArguments<T, A> arguments) {
   extern __shared__ __align__(16) unsigned char shared_memory[];
-  const Tiling& tiling = arguments.tiling;
+  const TileLayout& layout = arguments.layout;
   const GraphParams<A>& params = arguments.params;
   const int K = params.nodes;
-  A* const from_x = kShared ? reinterpret_cast<A*>(shared_memory)
-                            : arguments.workspace + blockIdx.x * (forward_kept(K) + forward_scratch(K));
-  A* const bias = from_x + operand_size(K);
-  A* const after = from_x + forward_kept(K);
+  A* const m_transposed = kShared ? reinterpret_cast<A*>(shared_memory)
+                                  : arguments.workspace + blockIdx.x * (forward_kept(K) + forward_scratch(K));
+  A* const bias = m_transposed + operand_size(K);
+  A* const after = m_transposed + forward_kept(K);
   T* const x = reinterpret_cast<T*>(kShared ? reinterpret_cast<unsigned char*>(after) : shared_memory);
-  T* const y = x + tiling.elements;
+  T* const y = x + layout.elements;
   A* const s = kShared ? reinterpret_cast<A*>(x) : after;
   A* const weight_copy = s + matrix_size(K);
   A* const scratch = weight_copy + copy_size(K);
 
-  clear(from_x, operand_size(K));
+  clear(m_transposed, operand_size(K));
   fetch<kShared>(bias, params.bias, K);
-  const TileRange range(tiling);
+  const BlockTiles range(layout);
   for (int64_t index = range.begin; index < range.end;) {
-    const int64_t image = index / tiling.tiles_per_image;
-    const int64_t end = arguments.per_sample ? std::min(range.end, (image + 1) * tiling.tiles_per_image) : range.end;
+    const int64_t image = index / layout.tiles_per_image;
+    const int64_t end = arguments.per_sample ? std::min(range.end, (image + 1) * layout.tiles_per_image) : range.end;
     const A* const weight = fetch_matrix<kShared>(weight_copy, params.weight, K);
-    fold<kShared, A>(from_x, nullptr, s, scratch, weight, scratch, params, arguments.per_sample ? image : 0);
+    mix<kShared, A>(m_transposed, nullptr, s, scratch, weight, scratch, params, arguments.per_sample ? image : 0);
 
     for (; index < end; ++index) {
-      const Tile<T> tile(tiling, index);
-      load_tile(x, arguments.x, tiling, tile);
-      if (arguments.residual != nullptr) load_tile(y, arguments.residual, tiling, tile);
+      const SharedTile<T> tile(layout, index);
+      load_tile(x, arguments.x, layout, tile);
+      if (arguments.residual != nullptr) load_tile(y, arguments.residual, layout, tile);
       wait_for_loads();
       product<kPixelOutputs, kForwardColumns, 1, A>(
-          from_x, K, tile.pixels, tile.pixel_step,
+          m_transposed, K, tile.pixels, tile.pixel_step,
           [&](int k, int offset) { return static_cast<A>(x[tile.row(k) + offset]); },
           [&](int j, const auto& columns, A(&value)[kForwardColumns]) {
             T* const row = y + tile.row(j);
             DGCN_UNROLL()
             for (int c = 0; c < kForwardColumns; ++c) {
-              value[c] += bias[j];  // last, so that small products are not rounded on top of it
-              if (arguments.relu && value[c] < A(0)) value[c] = 0;  // written so that NaN stays NaN
+              value[c] += bias[j];  // last: a large bias first would round off small products
+              if (arguments.relu && value[c] < A(0)) value[c] = 0;  // keeps NaN
             }
             if (arguments.residual != nullptr) {
               DGCN_UNROLL()
@@ -109,8 +112,8 @@ __global__ void __launch_bounds__(kForwardThreads, resident_blocks<A>(kShared))
               if (c < columns.present) row[columns.offset[c]] = static_cast<T>(value[c]);
           });
       __syncthreads();
-      store_tile(arguments.y, y, tiling, tile);
-      __syncthreads();  // before the next tile, or the matrices, take the memory
+      store_tile(arguments.y, y, layout, tile);
+      __syncthreads();  // before the next tile or the next matrices overwrite this one
     }
   }
 }
@@ -118,25 +121,25 @@ __global__ void __launch_bounds__(kForwardThreads, resident_blocks<A>(kShared))
 // ---- Backward -------------------------------------------------------------------------------------------------------
 
 constexpr int kBackwardThreads = 256;
-constexpr int kBackwardColumns = 2;  // of a product with pixels: dM has most of the registers
+constexpr int kBackwardColumns = 2;  // of a product with pixels; fewer, as dM needs most of the registers
 
-// A thread holds a 5×9 part of dM: 14 values from shared memory feed 45 multiplications, and the 8 parts of K = 17 make 8
-// warps, each reading side by side.
+// A thread accumulates 5 × 9 entries of dM: 14 loads from shared memory feed 45 multiplications. K = 17 has 8 such
+// parts, one for each of 8 warps, whose threads read neighbouring pixels.
 constexpr int kPartRows = 5;
 constexpr int kPartColumns = 9;
 
-/// How dM = Σ_p g_p x_pᵀ is divided among a block: thread t has part t / slices, and of the pixels every slices-th from
-/// t % slices on. Part p has the rows p / columns + i·rows and the columns p % columns + j·columns.
-struct Parts {
-  int rows, columns;  ///< parts in either direction
-  int slices;         ///< divides the block, unless no thread gets a second part
+/// How dM = Σ_p g_p x_pᵀ is divided among the threads of a block: thread t computes part t / slices, over the pixels
+/// t % slices + i·slices. Part p has the rows p / columns + i·rows and the columns p % columns + j·columns of dM.
+struct OuterProductParts {
+  int rows, columns;  ///< number of parts along the rows and the columns of dM
+  int slices;         ///< divides the block size, unless every thread has one part at most
 
   __host__ __device__ int count() const { return rows * columns; }
 };
 
-/// One thread's part of dM and db = Σ_p g_p. Rows and columns beyond K repeat the last one, and are dropped at the end.
+/// A thread's part of dM and db = Σ_p g_p. Rows and columns beyond K repeat the last one; store() leaves them out.
 template <typename A>
-struct OuterProduct {
+struct PartialOuterProduct {
   A products[kPartRows][kPartColumns];
   A sums[kPartRows];
 
@@ -150,7 +153,8 @@ struct OuterProduct {
   }
 
   template <typename T>
-  __device__ void add(const T* g, const T* x, const Tile<T>& tile, int nodes, const Parts& parts, int part, int slice) {
+  __device__ void add(const T* g, const T* x, const SharedTile<T>& tile, int nodes, const OuterProductParts& parts,
+                      int part, int slice) {
     const int row = part / parts.columns, column = part % parts.columns;
     const T *g_row[kPartRows], *x_row[kPartColumns];
     DGCN_UNROLL()
@@ -181,7 +185,7 @@ struct OuterProduct {
   }
 
   /// Adds to, or overwrites, `slice` of totals [slices, K·K + K].
-  __device__ void deposit(A* totals, int nodes, const Parts& parts, int part, int slice, bool add) const {
+  __device__ void store(A* totals, int nodes, const OuterProductParts& parts, int part, int slice, bool add) const {
     const int first_row = part / parts.columns, first_column = part % parts.columns;
     A* const dm = totals + slice * (nodes * nodes + nodes);
     A* const db = dm + nodes * nodes;
@@ -201,9 +205,9 @@ struct OuterProduct {
   }
 };
 
-/// gradients = (dM, db): the slices of `totals`, added up in order.
+/// gradients = (dM, db): the sum over the slices of `totals`, in order.
 template <typename A>
-__device__ void add_slices(A* gradients, const A* totals, int nodes, int slices) {
+__device__ void sum_slices(A* gradients, const A* totals, int nodes, int slices) {
   const int size = nodes * nodes + nodes;
   for (int e = threadIdx.x; e < size; e += blockDim.x) {
     A total = 0;
@@ -213,15 +217,15 @@ __device__ void add_slices(A* gradients, const A* totals, int nodes, int slices)
   __syncthreads();
 }
 
-/// Elements of the gradients of W_d, W and b, one after the other.
+/// Elements of the gradients of W_d, W and b, which follow one another.
 template <typename A>
 __host__ __device__ int64_t partial_size(const GraphParams<A>& params) {
   const int64_t K = params.nodes;
   return K * K + (params.weight != nullptr ? K * K : 0) + (params.bias != nullptr ? K : 0);
 }
 
-/// partial = the gradients of W_d, W and b that follow from `gradients` = (dM, db), or += them. `s`, `effective` (which is
-/// used up) and `weight` are those of fold(). `scratch`: a matrix and an operand.
+/// partial = the gradients of W_d, W and b, computed from `gradients` = (dM, db); with `add`, partial += them. `s`,
+/// `effective` (overwritten) and `weight` are those of mix(). `scratch`: a matrix and an operand.
 template <typename A>
 __device__ void parameter_gradients(A* partial, bool add, const A* gradients, const A* s, A* effective, const A* weight,
                                     A* scratch, const GraphParams<A>& params) {
@@ -255,9 +259,9 @@ __device__ void parameter_gradients(A* partial, bool add, const A* gradients, co
   __syncthreads();
 }
 
-/// g = 0 where y is not positive, over whole tiles; what lies between the rows is of no consequence.
+/// g = 0 where y is not positive: the gradient through ReLU. Over whole tiles, including the padding between rows.
 template <typename T, typename A>
-__device__ void mask_by(const T* y, T* g, int elements) {
+__device__ void gate(const T* y, T* g, int elements) {
   for (int e = threadIdx.x * kPiece<T>; e < elements; e += blockDim.x * kPiece<T>) {
     T g_piece[kPiece<T>], y_piece[kPiece<T>];
     copy_piece(g_piece, g + e);
@@ -270,21 +274,21 @@ __device__ void mask_by(const T* y, T* g, int elements) {
 }
 
 template <typename T, typename A>
-struct BackwardArguments {
-  Tiling tiling;
+struct CudaBackwardArguments {
+  TileLayout layout;
   GraphParams<A> params;
   const T* grad_y;
   const T* x;
-  const T* y;  ///< null: where ReLU let through is computed again from x
-  T* grad_x;   ///< or null
-  A* partial;  ///< [blocks, partial_size(params)], or null
+  const T* y;  ///< its sign gates the gradient of ReLU; null: computed from x
+  T* grad_x;   ///< null: not needed
+  A* partial;  ///< [blocks, partial_size(params)]; null: not needed
   bool per_sample, relu;
-  Parts parts;
-  A* workspace;  ///< as in ForwardArguments
+  OuterProductParts parts;
+  A* workspace;  ///< as in CudaForwardArguments
 };
 
-/// M in both directions, b, S, the adjacency and W, which a block keeps, and scratch: that of fold(), which is less than
-/// (dM, db) and either its slices or what leads from it to the parameters.
+// Elements that a block keeps: M in both directions, b, S, the adjacency and W; and scratch: (dM, db), then either its
+// slices or the matrices of parameter_gradients(). mix() needs less.
 __host__ __device__ constexpr int64_t backward_kept(int nodes) {
   return 2 * operand_size(nodes) + round_up(nodes, 4) + 2 * matrix_size(nodes) + copy_size(nodes);
 }
@@ -293,70 +297,70 @@ __host__ __device__ constexpr int64_t backward_scratch(int nodes, int slices) {
   return gradient_size(nodes) + (sliced > chain ? sliced : chain);
 }
 
-/// grad_x = Mᵀ g, where g is grad_y where ReLU let through, and this block's share of the parameter gradients. `kShared`:
-/// as for forward_kernel; also, a thread has one part of dM at most, and keeps it in registers from tile to tile.
+/// grad_x = Mᵀ g, where g is grad_y gated by ReLU, and the parameter gradients of this block's tiles. `kShared`: as for
+/// forward_kernel; also, a thread has one part of dM at most, which stays in registers from tile to tile.
 template <typename T, typename A, bool kShared>
 __global__ void __launch_bounds__(kBackwardThreads, resident_blocks<A>(kShared))
-    backward_kernel(const BackwardArguments<T, A> arguments) {
+    backward_kernel(const CudaBackwardArguments<T, A> arguments) {
   extern __shared__ __align__(16) unsigned char shared_memory[];
-  const Tiling& tiling = arguments.tiling;
+  const TileLayout& layout = arguments.layout;
   const GraphParams<A>& params = arguments.params;
-  const Parts& parts = arguments.parts;
+  const OuterProductParts& parts = arguments.parts;
   const int K = params.nodes, slices = parts.slices;
-  A* const from_grad_y = kShared ? reinterpret_cast<A*>(shared_memory)
-                                 : arguments.workspace + blockIdx.x * (backward_kept(K) + backward_scratch(K, slices));
-  A* const from_x = from_grad_y + operand_size(K);
-  A* const bias = from_x + operand_size(K);
+  A* const m = kShared ? reinterpret_cast<A*>(shared_memory)
+                       : arguments.workspace + blockIdx.x * (backward_kept(K) + backward_scratch(K, slices));
+  A* const m_transposed = m + operand_size(K);
+  A* const bias = m_transposed + operand_size(K);
   A* const s = bias + round_up(K, 4);
   A* const effective = s + matrix_size(K);
   A* const weight_copy = effective + matrix_size(K);
-  A* const after = from_grad_y + backward_kept(K);
+  A* const after = m + backward_kept(K);
   T* const g = reinterpret_cast<T*>(kShared ? reinterpret_cast<unsigned char*>(after) : shared_memory);
-  T* const x = g + tiling.elements;
-  T* const y = x + tiling.elements;
-  T* const grad_x = y;  // y has done its work when grad_x appears
+  T* const x = g + layout.elements;
+  T* const y = x + layout.elements;
+  T* const grad_x = y;  // overwrites y, which only gates g
   A* const gradients = kShared ? reinterpret_cast<A*>(g) : after;
   A* const scratch = gradients + gradient_size(K);
-  A* const totals = scratch;  // [slices, K·K + K]; what follows from their sum overwrites them
+  A* const totals = scratch;  // [slices, K·K + K]; parameter_gradients() overwrites them
 
   const bool need_x = arguments.grad_x != nullptr, need_params = arguments.partial != nullptr;
   const bool recompute = arguments.relu && arguments.y == nullptr;
   const int slice = threadIdx.x % slices, first_part = threadIdx.x / slices;
   A* const partial = need_params ? arguments.partial + blockIdx.x * partial_size(params) : nullptr;
 
-  clear(from_grad_y, 2 * operand_size(K));
+  clear(m, 2 * operand_size(K));
   fetch<kShared>(bias, params.bias, K);
   const A* const weight = fetch_matrix<kShared>(weight_copy, params.weight, K);
   bool add = false;  // to `partial`
-  const TileRange range(tiling);
+  const BlockTiles range(layout);
   for (int64_t index = range.begin; index < range.end;) {
-    const int64_t image = index / tiling.tiles_per_image, sample = arguments.per_sample ? image : 0;
-    const int64_t end = arguments.per_sample ? std::min(range.end, (image + 1) * tiling.tiles_per_image) : range.end;
-    fold<kShared, A>(recompute ? from_x : nullptr, need_x ? from_grad_y : nullptr, s, effective, weight, gradients,
-                     params, sample);
-    OuterProduct<A> outer;
+    const int64_t image = index / layout.tiles_per_image, sample = arguments.per_sample ? image : 0;
+    const int64_t end = arguments.per_sample ? std::min(range.end, (image + 1) * layout.tiles_per_image) : range.end;
+    mix<kShared, A>(recompute ? m_transposed : nullptr, need_x ? m : nullptr, s, effective, weight, gradients, params,
+                    sample);
+    PartialOuterProduct<A> outer;
     outer.clear();
     if (!kShared) clear(totals, slices * (K * K + K));
 
     for (; index < end; ++index) {
-      const Tile<T> tile(tiling, index);
-      load_tile(g, arguments.grad_y, tiling, tile);
-      if (need_params || recompute) load_tile(x, arguments.x, tiling, tile);
-      if (arguments.relu && !recompute) load_tile(y, arguments.y, tiling, tile);
+      const SharedTile<T> tile(layout, index);
+      load_tile(g, arguments.grad_y, layout, tile);
+      if (need_params || recompute) load_tile(x, arguments.x, layout, tile);
+      if (arguments.relu && !recompute) load_tile(y, arguments.y, layout, tile);
       wait_for_loads();
       if (recompute)
         product<kPixelOutputs, 1, 1, A>(
-            from_x, K, tile.pixels, tile.pixel_step,
+            m_transposed, K, tile.pixels, tile.pixel_step,
             [&](int k, int offset) { return static_cast<A>(x[tile.row(k) + offset]); },
             [&](int j, const auto& column, const A(&sum)[1]) {
               if (!(sum[0] + bias[j] > A(0))) g[tile.row(j) + column.offset[0]] = static_cast<T>(A(0));
             });
       else if (arguments.relu)
-        mask_by<T, A>(y, g, tiling.elements);
+        gate<T, A>(y, g, layout.elements);
       __syncthreads();
       if (need_x)
         product<kPixelOutputs, kBackwardColumns, 1, A>(
-            from_grad_y, K, tile.pixels, tile.pixel_step,
+            m, K, tile.pixels, tile.pixel_step,
             [&](int j, int offset) { return static_cast<A>(g[tile.row(j) + offset]); },
             [&](int k, const auto& columns, const A(&sums)[kBackwardColumns]) {
               T* const row = grad_x + tile.row(k);
@@ -370,24 +374,24 @@ __global__ void __launch_bounds__(kBackwardThreads, resident_blocks<A>(kShared))
         for (int part = first_part; part < parts.count(); part += blockDim.x / slices) {
           outer.clear();
           outer.add(g, x, tile, K, parts, part, slice);
-          outer.deposit(totals, K, parts, part, slice, true);
+          outer.store(totals, K, parts, part, slice, true);
         }
       }
       __syncthreads();
-      if (need_x) store_tile(arguments.grad_x, grad_x, tiling, tile);
-      __syncthreads();  // before the next tile, or the matrices, take the memory
+      if (need_x) store_tile(arguments.grad_x, grad_x, layout, tile);
+      __syncthreads();  // before the next tile or the next matrices overwrite this one
     }
 
     if (!need_params) continue;
-    if (kShared && first_part < parts.count()) outer.deposit(totals, K, parts, first_part, slice, false);
+    if (kShared && first_part < parts.count()) outer.store(totals, K, parts, first_part, slice, false);
     __syncthreads();
-    add_slices(gradients, totals, K, slices);
+    sum_slices(gradients, totals, K, slices);
     parameter_gradients(partial, add, gradients, s, effective, weight, scratch, params);
     add = true;
   }
 }
 
-/// Where the sums of the partial gradients go; null where a parameter is.
+/// The sum over blocks of `partial` goes to the gradients of W_d, W (null if there is none) and b (likewise).
 template <typename A>
 struct ReduceArguments {
   const A* partial;  ///< [blocks, size]
@@ -398,10 +402,10 @@ struct ReduceArguments {
   int nodes;
 };
 
-constexpr int kReduceEntries = 32;  // of a block, side by side: whole lines of memory
+constexpr int kReduceEntries = 32;  // of a block; neighbours in memory, so that accesses coalesce
 constexpr int kReduceThreads = 1024;
 
-/// Adds up the blocks of backward_kernel: a fixed share of them per thread, then the threads in order.
+/// Sums over the blocks of backward_kernel: each thread over a fixed share of them, then over the threads in order.
 template <typename A>
 __global__ void __launch_bounds__(kReduceThreads) reduce_kernel(const ReduceArguments<A> arguments) {
   extern __shared__ __align__(16) unsigned char shared_memory[];
@@ -443,4 +447,4 @@ __global__ void __launch_bounds__(kSampleThreads)
                         blockDim.x);
 }
 
-}  // namespace dgcn::cuda
+}  // namespace dgcn::graph_conv::cuda

@@ -1,5 +1,4 @@
-// The K×K matrices that a block of kernels.cuh builds for itself: S, and M as operands of products. Legend:
-// graph_conv.h.
+// The K×K matrices that each block of kernels.cuh computes: S, and M as an operand of products. Legend: graph_conv.h.
 #pragma once
 
 #include <cstdint>
@@ -7,9 +6,9 @@
 #include "graph_conv/cuda/tiles.cuh"
 #include "graph_conv/graph_conv.h"
 
-namespace dgcn::cuda {
+namespace dgcn::graph_conv::cuda {
 
-// Elements of an operand, of a matrix, and of (dM, db), such that what follows is aligned to pieces.
+// Elements of an operand, of a matrix, and of (dM, db), rounded up so that what follows is aligned to 16 bytes.
 __host__ __device__ constexpr int64_t operand_size(int nodes) {
   return round_up(int64_t{nodes} * operand_pitch(nodes), 4);
 }
@@ -36,10 +35,10 @@ template <typename A, typename Input, typename Output>
 __device__ void matrix_product(const A* operand, int nodes, Input input, Output output) {
   product<kMatrixOutputs, 1, 4, A>(
       operand, nodes, nodes, 1, input,
-      [&](int o, const ColumnsOf<1>& column, const A(&sum)[1]) { output(o, column.offset[0], sum[0]); });
+      [&](int o, const ThreadColumns<1>& column, const A(&sum)[1]) { output(o, column.offset[0], sum[0]); });
 }
 
-/// Starts to fetch `count` numbers, which are there after wait_for_loads(); zeros where there is no parameter.
+/// Starts to copy `count` numbers; wait_for_loads() completes it. Zeros if `parameter` is null.
 template <bool kShared, typename A>
 __device__ void fetch(A* copy, const A* parameter, int count) {
   for (int e = threadIdx.x; e < count; e += blockDim.x)
@@ -49,13 +48,13 @@ __device__ void fetch(A* copy, const A* parameter, int count) {
       copy[e] = parameter == nullptr ? A(0) : parameter[e];
 }
 
-/// Up to here a block fetches W_d, A and W all at once: when they are needed, one trip to memory would follow another.
+/// Up to this K, a block fetches W_d, A and W all at once instead of reading each from device memory when it is needed.
 constexpr int kMostFetchedNodes = 64;
 __host__ __device__ constexpr int64_t copy_size(int nodes) {
   return nodes <= kMostFetchedNodes ? matrix_size(nodes) : 0;
 }
 
-/// The place of a parameter [K, K], or null, after wait_for_loads(): `copy`, if it is fetched.
+/// Where a parameter [K, K] (or null) can be read after wait_for_loads(): in `copy` if K allows it, else where it was.
 template <bool kShared, typename A>
 __device__ const A* fetch_matrix(A* copy, const A* parameter, int nodes) {
   if (nodes > kMostFetchedNodes || parameter == nullptr) return parameter;
@@ -63,19 +62,19 @@ __device__ const A* fetch_matrix(A* copy, const A* parameter, int nodes) {
   return copy;
 }
 
-/// M = P·W of image `sample` as an operand: `from_x` [k, j] = M_jk leads from x to y, `from_grad_y` [j, k] = M_jk from
-/// grad_y to grad_x. Either may be null; both must have been cleared. `s` and `effective`, matrices, become S and the
-/// adjacency in effect. `weight` comes from fetch_matrix(), and waits are left to this function. `scratch`: an operand and
-/// a copy_size(); `effective` may be in the place of the operand, and is lost then.
+/// Computes M = P·W of image `sample` as operands: `m_transposed` for y = M x, `m` for grad_x = Mᵀ g. Either may be
+/// null; both must have been cleared. Also computes the matrices `s` and `effective`, the adjacency or the draw from
+/// it. `weight` is the result of fetch_matrix(), which this function waits for. `scratch`: an operand and a
+/// copy_size(); `effective` may be the same memory as the operand, which then overwrites it.
 template <bool kShared, typename A>
-__device__ void fold(A* from_x, A* from_grad_y, A* s, A* effective, const A* weight, A* scratch,
-                     const GraphParams<A>& params, int64_t sample) {
+__device__ void mix(A* m_transposed, A* m, A* s, A* effective, const A* weight, A* scratch,
+                    const GraphParams<A>& params, int64_t sample) {
   const int K = params.nodes, pitch = operand_pitch(K);
   GraphParams<A> fetched = params;
   fetched.edge_weight = fetch_matrix<kShared>(scratch + operand_size(K), params.edge_weight, K);
   fetched.adjacency = fetch_matrix<kShared>(effective, params.adjacency, K);
   if (params.seed != nullptr) {
-    int64_t* const seed = reinterpret_cast<int64_t*>(s);  // S comes when it has done its work
+    int64_t* const seed = reinterpret_cast<int64_t*>(s);  // read before S is written
     fetch<kShared>(seed, params.seed, 1);
     fetched.seed = seed;
   }
@@ -85,20 +84,20 @@ __device__ void fold(A* from_x, A* from_grad_y, A* s, A* effective, const A* wei
   row_softmax(s, effective, fetched, threadIdx.x, blockDim.x);
   __syncthreads();
   if (weight == nullptr) {  // M = P
-    if (from_x != nullptr) make_operand(from_x, s, K, params.mode.target);
-    if (from_grad_y != nullptr) make_operand(from_grad_y, s, K, !params.mode.target);
-  } else if (from_x != nullptr || from_grad_y != nullptr) {
+    if (m_transposed != nullptr) make_operand(m_transposed, s, K, params.mode.target);
+    if (m != nullptr) make_operand(m, s, K, !params.mode.target);
+  } else if (m_transposed != nullptr || m != nullptr) {
     A* const p = scratch;  // [t, j] = P_jt
     make_operand(p, s, K, params.mode.target);
     __syncthreads();
     matrix_product(
         p, K, [&](int t, int k) { return weight[t * K + k]; },
-        [&](int j, int k, A m) {
-          if (from_x != nullptr) from_x[k * pitch + j] = m;
-          if (from_grad_y != nullptr) from_grad_y[j * pitch + k] = m;
+        [&](int j, int k, A value) {
+          if (m_transposed != nullptr) m_transposed[k * pitch + j] = value;
+          if (m != nullptr) m[j * pitch + k] = value;
         });
   }
   __syncthreads();
 }
 
-}  // namespace dgcn::cuda
+}  // namespace dgcn::graph_conv::cuda

@@ -1,62 +1,54 @@
-// The interface between the CPU operator (operator.cpp, torch) and its kernels (kernels_impl.h, free of
-// torch, compiled once per instruction set). Legend: nonlocal.h.
+// The interface between the CPU backend (backend.cpp, torch) and its kernels (kernels.cpp, free of torch, compiled once
+// per instruction set). Legend: nonlocal.h.
 //
-//   block   neighbouring channels of one image, as many as the kernels walk through at a time. Blocks are numbered
+//   block   `block_channels` neighbouring channels of one image, which a scan computes at a time. Blocks are numbered
 //           through the batch, image by image; each is one unit of work for a thread
 #pragma once
 
 #include <cstdint>
 
-#include "common/stored_types.h"
-#include "nonlocal/cpu/sorted_keys.h"
+#include "common/dtypes.h"
+#include "nonlocal/nonlocal.h"
 
 namespace dgcn::nonlocal {
 
-/// One image's keys in order; `met` says for each slot with how many keys of the other kind that one meets.
-struct Side {
-  SortedKeys keys;
-  int32_t* met;
+/// The keys a or b of one image by rank, their place in ascending order (NaN last). [N] each.
+struct RankedKeys {
+  double* key;        ///< [rank]
+  int32_t* position;  ///< [rank]
+  int32_t* rank;      ///< [position]
+  int32_t* active;    ///< [rank]: how many keys of the other kind are active with this one; ascending
 };
 
-struct Pairing {
-  Side a, b;
-};
-
-template <typename Stored>
-struct ForwardArguments {
-  Shape shape;
-  const Pairing* pairings;  ///< [B]
-  Features<const Stored> g;
-  Features<Stored> y;
+struct ImageKeys {
+  RankedKeys a, b;
 };
 
 template <typename Stored>
-struct BackwardArguments {
-  Shape shape;
-  const Pairing* pairings;  ///< [B]
-  Features<const Stored> g, grad_y;
-  Features<Stored> grad_g;  ///< data null: not wanted
-  double *grad_a, *grad_b;  ///< [blocks, N] by slot: each block's share of the gradient; both null: not wanted
+struct AffinityForwardArguments {
+  FeatureShape shape;
+  const ImageKeys* keys;  ///< [B]; `active` only of a
+  FeatureView<const Stored> g;
+  FeatureView<Stored> y;
 };
 
-/// The kernels for one stored type. Each works on the blocks [begin, end), and ranges may run in parallel.
 template <typename Stored>
-struct CpuKernels {
-  void (*forward)(const ForwardArguments<Stored>& arguments, int64_t begin, int64_t end);
-  void (*backward)(const BackwardArguments<Stored>& arguments, int64_t begin, int64_t end);
+struct AffinityBackwardArguments {
+  FeatureShape shape;
+  const ImageKeys* keys;  ///< [B]
+  FeatureView<const Stored> g, grad_y;
+  FeatureView<Stored> grad_g;  ///< absent: not needed
+  double *grad_a, *grad_b;     ///< [blocks, N] by rank: what each block adds to the gradient; both null: not needed
 };
 
-struct CpuKernelSet {
+/// The kernels for one stored type. Each computes the blocks [begin, end); ranges may run in parallel.
+template <typename Stored>
+struct AffinityKernels {
   int64_t block_channels;
-  CpuKernels<double> float64;
-  CpuKernels<float> float32;
-  CpuKernels<BFloat16> bfloat16;
-  CpuKernels<Float16> float16;
+  void (*forward)(const AffinityForwardArguments<Stored>& arguments, int64_t begin, int64_t end);
+  void (*backward)(const AffinityBackwardArguments<Stored>& arguments, int64_t begin, int64_t end);
 };
 
-extern const CpuKernelSet kPortableKernels;
-#if defined(__x86_64__)
-extern const CpuKernelSet kAvx2Kernels, kAvx512Kernels;
-#endif
+using AffinityKernelTable = KernelsByDtype<AffinityKernels>;
 
 }  // namespace dgcn::nonlocal

@@ -1,259 +1,212 @@
-// The kernels of the non-local layer on CUDA. Free of torch: operator.cu launches them, and
+// The kernels of the non-local layer on CUDA, free of torch: backend.cu launches them, and
 // tests/cpp/test_nonlocal_cuda_emulated.cpp runs the same source on the host. Legend: nonlocal.h.
 //
-//   sequence  the keys of an image, all b_n and all −a_n, in descending order: 2N items. a_i meets the b that come before
-//             it, and b_j the a that come after it; so one sort serves both walks. The walk of the value goes down the
-//             sequence, takes in every b and stops at every a; the exchanged one goes up, takes in a and stops at b
+//   sequence  the keys of an image, all b_j and all −a_i, in descending order: 2N items (sequence.cuh). The b_j before
+//             −a_i are those that are active with a_i, and the −a_i after b_j those that are active with b_j: one sort
+//             serves both scans. The descending scan adds the features of every b and is evaluated at every a; the
+//             ascending one adds at every a and is evaluated at every b
 //   row       all channels of a position, neighbours in memory
-//   chunk     kChunk neighbouring items, for a block
+//   chunk     kChunk neighbouring items, the work of a block
 //
-// A thread has some channels and goes from item to item. Whatever the order of the positions, a warp then moves whole rows,
-// and what is done with an item is the same for all its threads. What it takes:
+// The state of a scan has w, the sum of the features added so far, and r, that sum weighted by the distances of their
+// keys from the current one. At every item, r += (previous key − key)·w, and if the item is added, w += its features.
+// At an evaluated item the current key is −a_i, so r is Σ_j (b_j + a_i) g_j = N y_i.
 //
-//   1. features whose channels are not neighbours become rows      transpose_kernel (rows.cuh)
-//   2. every chunk is walked on its own, from nothing              sum_kernel
-//   3. the chunks are added up: what each is entered with          enter_kernel
-//   4. every chunk is walked again from there, and stopped in      walk_kernel
-//   5. rows become results                                         transpose_kernel (rows.cuh)
+// Example: the descending scan for N = 2, C = 1, a = (1, −2), b = (−0.5, 3), g = (10, 20), in chunks of two items.
 //
-// Backward goes down with g and stops for ∂L/∂a, then up with ∂L/∂y and stops for ∂L/∂b and ∂L/∂g. What stops the one is
-// what the other takes in: the walk down has step 2 of the walk up done on its way.
+//                          chunk 0            chunk 1
+//   place in the sequence  0       1          2       3
+//   item                   b_2     −a_2       b_1     −a_1
+//   key                    3       2          −0.5    −1
 //
-// It is memory that decides. In passes over memory of the size of g, of which a copy takes 2:
+//   1. reduce: each chunk is scanned from an empty state
+//      w                   20      20         10      10
+//      r                   0       20         0       5
+//      gap of the chunk            1                  3         last key of the chunk before (of chunk 0: its own
+//                                                               first key) − its own last key
+//   2. scan of the chunks: the state in which each chunk starts
+//      w, r                0, 0               20, 20            image: w = 30, r = 20 + 3·20 + 5 = 85
+//   3. each chunk is scanned again, from that state
+//      w                   20      20         30      30
+//      r                   0       20         70      85
+//      y = r/N                     y_2 = 10           y_1 = 42.5 = ((1 + 3)·20 + (1 − 0.5)·10)/2
 //
-//              1   2   4       5
-//   forward    2   1   2       2      7, or 3 where the channels of g and y are neighbours
+// Each thread has some channels and goes from item to item. Whatever the order of the positions, a warp then accesses
+// whole rows, and all its threads take the same branches. The launches:
+//
+//   0. features whose channels are not neighbours become rows      transpose_kernel (transpose.cuh)
+//   1. reduce every chunk                                          reduce_kernel
+//   2. scan over the chunks                                        chunk_scan_kernel
+//   3. scan the items of every chunk, evaluate                     item_scan_kernel
+//   4. rows become results                                         transpose_kernel (transpose.cuh)
+//
+// Backward makes a descending scan that adds g, evaluated for ∂L/∂a, then an ascending scan that adds ∂L/∂y, evaluated
+// for ∂L/∂b and ∂L/∂g. Each reads what the other adds, so step 3 of the descending scan also does step 1 of the
+// ascending one.
+//
+// The kernels are bound by memory bandwidth. Passes over memory of the size of g (a copy takes 2) in each step:
+//
+//              0   1   3       4
+//   forward    2   1   2       2      7, or 3 if the channels of g and y are neighbours
 //   backward   4   1   2 + 3   2      12, or 6
 //
-// and for what step 2 hands on to step 4 a third of one in every walk. At B = 8, N = 25,921, C = 128 in float32 these are
-// 2.1 GB, or 1.1. Steps take turns in the order in which they go through the images, since L2 still holds what the step
-// before touched last.
+// and a third of one in every scan for the states of the chunks. At B = 8, N = 25,921, C = 128 in float32 these are 2.1
+// GB, or 1.1. Successive steps go through the images in opposite orders, since L2 still holds what the step before used
+// last.
 //
-// No sum depends on the number of images, blocks or threads: a result repeats bit for bit, whatever it is computed with.
+// No sum depends on the number of images, blocks or threads: results repeat bit for bit.
 #pragma once
 
 #include <algorithm>
 #include <cstdint>
 #include <limits>
-#include <type_traits>
 
+#include "nonlocal/cuda/sequence.cuh"
 #include "nonlocal/nonlocal.h"
 
 namespace dgcn::nonlocal::cuda {
 
-// ---- The sequence ---------------------------------------------------------------------------------------------------
-
-/// −∞ as the lowest finite number: nothing finite meets either. Differences of keys are then finite, or lead to results
-/// that are not finite in the dense form.
-template <typename A>
-__host__ __device__ A at_least_lowest(A key) {
-  constexpr A kLowest = std::numeric_limits<A>::lowest();
-  return key < kLowest ? kLowest : key;
-}
-
-/// How high b or −a is in the sequence. NaN comes where it meets all others. 0 − a is never −0, so that a and b on the
-/// kink are equal, or a is the higher one.
-template <typename A>
-__host__ __device__ auto rank(A key, bool is_a) {
-  key = at_least_lowest(key);
-  if (!is_a) return sortable(key);
-  return key != key ? decltype(sortable(key)){0} : sortable(A(0) - key);
-}
-
-/// What the items of all images are sorted by, upwards: the image, then the rank from the highest down. Equal ones stay
-/// in the order of their numbers, a before b: on the kink they do not meet.
-template <typename A>
-using SortKey = std::conditional_t<sizeof(A) == 4, uint64_t, unsigned __int128>;
-template <typename A>
-constexpr int kRankBits = 8 * sizeof(A);
-
-/// The bits that tell the images apart.
-constexpr int image_bits(int64_t images) {
-  int bits = 0;
-  while (int64_t{1} << bits < images) ++bits;
-  return bits;
-}
-
-constexpr int kItemThreads = 256;
-
-/// What has to be sorted: a_n of an image is item n, b_n is item N + n.
-template <typename A>
-__global__ void __launch_bounds__(kItemThreads)
-    item_kernel(const A* a, const A* b, const int64_t images, const int64_t positions, SortKey<A>* keys,
-                uint32_t* items) {
-  const int64_t count = 2 * positions, stride = int64_t{gridDim.x} * blockDim.x;
-  for (int64_t e = int64_t{blockIdx.x} * blockDim.x + threadIdx.x; e < images * count; e += stride) {
-    const int64_t image = e / count, item = e % count;
-    const bool is_a = item < positions;
-    const A key = is_a ? a[image * positions + item] : b[image * positions + item - positions];
-    keys[e] = SortKey<A>(image) << kRankBits<A> | static_cast<decltype(sortable(key))>(~rank(key, is_a));
-    items[e] = static_cast<uint32_t>(item);
-  }
-}
-
-struct Item {
-  double key;  ///< b or −a
-  int32_t position;
-  bool is_a;
-};
-
-template <typename A>
-struct Sequence {
-  const A *a, *b;         ///< keys [B, N]
-  const uint32_t* order;  ///< [B, 2N], the sorted items
-  int64_t positions;
-
-  __host__ __device__ int64_t items() const { return 2 * positions; }
-
-  __device__ Item at(int64_t image, int64_t place) const {
-    const int64_t item = order[image * items() + place];
-    const bool is_a = item < positions;
-    const int64_t position = is_a ? item : item - positions;
-    const double key = at_least_lowest((is_a ? a : b)[image * positions + position]);
-    return {is_a ? -key : key, static_cast<int32_t>(position), is_a};
-  }
-};
-
-// ---- Walks ----------------------------------------------------------------------------------------------------------
+// ---- Scans ----------------------------------------------------------------------------------------------------------
 
 constexpr int kChunk = 128;
-constexpr int kBatch = 8;              // items whose rows a thread has under way
-constexpr int kOwn = 2;                // channels of a thread: what an item takes besides them counts half
-constexpr int kMostWalkThreads = 128;  // any more channels come one after the other
+constexpr int kBatch = 8;             // items whose rows a thread loads at once
+constexpr int kThreadChannels = 2;    // halves the cost per channel of all that is done once per item
+constexpr int kMaxScanThreads = 128;  // further channels come in further rounds
 constexpr int kWarp = 32;
 
-/// Blocks that an SM has registers for, if they are so large: as few as leave a thread what it needs, and some to spare.
+/// Blocks of kMaxScanThreads whose registers must fit into an SM at the same time: enough to hide the latency of
+/// memory, few enough that no thread spills.
 template <typename T>
-constexpr int kResidentWalks = sizeof(T) == 8 ? 4 : 6;
+constexpr int kResidentScans = sizeof(T) == 8 ? 4 : 6;
 
-/// What a thread has of a row: for kOwn channels, a block's width apart.
-struct Channels {
-  double part[kOwn];
+/// The kThreadChannels channels of a thread, which are a block's width apart.
+struct ThreadChannels {
+  double part[kThreadChannels];
 
-  __device__ Channels& operator+=(const Channels& other) {
+  __device__ ThreadChannels& operator+=(const ThreadChannels& other) {
     DGCN_UNROLL()
-    for (int v = 0; v < kOwn; ++v) part[v] += other.part[v];
+    for (int v = 0; v < kThreadChannels; ++v) part[v] += other.part[v];
     return *this;
   }
-  __device__ friend Channels operator*(double factor, Channels channels) {
+  __device__ friend ThreadChannels operator*(double factor, ThreadChannels channels) {
     DGCN_UNROLL()
-    for (int v = 0; v < kOwn; ++v) channels.part[v] *= factor;
+    for (int v = 0; v < kThreadChannels; ++v) channels.part[v] *= factor;
     return channels;
   }
 };
 
-/// Of the chunks of every image.
-struct States {
-  Walk<double>* walks;  ///< [B, chunks + 1, C]: what a chunk comes to, then what it is entered with; last, of the image
-  double* falls;        ///< [B, chunks]: how far the keys fall from the end of the chunk before to that of this one
+/// The chunks of every image, in the order of the sequence.
+struct ChunkStates {
+  ScanState<double>*
+      states;    ///< [B, chunks + 1, C]: after step 1 of each chunk alone, after step 2 where it starts. The last
+                 /// < one of an image: the whole image
+  double* gaps;  ///< [B, chunks]: the last key of the chunk before minus that of this one, in scan order
 };
 
-/// A walk through the sequence of every image. All features are rows: their channel_stride is 1.
+/// One scan through the sequences of all images. All features are rows: their channel_stride is 1.
 template <typename T, typename A>
-struct Course {
+struct Scan {
   Sequence<A> sequence;
-  Shape shape;
-  int64_t chunks;  ///< of an image
-  bool up;
-  bool from_the_last;         ///< goes through the images from the last to the first, and step 2 the other way
-  Features<const T> taken;    ///< what is taken in: that of b on the way down, of a on the way up
-  Features<const T> stopped;  ///< what stands at the stops; only for `dots`
-  Features<T> values;         ///< (1/N) Σ_j relu(…) taken_j at the stops; data null: not wanted
-  A* dots;                    ///< [B, N]: (1/N) ⟨stopped, Σ_j taken_j⟩; null: not wanted
-  States states;
-  States opposite;  ///< of the walk the other way, which takes in what stops this one; null: not wanted
+  FeatureShape shape;
+  int64_t chunks;               ///< of an image
+  bool ascending;               ///< adds at a and is evaluated at b; else the other way round
+  bool last_image_first;        ///< the order of images in steps 2 and 3; step 1 has the opposite order
+  FeatureView<const T> added;   ///< features that are added: of b if descending, of a if ascending
+  FeatureView<const T> dotted;  ///< features at the evaluated items, for `dots`
+  FeatureView<T> values;        ///< (1/N) Σ_j relu(…) added_j at the evaluated items; absent: not needed
+  A* dots;                      ///< [B, N]: (1/N) ⟨dotted, Σ_j added_j⟩ over active pairs; null: not needed
+  ChunkStates chunk_states;
+  ChunkStates opposite;  ///< step 1 of the scan in the opposite direction, which adds `dotted`; null: not needed
 };
 
 constexpr int64_t chunks_of(int64_t positions) { return (2 * positions + kChunk - 1) / kChunk; }
 
-/// A sum of nothing is −0, and a feature of −0 is taken in as +0: a sum tells whether anybody was met, whatever the
-/// features are.
-constexpr double kNothing = -0.0;
+/// The empty sum is −0, and a feature that is −0 is added as +0. So a sum is −0 only if nothing was added.
+constexpr double kEmptySum = -0.0;
 
-__host__ __device__ inline bool is_nothing(double sum) {
+__host__ __device__ inline bool is_empty(double sum) {
   uint64_t bits;
   memcpy(&bits, &sum, sizeof(bits));
   return bits == uint64_t{1} << 63;
 }
 
-/// Which chunk a block has. `from_the_last`: blocks start with the last image.
-struct ChunkOfBlock {
+/// The chunk of a block.
+struct BlockChunk {
   int64_t image, chunk;
 
   template <typename T, typename A>
-  __device__ ChunkOfBlock(const Course<T, A>& course, bool from_the_last)
-      : image(blockIdx.x / course.chunks), chunk(blockIdx.x % course.chunks) {
-    if (from_the_last) image = course.shape.images - 1 - image;
+  __device__ BlockChunk(const Scan<T, A>& scan, bool last_image_first)
+      : image(blockIdx.x / scan.chunks), chunk(blockIdx.x % scan.chunks) {
+    if (last_image_first) image = scan.shape.images - 1 - image;
   }
 };
 
-/// The `falls` of a chunk.
+/// See ChunkStates::gaps.
 template <typename A>
-__device__ double fall_of(const Sequence<A>& sequence, const ChunkOfBlock& own, bool up) {
+__device__ double gap_of(const Sequence<A>& sequence, const BlockChunk& own, bool ascending) {
   const int64_t begin = own.chunk * kChunk, end = std::min(begin + kChunk, sequence.items());
   const auto key = [&](int64_t place) { return sequence.at(own.image, place).key; };
-  return up ? key(begin) - key(std::min(end, sequence.items() - 1))
-            : key(std::max(begin - 1, int64_t{0})) - key(end - 1);
+  return ascending ? key(begin) - key(std::min(end, sequence.items() - 1))
+                   : key(std::max(begin - 1, int64_t{0})) - key(end - 1);
 }
 
 template <typename T>
-__device__ T* row_of(const Features<T>& rows, int64_t image, int64_t position) {
+__device__ T* row_of(const FeatureView<T>& rows, int64_t image, int64_t position) {
   return rows.data + image * rows.image_stride + position * rows.position_stride;
 }
 
-/// An item of a chunk, in shared memory.
+/// An item of a chunk in shared memory.
 template <typename T>
-struct alignas(16) Staged {
-  double key;        ///< falling in the order of the walk
-  const T* row;      ///< of what is taken in or, for dots, stands at the stop; or null
-  T* value;          ///< the row of values at a stop, or null
-  int32_t position;  ///< n of what is taken in, −1 − n of a stop
+struct alignas(16) StagedItem {
+  double key;        ///< descending in the order of the scan
+  const T* row;      ///< of `added`, or of `dotted` at an evaluated item; or null
+  T* value;          ///< the row of `values` at an evaluated item, or null
+  int32_t position;  ///< n if item n is added, −1 − n if it is evaluated
 
   static constexpr int32_t kNoItem = std::numeric_limits<int32_t>::min();
 
-  __device__ bool is_taken() const { return position >= 0; }
-  __device__ bool is_stop() const { return position < 0 && position != kNoItem; }
+  __device__ bool is_added() const { return position >= 0; }
+  __device__ bool is_evaluated() const { return position < 0 && position != kNoItem; }
 };
 
-/// Of a chunk: the item before it, and its own, filled up with kNoItem, whose keys do not fall.
-constexpr int kStaged = 1 + kChunk;
+/// The item before a chunk and the items of the chunk, filled up with kNoItem, which have the last key.
+constexpr int kStagedItems = 1 + kChunk;
 
-/// Stages the chunk of a block in the order of a walk.
+/// Stages the chunk of a block in the order of a scan.
 template <typename T, typename A>
-__device__ void stage(Staged<T>* items, const Course<T, A>& course, const ChunkOfBlock& own) {
-  const Sequence<A>& sequence = course.sequence;
+__device__ void stage_items(StagedItem<T>* items, const Scan<T, A>& scan, const BlockChunk& own) {
+  const Sequence<A>& sequence = scan.sequence;
   const int64_t begin = own.chunk * kChunk, end = std::min(begin + kChunk, sequence.items());
-  for (int u = threadIdx.x; u < kStaged; u += blockDim.x) {
-    const int64_t place = course.up ? std::max(begin, end - u) : std::min(begin + u, end) - 1;
-    const Item item = sequence.at(own.image, std::min(std::max(place, int64_t{0}), sequence.items() - 1));
-    const bool exists = 0 < u && u <= end - begin, is_taken = exists && item.is_a == course.up;
-    const bool is_stop = exists && !is_taken;
-    Staged<T>& staged = items[u];
-    staged.key = course.up ? -item.key : item.key;
-    staged.position = is_taken ? item.position : is_stop ? -1 - item.position : Staged<T>::kNoItem;
+  for (int u = threadIdx.x; u < kStagedItems; u += blockDim.x) {
+    const int64_t place = scan.ascending ? std::max(begin, end - u) : std::min(begin + u, end) - 1;
+    const SequenceItem item = sequence.at(own.image, std::min(std::max(place, int64_t{0}), sequence.items() - 1));
+    const bool exists = 0 < u && u <= end - begin, is_added = exists && item.is_a == scan.ascending;
+    const bool is_evaluated = exists && !is_added;
+    StagedItem<T>& staged = items[u];
+    staged.key = scan.ascending ? -item.key : item.key;
+    staged.position = is_added ? item.position : is_evaluated ? -1 - item.position : StagedItem<T>::kNoItem;
     staged.row = nullptr;
     staged.value = nullptr;
-    if (is_taken) staged.row = row_of(course.taken, own.image, item.position);
-    if (is_stop && course.dots != nullptr) staged.row = row_of(course.stopped, own.image, item.position);
-    if (is_stop && course.values.data != nullptr) staged.value = row_of(course.values, own.image, item.position);
+    if (is_added) staged.row = row_of(scan.added, own.image, item.position);
+    if (is_evaluated && scan.dots != nullptr) staged.row = row_of(scan.dotted, own.image, item.position);
+    if (is_evaluated && scan.values.data != nullptr) staged.value = row_of(scan.values, own.image, item.position);
   }
   __syncthreads();
 }
 
-/// Some neighbouring items of a chunk, and what a thread has of their rows: all loads are under way before the first is
-/// waited for.
+/// kBatch neighbouring items of a chunk, and a thread's channels of their rows, all loaded before the first is used.
 template <typename T, typename A>
-struct Batch {
-  const Staged<T>* items;
-  T features[kBatch][kOwn];
+struct ItemBatch {
+  const StagedItem<T>* items;
+  T features[kBatch][kThreadChannels];
 
-  /// `with_stops`: the rows of those as well.
-  __device__ Batch(const Staged<T>* first, bool with_stops, int64_t channel, int64_t channels) : items(first) {
+  /// `dotted`: loads the rows of evaluated items as well.
+  __device__ ItemBatch(const StagedItem<T>* first, bool dotted, int64_t channel, int64_t channels) : items(first) {
     DGCN_UNROLL()
     for (int i = 0; i < kBatch; ++i) {
-      const T* const row = with_stops || items[i].is_taken() ? items[i].row : nullptr;
+      const T* const row = dotted || items[i].is_added() ? items[i].row : nullptr;
       DGCN_UNROLL()
-      for (int v = 0; v < kOwn; ++v) {
+      for (int v = 0; v < kThreadChannels; ++v) {
         features[i][v] = T();
         if (row != nullptr && channel + v * blockDim.x < channels)
           features[i][v] = __ldg(row + channel + v * blockDim.x);
@@ -261,131 +214,141 @@ struct Batch {
     }
   }
 
-  /// What a walk adds to its sum, if it takes the item in.
-  __device__ Channels taken(int i, bool is_taken) const {
-    Channels channels;
+  /// What item i adds to the sum of a scan, if it does.
+  __device__ ThreadChannels addend(int i, bool is_added) const {
+    ThreadChannels channels;
     DGCN_UNROLL()
-    for (int v = 0; v < kOwn; ++v) channels.part[v] = is_taken ? static_cast<A>(features[i][v]) + A(0) : A(kNothing);
+    for (int v = 0; v < kThreadChannels; ++v)
+      channels.part[v] = is_added ? static_cast<A>(features[i][v]) + A(0) : A(kEmptySum);
     return channels;
   }
 
-  __device__ double dot(int i, const Channels& with) const {
+  __device__ double dot(int i, const ThreadChannels& with) const {
     double sum = 0;
     DGCN_UNROLL()
-    for (int v = 0; v < kOwn; ++v) sum += static_cast<double>(static_cast<A>(features[i][v])) * with.part[v];
+    for (int v = 0; v < kThreadChannels; ++v) sum += static_cast<double>(static_cast<A>(features[i][v])) * with.part[v];
     return sum;
   }
 };
 
-/// The walks of a thread's channels, of which `channel` is the first, in an array [C].
-__device__ inline Walk<Channels> load_walks(const Walk<double>* walks, int64_t channel, int64_t channels) {
-  Walk<Channels> walk{};
+/// The states of a thread's channels, the first of which is `channel`, in an array [C].
+__device__ inline ScanState<ThreadChannels> load_state(const ScanState<double>* states, int64_t channel,
+                                                       int64_t channels) {
+  ScanState<ThreadChannels> state{};
   DGCN_UNROLL()
-  for (int v = 0; v < kOwn; ++v)
+  for (int v = 0; v < kThreadChannels; ++v)
     if (const int64_t own = channel + v * blockDim.x; own < channels) {
-      walk.sum.part[v] = walks[own].sum;
-      walk.ramp.part[v] = walks[own].ramp;
+      state.sum.part[v] = states[own].sum;
+      state.ramp.part[v] = states[own].ramp;
     }
-  return walk;
+  return state;
 }
 
-__device__ inline void store_walks(Walk<double>* walks, const Walk<Channels>& walk, int64_t channel, int64_t channels) {
+__device__ inline void store_state(ScanState<double>* states, const ScanState<ThreadChannels>& state, int64_t channel,
+                                   int64_t channels) {
   DGCN_UNROLL()
-  for (int v = 0; v < kOwn; ++v)
+  for (int v = 0; v < kThreadChannels; ++v)
     if (const int64_t own = channel + v * blockDim.x; own < channels)
-      walks[own] = {walk.sum.part[v], walk.ramp.part[v]};
+      states[own] = {state.sum.part[v], state.ramp.part[v]};
 }
 
-__device__ inline Walk<Channels> fresh_walk() {
-  Walk<Channels> walk{};
+__device__ inline ScanState<ThreadChannels> empty_state() {
+  ScanState<ThreadChannels> state{};
   DGCN_UNROLL()
-  for (int v = 0; v < kOwn; ++v) walk.sum.part[v] = kNothing;
-  return walk;
+  for (int v = 0; v < kThreadChannels; ++v) state.sum.part[v] = kEmptySum;
+  return state;
 }
 
-/// Walks each chunk from nothing.
+// ---- Step 1 ---------------------------------------------------------------------------------------------------------
+
+/// Scans each chunk from an empty state.
 template <typename T, typename A>
-__global__ void __launch_bounds__(kMostWalkThreads, kResidentWalks<T>)
-    sum_kernel(const __grid_constant__ Course<T, A> course) {
+__global__ void __launch_bounds__(kMaxScanThreads, kResidentScans<T>)
+    reduce_kernel(const __grid_constant__ Scan<T, A> scan) {
   extern __shared__ __align__(16) unsigned char shared_memory[];
-  Staged<T>* const items = reinterpret_cast<Staged<T>*>(shared_memory);
-  const ChunkOfBlock own(course, !course.from_the_last);
-  const int64_t channels = course.shape.channels;
-  stage(items, course, own);
-  for (int64_t channel = threadIdx.x; channel < channels; channel += kOwn * blockDim.x) {
-    Walk<Channels> walk = fresh_walk();
-    double before = items[1].key;
+  StagedItem<T>* const items = reinterpret_cast<StagedItem<T>*>(shared_memory);
+  const BlockChunk own(scan, !scan.last_image_first);
+  const int64_t channels = scan.shape.channels;
+  stage_items(items, scan, own);
+  for (int64_t channel = threadIdx.x; channel < channels; channel += kThreadChannels * blockDim.x) {
+    ScanState<ThreadChannels> state = empty_state();
+    double previous = items[1].key;
     DGCN_UNROLL(1)
     for (int first = 1; first <= kChunk; first += kBatch) {
-      const Batch<T, A> batch(items + first, false, channel, channels);
+      const ItemBatch<T, A> batch(items + first, false, channel, channels);
       DGCN_UNROLL()
       for (int i = 0; i < kBatch; ++i) {
         const double key = batch.items[i].key;
-        step(walk, before - key, batch.taken(i, batch.items[i].is_taken()));
-        before = key;
+        add_position(state, previous - key, batch.addend(i, batch.items[i].is_added()));
+        previous = key;
       }
     }
-    store_walks(course.states.walks + (own.image * (course.chunks + 1) + own.chunk) * channels, walk, channel,
+    store_state(scan.chunk_states.states + (own.image * (scan.chunks + 1) + own.chunk) * channels, state, channel,
                 channels);
   }
   if (threadIdx.x == 0)
-    course.states.falls[own.image * course.chunks + own.chunk] = fall_of(course.sequence, own, course.up);
+    scan.chunk_states.gaps[own.image * scan.chunks + own.chunk] = gap_of(scan.sequence, own, scan.ascending);
 }
 
-constexpr int kEnterParts = 16;  // of an image's chunks, side by side
-constexpr int kEnterThreads = kEnterParts * kWarp;
-constexpr int64_t kEnterBytes = kEnterThreads * sizeof(Walk<double>) + kEnterParts * sizeof(double);
+// ---- Step 2 ---------------------------------------------------------------------------------------------------------
 
-/// From what each chunk comes to, what it is entered with; and, after the last, what the image comes to.
+constexpr int kChunkParts = 16;  // of an image's chunks; a warp has one, for kWarp channels
+constexpr int kChunkScanThreads = kChunkParts * kWarp;
+constexpr int64_t kChunkScanBytes = kChunkScanThreads * sizeof(ScanState<double>) + kChunkParts * sizeof(double);
+
+/// Replaces the state of each chunk alone by the state in which it starts, and stores that of the image behind the
+/// last.
 template <typename T, typename A>
-__global__ void __launch_bounds__(kEnterThreads) enter_kernel(const __grid_constant__ Course<T, A> course) {
+__global__ void __launch_bounds__(kChunkScanThreads) chunk_scan_kernel(const __grid_constant__ Scan<T, A> scan) {
   extern __shared__ __align__(16) unsigned char shared_memory[];
-  Walk<double>* const totals = reinterpret_cast<Walk<double>*>(shared_memory);  // [parts, lanes]
-  double* const falls = reinterpret_cast<double*>(totals + kEnterThreads);      // [parts]
+  ScanState<double>* const totals = reinterpret_cast<ScanState<double>*>(shared_memory);  // [parts, lanes]
+  double* const total_gaps = reinterpret_cast<double*>(totals + kChunkScanThreads);       // [parts]
   const int lane = threadIdx.x % kWarp, part = threadIdx.x / kWarp;
-  const int64_t images = course.shape.images, channels = course.shape.channels, chunks = course.chunks;
+  const int64_t images = scan.shape.images, channels = scan.shape.channels, chunks = scan.chunks;
   const int64_t image = blockIdx.x % images, channel = blockIdx.x / images * kWarp + lane;
-  const int64_t begin = chunks * part / kEnterParts;
-  const int64_t end = channel < channels ? chunks * (part + 1) / kEnterParts : begin;
-  Walk<double>* const states = course.states.walks + image * (chunks + 1) * channels + channel;
-  const double* const course_falls = course.states.falls + image * chunks;
+  const int64_t begin = chunks * part / kChunkParts;
+  const int64_t end = channel < channels ? chunks * (part + 1) / kChunkParts : begin;
+  ScanState<double>* const states = scan.chunk_states.states + image * (chunks + 1) * channels + channel;
+  const double* const gaps = scan.chunk_states.gaps + image * chunks;
   const auto for_each_chunk = [&](auto body) {
     for (int64_t first = begin; first < end; first += kBatch) {
-      Walk<double> walks[kBatch];
-      double own_falls[kBatch];
+      ScanState<double> batch_states[kBatch];
+      double batch_gaps[kBatch];
       DGCN_UNROLL()
       for (int i = 0; i < kBatch; ++i) {
-        const int64_t k = std::min(first + i, end - 1), chunk = course.up ? chunks - 1 - k : k;
-        walks[i] = states[chunk * channels];
-        own_falls[i] = course_falls[chunk];
+        const int64_t k = std::min(first + i, end - 1), chunk = scan.ascending ? chunks - 1 - k : k;
+        batch_states[i] = states[chunk * channels];
+        batch_gaps[i] = gaps[chunk];
       }
       DGCN_UNROLL()
       for (int i = 0; i < kBatch; ++i)
-        if (first + i < end) body(course.up ? chunks - 1 - first - i : first + i, walks[i], own_falls[i]);
+        if (first + i < end) body(scan.ascending ? chunks - 1 - first - i : first + i, batch_states[i], batch_gaps[i]);
     }
   };
 
-  Walk<double> total{kNothing, 0};
-  double fall = 0;
-  for_each_chunk([&](int64_t, const Walk<double>& own, double own_fall) {
-    append(total, own_fall, own);
-    fall += own_fall;
+  ScanState<double> total{kEmptySum, 0};
+  double total_gap = 0;
+  for_each_chunk([&](int64_t, const ScanState<double>& own, double gap) {
+    append(total, gap, own);
+    total_gap += gap;
   });
   totals[threadIdx.x] = total;
-  if (lane == 0) falls[part] = fall;
+  if (lane == 0) total_gaps[part] = total_gap;
   __syncthreads();
 
-  Walk<double> walk{kNothing, 0};
-  for (int before = 0; before < part; ++before) append(walk, falls[before], totals[before * kWarp + lane]);
-  for_each_chunk([&](int64_t chunk, const Walk<double>& own, double own_fall) {
-    states[chunk * channels] = walk;
-    append(walk, own_fall, own);
+  ScanState<double> state{kEmptySum, 0};
+  for (int before = 0; before < part; ++before) append(state, total_gaps[before], totals[before * kWarp + lane]);
+  for_each_chunk([&](int64_t chunk, const ScanState<double>& own, double gap) {
+    states[chunk * channels] = state;
+    append(state, gap, own);
   });
-  if (part == kEnterParts - 1 && channel < channels) states[chunks * channels] = walk;
+  if (part == kChunkParts - 1 && channel < channels) states[chunks * channels] = state;
 }
 
-/// Σ over the lanes of a warp, of each of kBatch numbers: lane l gets that of number l / kLanesPerSum. With every step
-/// there are half as many numbers, each of them a sum of twice as many lanes.
+// ---- Step 3 ---------------------------------------------------------------------------------------------------------
+
+/// Sums each of kBatch numbers over the lanes of a warp: lane l gets the sum of number l / kLanesPerSum. Every step
+/// halves the numbers that a lane has, each of which is then a sum over twice as many lanes.
 constexpr int kLanesPerSum = kWarp / kBatch;
 
 __device__ inline double sum_lanes(double (&numbers)[kBatch]) {
@@ -397,8 +360,8 @@ __device__ inline double sum_lanes(double (&numbers)[kBatch]) {
     const bool upper = threadIdx.x & lanes;
     DGCN_UNROLL()
     for (int i = 0; i < count; ++i) {
-      const double kept = upper ? numbers[i + count] : numbers[i], given = upper ? numbers[i] : numbers[i + count];
-      numbers[i] = kept + __shfl_xor_sync(kAll, given, lanes);
+      const double kept = upper ? numbers[i + count] : numbers[i], sent = upper ? numbers[i] : numbers[i + count];
+      numbers[i] = kept + __shfl_xor_sync(kAll, sent, lanes);
     }
   }
   double sum = numbers[0];
@@ -408,91 +371,95 @@ __device__ inline double sum_lanes(double (&numbers)[kBatch]) {
 }
 
 template <typename T>
-constexpr int64_t walk_bytes(int threads, bool dots) {
-  return kStaged * sizeof(Staged<T>) + (dots ? threads / kWarp * kChunk * sizeof(double) : 0);
+constexpr int64_t scan_bytes(int threads, bool dots) {
+  return kStagedItems * sizeof(StagedItem<T>) + (dots ? threads / kWarp * kChunk * sizeof(double) : 0);
 }
 
-/// Walks each chunk from what it is entered with, and stops. `kDots`, `kOpposite`: with those; the latter has no values.
+/// Scans each chunk from the state in which it starts, and evaluates. `kDots`: computes dots. `kOpposite`: also does
+/// step 1 of the opposite scan, and computes no values.
 template <typename T, typename A, bool kDots, bool kOpposite>
-__global__ void __launch_bounds__(kMostWalkThreads, kResidentWalks<T>)
-    walk_kernel(const __grid_constant__ Course<T, A> course) {
+__global__ void __launch_bounds__(kMaxScanThreads, kResidentScans<T>)
+    item_scan_kernel(const __grid_constant__ Scan<T, A> scan) {
   extern __shared__ __align__(16) unsigned char shared_memory[];
-  Staged<T>* const items = reinterpret_cast<Staged<T>*>(shared_memory);
-  double* const sums = reinterpret_cast<double*>(items + kStaged);  // [warps, kChunk], for dots
+  StagedItem<T>* const items = reinterpret_cast<StagedItem<T>*>(shared_memory);
+  double* const warp_dots = reinterpret_cast<double*>(items + kStagedItems);  // [warps, kChunk]
   const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp, warps = blockDim.x / kWarp;
-  const ChunkOfBlock own(course, course.from_the_last);
-  const int64_t channels = course.shape.channels, positions = course.shape.positions;
-  const int64_t first_state = own.image * (course.chunks + 1);
-  const Walk<double>* const entered = course.states.walks + (first_state + own.chunk) * channels;
-  const Walk<double>* const of_image = course.states.walks + (first_state + course.chunks) * channels;
+  const BlockChunk own(scan, scan.last_image_first);
+  const int64_t channels = scan.shape.channels, positions = scan.shape.positions;
+  const int64_t first_state = own.image * (scan.chunks + 1);
+  const ScanState<double>* const start = scan.chunk_states.states + (first_state + own.chunk) * channels;
+  const ScanState<double>* const image_state = scan.chunk_states.states + (first_state + scan.chunks) * channels;
   const double scale = 1.0 / static_cast<double>(positions);
-  stage(items, course, own);
-  for (int64_t first_channel = 0; first_channel < channels; first_channel += kOwn * blockDim.x) {
+  stage_items(items, scan, own);
+  for (int64_t first_channel = 0; first_channel < channels; first_channel += kThreadChannels * blockDim.x) {
     const int64_t channel = first_channel + threadIdx.x;
-    Walk<Channels> walk = load_walks(entered, channel, channels), opposite = fresh_walk();
-    // relu(…) g_j is NaN where g_j is NaN, met or not: as in the dense form, that reaches all of a channel.
-    const Channels nothing = 0.0 * load_walks(of_image, channel, channels).sum;
-    double before = items[0].key;
+    ScanState<ThreadChannels> state = load_state(start, channel, channels), opposite = empty_state();
+    // As in the dense form, a feature that is NaN or infinite makes all values of its channel NaN: 0 · NaN is NaN where
+    // a pair is not active.
+    const ThreadChannels zero_or_nan = 0.0 * load_state(image_state, channel, channels).sum;
+    double previous = items[0].key;
     DGCN_UNROLL(1)
     for (int first = 1; first <= kChunk; first += kBatch) {
-      const Batch<T, A> batch(items + first, kDots, channel, channels);
+      const ItemBatch<T, A> batch(items + first, kDots, channel, channels);
       double products[kBatch];
       DGCN_UNROLL()
       for (int i = 0; i < kBatch; ++i) {
-        const Staged<T>& item = batch.items[i];
-        step(walk, before - item.key, batch.taken(i, item.is_taken()));
-        before = item.key;
-        if (kOpposite) {  // comes from the other end, and gets to the first item at last
-          const Channels stopped = batch.taken(i, item.is_stop());
-          opposite.sum += stopped;
-          opposite.ramp += (items[1].key - item.key) * stopped;
+        const StagedItem<T>& item = batch.items[i];
+        add_position(state, previous - item.key, batch.addend(i, item.is_added()));
+        previous = item.key;
+        if (kOpposite) {  // this scan ends at the first item, so all weights are distances from its key
+          const ThreadChannels addend = batch.addend(i, item.is_evaluated());
+          opposite.sum += addend;
+          opposite.ramp += (items[1].key - item.key) * addend;
         } else if (item.value != nullptr) {
           DGCN_UNROLL()
-          for (int v = 0; v < kOwn; ++v)
+          for (int v = 0; v < kThreadChannels; ++v)
             if (const int64_t own_channel = channel + v * blockDim.x; own_channel < channels)
-              item.value[own_channel] = static_cast<T>(static_cast<A>(walk.ramp.part[v] * scale + nothing.part[v]));
+              item.value[own_channel] =
+                  static_cast<T>(static_cast<A>(state.ramp.part[v] * scale + zero_or_nan.part[v]));
         }
-        if (kDots) products[i] = batch.dot(i, walk.sum);  // at a stop; what it is elsewhere is never used
+        if (kDots) products[i] = batch.dot(i, state.sum);  // used only if the item is evaluated
       }
       if (kDots) {
         const double sum = sum_lanes(products);
-        double& total = sums[warp * kChunk + first - 1 + lane / kLanesPerSum];
+        double& total = warp_dots[warp * kChunk + first - 1 + lane / kLanesPerSum];
         if (lane % kLanesPerSum == 0) total = first_channel == 0 ? sum : total + sum;
       }
     }
     if (kOpposite)
-      store_walks(course.opposite.walks + (first_state + own.chunk) * channels, opposite, channel, channels);
+      store_state(scan.opposite.states + (first_state + own.chunk) * channels, opposite, channel, channels);
   }
   if (kOpposite && threadIdx.x == 0)
-    course.opposite.falls[own.image * course.chunks + own.chunk] = fall_of(course.sequence, own, !course.up);
+    scan.opposite.gaps[own.image * scan.chunks + own.chunk] = gap_of(scan.sequence, own, !scan.ascending);
   if (!kDots) return;
   __syncthreads();
   for (int u = 1 + threadIdx.x; u <= kChunk; u += blockDim.x) {
-    if (!items[u].is_stop()) continue;
-    bool met = !is_nothing(entered->sum);
-    for (int before = 1; !met && before < u; ++before) met = items[before].is_taken();
-    double dot = 0;  // and not 0 · NaN where nobody was met
-    for (int w = 0; met && w < warps; ++w) dot += sums[w * kChunk + u - 1];
-    course.dots[own.image * positions - 1 - items[u].position] = static_cast<A>(dot * scale);
+    if (!items[u].is_evaluated()) continue;
+    bool any_active = !is_empty(start->sum);
+    for (int before = 1; !any_active && before < u; ++before) any_active = items[before].is_added();
+    double dot = 0;  // stays 0 without an active pair, where the sums would give 0 · NaN
+    for (int w = 0; any_active && w < warps; ++w) dot += warp_dots[w * kChunk + u - 1];
+    scan.dots[own.image * positions - 1 - items[u].position] = static_cast<A>(dot * scale);
   }
 }
 
 // ---- Launch ---------------------------------------------------------------------------------------------------------
 
-/// Steps 2 to 4, by launch(kernel, blocks, threads, shared bytes, arguments...). `summed`: the walk the other way was
-/// there before, and has step 2 done.
+/// Steps 1 to 3, by launch(kernel, blocks, threads, shared bytes, arguments...). `is_reduced`: step 1 was done by the
+/// opposite scan.
 template <typename T, typename A, typename Launch>
-void walk(const Course<T, A>& course, bool summed, Launch launch) {
-  const Shape& shape = course.shape;
-  const int64_t blocks = shape.images * course.chunks, warps = (shape.channels + kWarp - 1) / kWarp;
-  const int threads = static_cast<int>(std::min<int64_t>((warps + kOwn - 1) / kOwn * kWarp, kMostWalkThreads));
-  const bool dots = course.dots != nullptr, opposite = course.opposite.walks != nullptr;
-  if (!summed) launch(&sum_kernel<T, A>, blocks, threads, walk_bytes<T>(threads, false), course);
-  launch(&enter_kernel<T, A>, shape.images * warps, kEnterThreads, kEnterBytes, course);
-  launch(opposite ? &walk_kernel<T, A, true, true>
-         : dots   ? &walk_kernel<T, A, true, false>
-                  : &walk_kernel<T, A, false, false>,
-         blocks, threads, walk_bytes<T>(threads, dots), course);
+void run_scan(const Scan<T, A>& scan, bool is_reduced, Launch launch) {
+  const FeatureShape& shape = scan.shape;
+  const int64_t blocks = shape.images * scan.chunks, warps = (shape.channels + kWarp - 1) / kWarp;
+  const int threads =
+      static_cast<int>(std::min<int64_t>((warps + kThreadChannels - 1) / kThreadChannels * kWarp, kMaxScanThreads));
+  const bool dots = scan.dots != nullptr, opposite = scan.opposite.states != nullptr;
+  if (!is_reduced) launch(&reduce_kernel<T, A>, blocks, threads, scan_bytes<T>(threads, false), scan);
+  launch(&chunk_scan_kernel<T, A>, shape.images * warps, kChunkScanThreads, kChunkScanBytes, scan);
+  launch(opposite ? &item_scan_kernel<T, A, true, true>
+         : dots   ? &item_scan_kernel<T, A, true, false>
+                  : &item_scan_kernel<T, A, false, false>,
+         blocks, threads, scan_bytes<T>(threads, dots), scan);
 }
 
 }  // namespace dgcn::nonlocal::cuda

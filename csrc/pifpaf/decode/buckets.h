@@ -35,8 +35,8 @@ class BucketGrid {
   int columns_;
 };
 
-/// Positions of items sorted by bucket, by a counting sort: count() every item, start_inserting(), then insert() the same
-/// items. Items of one bucket keep their order.
+/// Positions of items sorted by bucket, by a counting sort: count() every item, start_inserting(), then insert() the
+/// same items. Items of one bucket keep their order.
 class BucketSort {
  public:
   void reset(std::size_t num_buckets) { end_.assign(num_buckets + 2, 0); }

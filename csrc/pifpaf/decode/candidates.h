@@ -95,7 +95,7 @@ class Candidates {
   int size_ = 0, height_ = 0, width_ = 0;  ///< the grid of entries; none, or a tile at least along each axis
 
  private:
-  /// Where a tile begins. The last tiles of a row or column overlap their neighbours if the grid is no multiple of them.
+  /// Where a tile begins. In a grid that is no multiple of tiles, the last ones overlap their neighbours.
   struct TilePosition {
     int entry;          ///< its first
     std::uint32_t own;  ///< mask of the entries that no earlier tile holds
@@ -112,15 +112,14 @@ class Candidates {
   std::vector<float> bounds_;  ///< [4, tiles rounded up to kTileSize]: left, right, top, bottom of the starts in a tile
 };
 
-/// The candidates of a limb, forward (from joint 1 to joint 2) and backward. Keeps references to the fields, to the maps
-/// of both keypoints and to `config`.
+/// The candidates of a limb, forward (from joint 1 to joint 2) and backward. Keeps references to the fields, to the
+/// maps of both keypoints and to `config`.
 ///
-/// There are two representations, and each gains more than it costs: without copies a whole decode of 1 to 50 persons
-/// takes 1.2 to 2.9 times as long, and without in-place search force-complete of 5 to 50 persons 1.7 to 6 times.
-///  - Few confident cells (up to a quarter of the field) are copied, scored at once, and sorted by the position of their
-///    start, so that the tiles are compact and every search is short.
-///  - Of many confident cells most never start near a joint: the field is searched in place, and an entry is scored when
-///    a search finds it.
+/// Few confident cells (up to a quarter of the field) are copied, scored at once, and sorted by the position of their
+/// start, so that tiles are compact and searches short. Of many confident cells most never start near a joint: then the
+/// field is searched in place, and an entry is scored when a search finds it. Both are worth their code: without copies
+/// a whole decode of 1 to 50 persons takes 1.2 to 2.9 times as long, and without in-place search force-complete of 5 to
+/// 50 persons 1.7 to 6 times.
 std::array<std::unique_ptr<Candidates>, 2> make_candidates(const CheckedFields& fields, int limb, float threshold,
                                                            ConfidenceMap& map1, ConfidenceMap& map2,
                                                            const DecoderConfig& config);

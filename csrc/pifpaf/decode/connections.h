@@ -24,8 +24,8 @@ class LimbConnections {
                   const DecoderConfig& config)
       : fields_(&fields), limb_(limb), threshold_(threshold), map1_(&map1), map2_(&map2), config_(&config) {}
 
-  /// Where the limb, walked forward or backward, leads from `start`: a joint whose confidence is the connection's value,
-  /// 0 if there is none.
+  /// Where the limb, walked forward or backward, leads from `start`: a joint whose confidence is the connection's
+  /// value, 0 if there is none.
   ///
   /// With s = max(connection_min_scale, start.scale), the candidates that start at most window·s/2 away along both axes
   /// are compared by score·exp(−½ d²/(s/2)²), d being the distance of their start. The best two are averaged with these

@@ -23,10 +23,10 @@ class Grower {
 
   /// Fills the joints of a person that can be reached from those it has; `connections` [M], by limb.
   ///
-  /// A max-heap holds the limbs from a filled joint to an unfilled one. A limb is pushed with the key √confidence of its
-  /// start, an upper bound of the confidence at its end. When it is popped first, its connection is computed and it is
-  /// pushed again with the confidence of the joint found; when it is popped again, that joint is accepted. Of equal keys
-  /// the one pushed first is popped first.
+  /// A max-heap holds the limbs from a filled joint to an unfilled one. A limb is pushed with the key √confidence of
+  /// its start, an upper bound of the confidence at its end. When it is popped first, its connection is computed and it
+  /// is pushed again with the confidence of the joint found; when it is popped again, that joint is accepted. Of equal
+  /// keys the one pushed first is popped first.
   void grow(std::vector<LimbConnections>& connections, const GrowPass& pass, Joint* person);
 
   /// Copies into every joint still missing the nearest joint of the person, counted in limbs, with

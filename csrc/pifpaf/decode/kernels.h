@@ -1,9 +1,11 @@
-// The loops in which decoding spends its time. They are compiled once per instruction set (kernels_*.cpp) and chosen at
+// The loops in which decoding spends its time. They are compiled once per instruction set (kernels.cpp) and chosen at
 // run time; all sets give the same bits.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
+
+#include "common/instruction_set.h"
 
 namespace dgcn::pifpaf {
 
@@ -48,12 +50,12 @@ struct TileBounds {
 };
 
 struct Kernels {
-  /// Adds up splats[i] for the indices i in [begin, end), in their order, at the block of kBlockEdge × kBlockEdge `pixels`
-  /// whose first is (top, left). May stop once every pixel has reached 1.
+  /// Adds up splats[i] for the indices i in [begin, end), in their order, at the block of kBlockEdge × kBlockEdge
+  /// `pixels` whose first is (top, left). May stop once every pixel has reached 1.
   void (*sum_splats)(const Splat* splats, const int* begin, const int* end, int top, int left, float* pixels);
 
-  /// The bounding box of the starts of a tile's candidates with at least the given confidence; left > right if there are
-  /// none. Candidates with a NaN are ignored.
+  /// The bounding box of the starts of a tile's candidates with at least the given confidence; left > right if there
+  /// are none. Candidates with a NaN are ignored.
   PixelBox (*bound_starts)(const CandidateTile& tile, float threshold);
 
   /// Bit i: whether the i-th of the bounds has a point in common with `window`.
@@ -70,8 +72,6 @@ struct Kernels {
 };
 
 /// Those of the best instruction set that this machine has.
-const Kernels& kernels();
-
-extern const Kernels portable_kernels, avx2_kernels;
+inline const Kernels& kernels() { return kernels_for<Kernels>(instruction_set()); }
 
 }  // namespace dgcn::pifpaf

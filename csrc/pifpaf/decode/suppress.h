@@ -8,8 +8,8 @@
 namespace dgcn::pifpaf {
 
 /// Visits persons by descending mean confidence. A joint in a place that a better person's joint of the same keypoint
-/// occupies has its confidence multiplied by `suppression_factor`; any other joint occupies its place. Joints at or below
-/// the keypoint threshold are removed, then persons without joints or with a mean confidence below the instance
+/// occupies has its confidence multiplied by `suppression_factor`; any other joint occupies its place. Joints at or
+/// below the keypoint threshold are removed, then persons without joints or with a mean confidence below the instance
 /// threshold. The rest is sorted by mean confidence again; equal ones keep their order. `occupancy` must be clear.
 void suppress(Occupancy& occupancy, const DecoderConfig& config, Persons& persons);
 

@@ -27,8 +27,9 @@ double PafPainter::Segment::distance(int row, int column) const {
 PafPainter::PafPainter(const FieldGrid& grid)
     : grid_(grid), nearest_(grid), spans_(static_cast<std::size_t>(grid.height) + 2) {}
 
-/// Calls visit(row, begin, end) for each row that the 3 × 3 blocks around the segment's points cover: its columns [begin,
-/// end). There are no gaps: successive points are at most two cells apart, so they round to cells at most three apart.
+/// Calls visit(row, begin, end) for each row that the 3 × 3 blocks around the segment's points cover: its columns
+/// [begin, end). There are no gaps: successive points are at most two cells apart, so they round to cells at most three
+/// apart.
 template <typename Visit>
 void PafPainter::for_each_row(const Segment& segment, const Visit& visit) {
   ColumnSpan* const spans = spans_.data() + 1;

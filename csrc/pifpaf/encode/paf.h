@@ -21,9 +21,9 @@ class PafPainter {
  public:
   explicit PafPainter(const FieldGrid& grid);
 
-  /// Paints the limb between two keypoints of all `poses` [P, K] whose joints are both painted. A limb of d cells covers
-  /// 3 × 3 cells at each of max(2, ⌈d⌉) evenly spaced points from end to end; each cell is assigned to the limb with the
-  /// smallest perpendicular distance, of equal ones to the first.
+  /// Paints the limb between two keypoints of all `poses` [P, K] whose joints are both painted. A limb of d cells
+  /// covers 3 × 3 cells at each of max(2, ⌈d⌉) evenly spaced points from end to end; each cell is assigned to the limb
+  /// with the smallest perpendicular distance, of equal ones to the first.
   void paint(const std::vector<PoseJoint>& poses, int num_keypoints, std::pair<int, int> limb, const PafTarget& target);
 
  private:

@@ -1,0 +1,56 @@
+// The interface between the operators (graph_conv.cpp) and the backends that compute them on a CPU or a GPU. Legend:
+// graph_conv.h.
+#pragma once
+
+#include <optional>
+
+#include "common/tensors.h"
+#include "graph_conv/graph_conv.h"
+
+namespace dgcn::graph_conv {
+
+/// The arguments that graph_conv_forward and graph_conv_backward share.
+struct GraphConvInputs {
+  const Tensor &x, &edge_weight, &adjacency;
+  const std::optional<Tensor>&weight, &bias, &seed;
+  bool per_sample;  ///< one draw per image; false without a seed
+  GraphMode mode;
+  bool relu;
+
+  int64_t batch() const { return x.size(0); }
+  int64_t nodes() const { return x.size(1); }
+  /// Graphs: one for the batch, or one per image.
+  int64_t samples() const { return per_sample ? batch() : 1; }
+
+  /// T: the dtype of the parameters, and of all arithmetic.
+  template <typename T>
+  GraphParams<T> params() const {
+    return {const_data<T>(edge_weight),
+            const_data<T>(adjacency),
+            const_data<T>(weight),
+            const_data<T>(bias),
+            const_data<int64_t>(seed),
+            static_cast<int>(nodes()),
+            mode};
+  }
+};
+
+/// What graph_conv_backward returns. A gradient that is not needed has shape [0].
+struct GraphConvGradients {
+  bool need_x, need_params;
+  Tensor x, edge_weight, weight, bias;
+};
+
+/// The computation on one kind of device. Arguments have been checked, outputs are allocated, and x has elements.
+struct GraphConvBackend {
+  void (*forward)(const GraphConvInputs& inputs, const std::optional<Tensor>& residual, const Tensor& y);
+  /// y: null, or what forward returned without a residual.
+  void (*backward)(const GraphConvInputs& inputs, const Tensor& grad_y, const std::optional<Tensor>& y,
+                   const GraphConvGradients& gradients);
+  /// draw [K, K] or [batch, K, K] ~ Bernoulli(adjacency).
+  void (*sample_adjacency)(const Tensor& adjacency, const Tensor& seed, const Tensor& draw);
+};
+
+extern const GraphConvBackend kCpuBackend, kCudaBackend;
+
+}  // namespace dgcn::graph_conv

@@ -1,0 +1,175 @@
+// The CUDA backend of the graph convolution: layouts, memory and launches. kernels.cuh computes.
+#include <algorithm>
+
+#include "common/cuda_utils.h"
+#include "graph_conv/backend.h"
+#include "graph_conv/cuda/kernels.cuh"
+#include "graph_conv/cuda/plan.h"
+
+namespace dgcn::graph_conv {
+namespace {
+
+/// Memory for `size` numbers of type A; absent for none, since even that costs microseconds.
+template <typename A>
+std::optional<Tensor> allocate(const Tensor& like, int64_t size) {
+  if (size == 0) return std::nullopt;
+  return torch::stable::new_empty(like, {size}, sizeof(A) == 8 ? ScalarType::Double : ScalarType::Float);
+}
+
+bool is_dense(const Tensor& features, bool channels_last) {
+  constexpr int kOrders[2][4] = {{3, 2, 1, 0}, {1, 3, 2, 0}};  // dimensions of [B, K, H, W], the innermost first
+  int64_t stride = 1;
+  for (const int dimension : kOrders[channels_last]) {
+    const int64_t size = features.size(dimension);
+    if (size != 1 && features.stride(dimension) != stride) return false;
+    stride *= size;
+  }
+  return true;
+}
+
+/// All features of a call have one memory format in the kernels: that of x if it is NCHW or channels_last, else NCHW.
+class CommonFormat {
+ public:
+  explicit CommonFormat(const Tensor& x) : channels_last_(!is_dense(x, false) && is_dense(x, true)) {}
+
+  /// `features` themselves if they have this format, else a copy.
+  Tensor input(const Tensor& features) {
+    using torch::headeronly::MemoryFormat;
+    if (is_dense(features, channels_last_)) return checked_for_alignment(features);
+    return checked_for_alignment(
+        torch::stable::contiguous(features, channels_last_ ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous));
+  }
+
+  std::optional<Tensor> input(const std::optional<Tensor>& features) {
+    if (!features) return std::nullopt;
+    return input(*features);
+  }
+
+  /// What the kernels write: `output` itself if it has this format, else new memory, which copy_back() copies.
+  Tensor output(const Tensor& output) {
+    return checked_for_alignment(is_dense(output, channels_last_) ? output
+                                                                  : torch::stable::new_empty(output, output.sizes()));
+  }
+
+  static void copy_back(Tensor output, const Tensor& written) {
+    if (output.const_data_ptr() != written.const_data_ptr()) torch::stable::copy_(output, written);
+  }
+
+  /// What a plan starts from. Call it after input() and output() for all features.
+  cuda::TileLayout tile_layout(const GraphConvInputs& inputs) const {
+    cuda::TileLayout layout{};
+    layout.nodes = static_cast<int>(inputs.nodes());
+    layout.image_pixels = inputs.x.size(2) * inputs.x.size(3);
+    layout.channels_last = channels_last_;
+    layout.aligned = aligned_;
+    return layout;
+  }
+
+ private:
+  Tensor checked_for_alignment(Tensor features) {
+    aligned_ = aligned_ && reinterpret_cast<uintptr_t>(features.const_data_ptr()) % 16 == 0;
+    return features;
+  }
+
+  bool channels_last_;
+  bool aligned_ = true;
+};
+
+/// The result of plan(plan, layout, batch, limits), one of the functions of plan.h, or a clear error.
+template <typename PlanFunction>
+cuda::LaunchPlan make_plan(PlanFunction plan_function, const CommonFormat& format, const GraphConvInputs& inputs) {
+  const DeviceIndex device = inputs.x.get_device_index();
+  const cuda::DeviceLimits limits{device_attribute(cudaDevAttrMultiProcessorCount, device),
+                                  device_attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, device),
+                                  device_attribute(cudaDevAttrMaxSharedMemoryPerMultiprocessor, device)};
+  cuda::LaunchPlan plan;
+  DGCN_CHECK(plan_function(plan, format.tile_layout(inputs), inputs.batch(), limits),
+             "x must have so few nodes K that 16 pixels fit ", "into the ", limits.block_shared_bytes,
+             " bytes of shared memory of this GPU, got K = ", inputs.nodes());
+  return plan;
+}
+
+void forward(const GraphConvInputs& inputs, const std::optional<Tensor>& residual, const Tensor& y) {
+  const Tensor& x = inputs.x;
+  const DeviceGuard guard(x.get_device_index());
+  CommonFormat format(x);
+  const Tensor x_read = format.input(x), y_written = format.output(y);
+  const std::optional<Tensor> residual_read = format.input(residual);
+  for_dtype(x.scalar_type(), [&](auto types) {
+    using T = typename decltype(types)::T;
+    using A = typename decltype(types)::A;
+    const cuda::LaunchPlan plan = make_plan(&cuda::plan_forward<T, A>, format, inputs);
+    const std::optional<Tensor> workspace = allocate<A>(x, plan.workspace);
+    const cuda::CudaForwardArguments<T, A> arguments{
+        plan.layout,        inputs.params<A>(), const_data<T>(x_read), const_data<T>(residual_read),
+        data<T>(y_written), inputs.per_sample,  inputs.relu,           data<A>(workspace)};
+    launch_with_max_shared(
+        plan.matrices_in_shared ? &cuda::forward_kernel<T, A, true> : &cuda::forward_kernel<T, A, false>, plan.blocks,
+        plan.threads, plan.shared_bytes, x.get_device_index(), arguments);
+  });
+  CommonFormat::copy_back(y, y_written);
+}
+
+void backward(const GraphConvInputs& inputs, const Tensor& grad_y, const std::optional<Tensor>& y,
+              const GraphConvGradients& gradients) {
+  const Tensor& x = inputs.x;
+  const DeviceGuard guard(x.get_device_index());
+  CommonFormat format(x);
+  const Tensor grad_y_read = format.input(grad_y), x_read = format.input(x),
+               grad_x_written = gradients.need_x ? format.output(gradients.x) : gradients.x;
+  const std::optional<Tensor> y_read = format.input(y);
+  for_dtype(x.scalar_type(), [&](auto types) {
+    using T = typename decltype(types)::T;
+    using A = typename decltype(types)::A;
+    const cuda::LaunchPlan plan = make_plan(&cuda::plan_backward<T, A>, format, inputs);
+    const GraphParams<A> params = inputs.params<A>();
+    const int64_t size = gradients.need_params ? cuda::partial_size(params) : 0;
+    const std::optional<Tensor> workspace = allocate<A>(x, plan.workspace),
+                                partial = allocate<A>(x, plan.blocks * size);
+    const cuda::CudaBackwardArguments<T, A> arguments{plan.layout,
+                                                      params,
+                                                      const_data<T>(grad_y_read),
+                                                      const_data<T>(x_read),
+                                                      const_data<T>(y_read),
+                                                      gradients.need_x ? data<T>(grad_x_written) : nullptr,
+                                                      data<A>(partial),
+                                                      inputs.per_sample,
+                                                      inputs.relu,
+                                                      plan.parts,
+                                                      data<A>(workspace)};
+    launch_with_max_shared(
+        plan.matrices_in_shared ? &cuda::backward_kernel<T, A, true> : &cuda::backward_kernel<T, A, false>, plan.blocks,
+        plan.threads, plan.shared_bytes, x.get_device_index(), arguments);
+    if (!gradients.need_params) return;
+    const cuda::ReduceArguments<A> reduce{data<A>(partial),
+                                          plan.blocks,
+                                          size,
+                                          data<A>(gradients.edge_weight),
+                                          inputs.weight ? data<A>(gradients.weight) : nullptr,
+                                          inputs.bias ? data<A>(gradients.bias) : nullptr,
+                                          params.nodes};
+    launch_with_max_shared(&cuda::reduce_kernel<A>, (size + cuda::kReduceEntries - 1) / cuda::kReduceEntries,
+                           cuda::kReduceThreads, cuda::kReduceThreads * sizeof(A), x.get_device_index(), reduce);
+  });
+  if (gradients.need_x) CommonFormat::copy_back(gradients.x, grad_x_written);
+}
+
+void sample_adjacency(const Tensor& adjacency, const Tensor& seed, const Tensor& draw) {
+  const DeviceGuard guard(adjacency.get_device_index());
+  for_dtype(adjacency.scalar_type(), [&](auto types) {
+    using A = typename decltype(types)::A;
+    GraphParams<A> params{};
+    params.adjacency = const_data<A>(adjacency);
+    params.seed = const_data<int64_t>(seed);
+    params.nodes = static_cast<int>(adjacency.size(0));
+    const int64_t samples = draw.numel() / adjacency.numel();
+    launch_with_max_shared(&cuda::sample_kernel<A>, std::min(samples, cuda::kMostSampleBlocks), cuda::kSampleThreads, 0,
+                           adjacency.get_device_index(), data<A>(draw), samples, params);
+  });
+}
+
+}  // namespace
+
+const GraphConvBackend kCudaBackend{forward, backward, sample_adjacency};
+
+}  // namespace dgcn::graph_conv
