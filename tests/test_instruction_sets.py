@@ -23,7 +23,8 @@ def test_operators_equal_the_reference(capability: str) -> None:
         pytest.skip("all other tests run with it")
     # Run from the tests' folder: in the root, `python -m` would put the uninstalled sources first on the path.
     command = [sys.executable, "-m", "pytest", "-q", "-x", "test_graph_conv.py", "test_relu_affinity.py"]
-    command += ["-k", "equals_the_reference or test_layouts or (nan and cpu)"]
+    of_kernels = "equals_the_reference and not matrix and not empty and not 133"
+    command += ["-k", f"({of_kernels}) or test_layouts or (nan and cpu)"]
     environment = os.environ | {"DGCN_CPU_CAPABILITY": capability}
     result = subprocess.run(command, cwd=Path(__file__).parent, env=environment, capture_output=True, text=True)
     assert result.returncode == 0, result.stdout
