@@ -170,8 +170,12 @@ def decode_both(case: Case, context: str) -> np.ndarray:
 def test_random_fields(kind):
     grown = 0
     for index in range(CASES):
-        persons = decode_both(random_case(kind, index), f"{kind} {index}")
+        case = random_case(kind, index)
+        persons = decode_both(case, f"{kind} {index}")
         grown += ((persons[..., 0] > 0).sum(1) > 1).any()
+        if index % 4 == 0:
+            completing = replace(case, config=replace(case.config, force_complete=True))
+            decode_both(completing, f"{kind} {index} force_complete")
     assert grown / CASES > SHARE_GROWN[kind]
 
 
