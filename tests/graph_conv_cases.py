@@ -213,7 +213,7 @@ class GraphConvContract(OpContract):
             for shape, draw in product(((0, 17, 5, 7), (2, 17, 0, 7), (2, 17, 5, 0), (0, 1, 0, 0)), DRAWS):
                 yield call(shape, **DRAWS[draw])
 
-        def graphs(draw: str) -> Iterator[Call]:
+        def matrices(draw: str) -> Iterator[Call]:
             """How the K×K matrix is made: independent of the features."""
             for semantics, aggregate, optional in product(("literal", "mask"), ("source", "target"), ((), OPTIONAL)):
                 options = DRAWS[draw] | {"semantics": semantics, "aggregate": aggregate}
@@ -238,7 +238,7 @@ class GraphConvContract(OpContract):
 
         return (
             {"empty": empty}
-            | {f"graph {draw}": lambda draw=draw: graphs(draw) for draw in DRAWS}
+            | {f"matrix {draw}": lambda draw=draw: matrices(draw) for draw in DRAWS}
             | {f"activation {name}": lambda name=name: features(name) for name in ("relu", "none")}
             | {f"K = {number}": lambda number=number: sizes(number) for number in (1, 2, 14, 17, 19, 133)}
             | {"widths": widths}
@@ -266,7 +266,7 @@ class GraphConvContract(OpContract):
             flags = (seed is not None, False, True, True)
             arguments = (x, edge_weight, adjacency, weight, bias, residual, seed, *flags)
             y = None if residual is not None else ops.graph_conv_forward(*arguments)
-            for needs in [(True, True), (False, True), (True, False)]:
+            for needs in [(True, True), (False, True), (True, False)] if optional else [(True, True)]:
                 yield ops.graph_conv_backward, (x, x, y, edge_weight, adjacency, weight, bias, seed, *flags, *needs)
             yield ops.graph_conv_forward, arguments
             for name in inputs.keys() - {"adjacency"}:

@@ -139,7 +139,14 @@ class ReluAffinityContract(OpContract):
             for shape in ((0, 5, 7), (2, 0, 7), (2, 5, 0), (0, 0, 0)):
                 yield self.sample(shape, dtype, device)
 
-        return {"empty": empty} | {
+        def nan() -> Iterator[Call]:
+            for name in ("a", "b", "g"):
+                for sign in (1, -1):
+                    call = self.sample((3, 20, 150), dtype, device)
+                    call.tensors[name][1, ..., 70] = sign * torch.nan
+                    yield call
+
+        return {"empty": empty, "nan": nan} | {
             f"C = {number}": lambda number=number: sizes(number) for number in (1, 2, 7, 8, 9, 15, 16, 17, 40, 128)
         }
 

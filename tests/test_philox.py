@@ -61,7 +61,7 @@ class SampleAdjacencyContract(OpContract):
         def draws(batch: int | None) -> Iterator[Call]:
             for num_nodes in (1, 2, 3, 14, 17, 133):
                 call = self.sample((num_nodes, num_nodes), dtype, device)
-                for seed in SEEDS:
+                for seed in SEEDS if dtype == torch.float32 else SEEDS[:3]:
                     yield Call(call.tensors | {"seed": torch.tensor(seed, device=device)}, {"batch": batch})
 
         return {f"batch {batch}": lambda batch=batch: draws(batch) for batch in (None, 0, 1, 5)}
