@@ -142,8 +142,7 @@ check-no-torch:
 	DGCN_TORCH=0 .venv-no-torch/bin/pip install --quiet .
 	! .venv-no-torch/bin/python -c 'import torch' 2> /dev/null
 	test ! -e .venv-no-torch/bin/dgcn
-	# Of the random fields a tenth: that they all agree does not depend on torch.
-	.venv-no-torch/bin/pytest tests/test_decoder*.py tests/test_encoder*.py -k 'not random_fields or 2250'
+	.venv-no-torch/bin/pytest tests/test_decoder*.py tests/test_encoder*.py
 
 # An isolated build, as of `pip install .`, and what it packs. Without CUDA: `build` compiles that.
 check-install: build
@@ -175,7 +174,7 @@ check-lowest: build
 	    tests/test_transforms.py tests/test_visualize.py
 
 OPERATOR_TESTS := $(wildcard tests/test_philox.py tests/test_graph_conv*.py tests/test_relu_affinity*.py) \
-    tests/test_func.py tests/test_torch_tools.py \
+    tests/test_func.py tests/test_torch_tools.py tests/test_instruction_sets.py \
     tests/test_modules_torch.py tests/test_folding.py
 check-torch-2.13: build
 	test -x .venv-2.13/bin/python || $(PYTHON) -m venv .venv-2.13
