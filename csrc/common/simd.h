@@ -206,7 +206,7 @@ struct Pixels<Float16> {
   }
 };
 
-// ---- Transposition --------------------------------------------------------------------------------------------------
+// ---- Transposition and copies ---------------------------------------------------------------------------------------
 
 /// Transposes a square of elements in registers, of at most 8 × 8 elements and 32 bytes a side: a larger one would not
 /// fit.
@@ -258,6 +258,22 @@ void transpose(const T* in, int64_t in_stride, T* out, int64_t out_stride, int64
                     c = column < columns - kSide ? column : columns - kSide;
       Square<T>::transpose(in + r * in_stride + c, in_stride, out + c * out_stride + r, out_stride);
     }
+}
+
+/// to[r·to_row + c·to_column] = from[r·from_row + c·from_column] for all r < rows and c < columns.
+template <typename T>
+void copy_matrix(const T* from, int64_t from_row, int64_t from_column, T* to, int64_t to_row, int64_t to_column,
+                 int64_t rows, int64_t columns) {
+  if (from_column == 1 && to_column == 1) {
+    for (int64_t r = 0; r < rows; ++r) memcpy(to + r * to_row, from + r * from_row, columns * sizeof(T));
+  } else if (from_row == 1 && to_column == 1) {
+    transpose(from, from_column, to, to_row, columns, rows);
+  } else if (from_column == 1 && to_row == 1) {
+    transpose(from, from_row, to, to_column, rows, columns);
+  } else {
+    for (int64_t c = 0; c < columns; ++c)
+      for (int64_t r = 0; r < rows; ++r) to[r * to_row + c * to_column] = from[r * from_row + c * from_column];
+  }
 }
 
 // ---- Memory ---------------------------------------------------------------------------------------------------------

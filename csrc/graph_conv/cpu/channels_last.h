@@ -188,6 +188,8 @@ struct ChannelsLastOuterProduct {
   using Vector = typename S::Vector;
   static constexpr int kLanes = S::kLanes, kRows = kBlockRows * kBlockColumns;
   static constexpr int64_t kPiece = 32;  // pixels: rounding errors grow with the number of terms added one by one
+  static constexpr int kLatency =
+      4;  // cycles of an addition: so many sums at a time, and none waits for the one before
 
   /// sums[r] [kLanes] += Σ over pixels of rows[r] times the kLanes nodes at `columns`, for the R nodes at `rows`.
   template <int R>
@@ -254,9 +256,15 @@ struct ChannelsLastOuterProduct {
       for (int vector = 0; vector < nodes.count(); ++vector) {
         const int node = nodes.first_node(vector);
         const int64_t end = pixels - piece < kPiece ? pixels : piece + kPiece;
-        Vector sum{};
-        for (int64_t pixel = piece; pixel < end; ++pixel) sum += S::load(g + pixel * K + node);
-        for (int lane = nodes.first_lane(vector); lane < nodes.end_lane(); ++lane) grad_bias[node + lane] += sum[lane];
+        Vector sum[kLatency] = {};
+        int64_t pixel = piece;
+        for (; pixel + kLatency <= end; pixel += kLatency)
+#pragma GCC unroll 4
+          for (int turn = 0; turn < kLatency; ++turn) sum[turn] += S::load(g + (pixel + turn) * K + node);
+        for (; pixel < end; ++pixel) sum[0] += S::load(g + pixel * K + node);
+        const Vector total = (sum[0] + sum[1]) + (sum[2] + sum[3]);
+        for (int lane = nodes.first_lane(vector); lane < nodes.end_lane(); ++lane)
+          grad_bias[node + lane] += total[lane];
       }
   }
 };

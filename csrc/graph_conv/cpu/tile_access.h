@@ -55,29 +55,13 @@ inline NodeRows<Stored> rows_in_place(const MapView<Stored>& map, const PixelTil
   return {map.data + tile.first_image * map.image_stride + tile.first_pixel, map.node_stride};
 }
 
-/// to[k·to_row + i·to_column] = from[k·from_row + i·from_column] for k < K, i < count.
-template <typename Stored>
-inline void copy_rows(const Stored* from, int64_t from_row, int64_t from_column, Stored* to, int64_t to_row,
-                      int64_t to_column, int K, int64_t count) {
-  if (from_column == 1 && to_column == 1) {
-    for (int k = 0; k < K; ++k) memcpy(to + k * to_row, from + k * from_row, count * sizeof(*to));
-  } else if (from_row == 1 && to_column == 1) {
-    transpose(from, from_column, to, to_row, count, K);
-  } else if (from_column == 1 && to_row == 1) {
-    transpose(from, from_row, to, to_column, K, count);
-  } else {
-    for (int k = 0; k < K; ++k)
-      for (int64_t i = 0; i < count; ++i) to[k * to_row + i * to_column] = from[k * from_row + i * from_column];
-  }
-}
-
 /// The tile as K rows: in place where that is possible, else packed into `buffer`.
 template <typename Stored>
 NodeRows<const Stored> read_tile(const MapView<const Stored>& map, const MapShape& shape, const PixelTile& tile,
                                  NodeRows<Stored> buffer) {
   if (is_in_place(map, shape, tile)) return rows_in_place(map, tile);
   for_each_run(map, shape, tile, [&](const Stored* from, int64_t pixel, int64_t count) {
-    copy_rows(from, map.node_stride, map.column_stride, buffer.at(0, pixel), buffer.stride, 1, shape.nodes, count);
+    copy_matrix(from, map.node_stride, map.column_stride, buffer.at(0, pixel), buffer.stride, 1, shape.nodes, count);
   });
   const int64_t pixels = tile.images * tile.pixels, padding = padded_pixels(tile, Pixels<Stored>::kUnit) - pixels;
   for (int k = 0; k < shape.nodes && padding > 0; ++k) memset(buffer.at(k, pixels), 0, padding * sizeof(Stored));
@@ -95,7 +79,7 @@ template <typename Stored>
 void write_tile(NodeRows<Stored> rows, const MapView<Stored>& map, const MapShape& shape, const PixelTile& tile) {
   if (is_in_place(map, shape, tile)) return;
   for_each_run(map, shape, tile, [&](Stored* to, int64_t pixel, int64_t count) {
-    copy_rows<Stored>(rows.at(0, pixel), rows.stride, 1, to, map.node_stride, map.column_stride, shape.nodes, count);
+    copy_matrix<Stored>(rows.at(0, pixel), rows.stride, 1, to, map.node_stride, map.column_stride, shape.nodes, count);
   });
 }
 

@@ -107,20 +107,12 @@ constexpr int64_t kTilePositions = 128;  // packed or unpacked at a time, so tha
 template <typename Stored, typename T>
 void pack(const FeatureView<const Stored>& features, const ChannelBlock& block, int64_t positions, const int32_t* rank,
           const RankedRows<T>& rows) {
-  constexpr int64_t kWidth = kBlockChannels;
-  const int64_t channel_stride = features.channel_stride, position_stride = features.position_stride;
-  alignas(64) Stored tile[kTilePositions * kWidth] = {};
+  alignas(64) Stored tile[kTilePositions * kBlockChannels] = {};
   for (int64_t first = 0; first < positions; first += kTilePositions) {
     const int64_t count = positions - first < kTilePositions ? positions - first : kTilePositions;
-    const Stored* from = start_of(features, block) + first * position_stride;
-    if (position_stride == 1) {
-      transpose(from, channel_stride, tile, kWidth, block.channels, count);
-    } else {
-      for (int64_t n = 0; n < count; ++n)
-        for (int64_t c = 0; c < block.channels; ++c)
-          tile[n * kWidth + c] = from[n * position_stride + c * channel_stride];
-    }
-    for (int64_t n = 0; n < count; ++n) convert_row(tile + n * kWidth, rows[rank[first + n]]);
+    copy_matrix(start_of(features, block) + first * features.position_stride, features.channel_stride,
+                features.position_stride, tile, 1, kBlockChannels, block.channels, count);
+    for (int64_t n = 0; n < count; ++n) convert_row(tile + n * kBlockChannels, rows[rank[first + n]]);
   }
 }
 
@@ -128,20 +120,12 @@ void pack(const FeatureView<const Stored>& features, const ChannelBlock& block, 
 template <typename Stored, typename T>
 void unpack(const RankedRows<T>& rows, const FeatureView<Stored>& features, const ChannelBlock& block,
             int64_t positions, const int32_t* rank) {
-  constexpr int64_t kWidth = kBlockChannels;
-  const int64_t channel_stride = features.channel_stride, position_stride = features.position_stride;
-  alignas(64) Stored tile[kTilePositions * kWidth];
+  alignas(64) Stored tile[kTilePositions * kBlockChannels];
   for (int64_t first = 0; first < positions; first += kTilePositions) {
     const int64_t count = positions - first < kTilePositions ? positions - first : kTilePositions;
-    Stored* to = start_of(features, block) + first * position_stride;
-    for (int64_t n = 0; n < count; ++n) convert_row(rows[rank[first + n]], tile + n * kWidth);
-    if (position_stride == 1) {
-      transpose(tile, kWidth, to, channel_stride, count, block.channels);
-    } else {
-      for (int64_t n = 0; n < count; ++n)
-        for (int64_t c = 0; c < block.channels; ++c)
-          to[n * position_stride + c * channel_stride] = tile[n * kWidth + c];
-    }
+    for (int64_t n = 0; n < count; ++n) convert_row(rows[rank[first + n]], tile + n * kBlockChannels);
+    copy_matrix<Stored>(tile, 1, kBlockChannels, start_of(features, block) + first * features.position_stride,
+                        features.channel_stride, features.position_stride, block.channels, count);
   }
 }
 
