@@ -76,8 +76,8 @@ def torch_dir() -> Path:
 
 def find_cuda() -> Path | None:
     """The CUDA toolkit that holds nvcc, or None; DGCN_CUDA decides whether its absence is an error."""
-    wish = os.environ.get("DGCN_CUDA", "")
-    if wish == "0" or IS_MACOS:
+    requested = os.environ.get("DGCN_CUDA", "")
+    if requested == "0" or IS_MACOS:
         return None
     candidates = [Path(os.environ[name]) for name in ("CUDA_HOME", "CUDA_PATH") if os.environ.get(name)]
     candidates += [Path(path) / "nvidia" / "cu13" for path in sys.path if path]
@@ -88,7 +88,7 @@ def find_cuda() -> Path | None:
         # An nvcc on the PATH may be a script that calls the real one; a toolkit has headers beside it.
         if (home / "bin" / "nvcc").is_file() and (home / "include" / "cuda_runtime.h").is_file():
             return home
-    if wish == "1":
+    if requested == "1":
         searched = ", ".join(str(home) for home in candidates)
         raise RuntimeError(f"DGCN_CUDA=1, but no toolkit (bin/nvcc, include/cuda_runtime.h) is in any of {searched}")
     return None
