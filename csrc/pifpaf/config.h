@@ -54,10 +54,10 @@ struct DecoderConfig {
   float complete_confidence = 1e-5F;  ///< confidence of a joint that is copied from its neighbour
 
   // Refinement: joints move to the mean of the PIF cells that point near them. Not part of OpenPifPaf.
-  int refine_rounds = 0;           ///< number of times that each joint moves; 0: none
-  float refine_threshold = 0.1F;   ///< smallest confidence of a PIF cell that counts
-  float refine_sigma = 1.0F;       ///< standard deviation of a cell's weight over its distance from the joint [scales]
-  float refine_min_sigma = 1.0F;   ///< smallest such deviation [cells]
+  int refine_rounds = 0;          ///< number of times that each joint moves; 0: none
+  float refine_threshold = 0.1F;  ///< smallest confidence of a PIF cell that counts
+  float refine_sigma = 1.0F;      ///< standard deviation of a cell's weight over its distance from the joint [scales]
+  float refine_min_sigma = 1.0F;  ///< smallest such deviation [cells]
 
   // Person score.
   int score_top = 3;              ///< number of most confident joints that are weighted more
