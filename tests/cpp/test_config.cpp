@@ -54,6 +54,6 @@ int main() {
       CHECK(is_refused(low - 1) && (high == std::numeric_limits<decltype(high)>::max() || is_refused(high + 1)));
     }
   });
-  CHECK(options == 30);
+  CHECK(options == 34);
   return check_result();
 }
