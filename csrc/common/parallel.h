@@ -1,11 +1,12 @@
-// A loop over independent items on several threads. The parallel_for of the torch ops (common/cpu_backend.h) is another
-// one: it uses torch's threads, which the decoder must do without.
+// A loop over independent items on several threads, for the decoder and the encoder, which do not use torch. The torch
+// ops have parallel_for() (common/cpu_backend.h), which runs on torch's threads.
 #pragma once
 
 #include <algorithm>
 #include <atomic>
 #include <cstddef>
 #include <exception>
+#include <new>
 #include <stdexcept>
 #include <string>
 #include <system_error>
@@ -40,6 +41,8 @@ void for_each_in_threads(std::size_t count, int threads, const Work& work) {
     while (pool.size() < extra_threads) pool.emplace_back(process_items);
   } catch (const std::system_error&) {
     // The system is out of threads: those that were started, and this one, do the work.
+  } catch (const std::bad_alloc&) {
+    // There is no memory for another thread: the same.
   }
   process_items();
   for (std::thread& thread : pool) thread.join();
