@@ -5,8 +5,8 @@
 #include <Python.h>
 #include <torch/csrc/stable/library.h>
 
-// Weak, so that programs without Python can load this library for its operators: the loader resolves a variable at
-// once, and functions of Python only when they are called.
+// Weak, so that a program without Python can load this library for its operators. Only this symbol needs it: a variable
+// is resolved when the library is loaded, a function when it is first called.
 #pragma weak PyExc_ImportError
 
 namespace dgcn {
@@ -24,14 +24,14 @@ constexpr const char* kSchemas[] = {
     "-> (Tensor grad_a, Tensor grad_b, Tensor grad_g)",
 };
 
-// As the macro STABLE_TORCH_LIBRARY, but returns false if the names are taken. The macro would throw while the library
-// is being loaded, which ends the process.
+// Does what the macro STABLE_TORCH_LIBRARY does, but returns false if the namespace or an operator is already defined.
+// The macro would throw while the library is being loaded, which ends the process.
 bool define_operators() {
   TorchLibraryHandle library = nullptr;
   if (aoti_torch_library_init_def("dgcn", __FILE__, __LINE__, &library) != AOTI_TORCH_SUCCESS) return false;
   for (const char* schema : kSchemas) {
     if (aoti_torch_library_def(library, schema) == AOTI_TORCH_SUCCESS) continue;
-    aoti_torch_delete_library_object(library);  // undoes the definitions before
+    aoti_torch_delete_library_object(library);  // removes the operators defined so far
     return false;
   }
   return true;  // `library` is never deleted: the operators live as long as the process

@@ -2,8 +2,9 @@
 
 namespace dgcn {
 
-/// Whether the namespace torch.ops.dgcn belongs to this library. The first call defines the operators, unless another
-/// library, or another copy of this one, has done so before. Then no kernel may be registered: it would replace theirs.
+/// Whether this library has defined the operators of torch.ops.dgcn; the first call tries to. False if another library,
+/// or another copy of this one, has defined them before. Kernels must not be registered then: they would replace those
+/// of the other library.
 bool owns_operators();
 
 }  // namespace dgcn

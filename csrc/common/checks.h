@@ -1,6 +1,5 @@
-// Argument checks of the torch ops. Every message names the argument, what was required and what arrived. Python
-// validates first and raises ValueError or TypeError (dgcn_ext/functional.py); these guard the raw ops of
-// torch.ops.dgcn.
+// Argument checks of the torch ops. Every message names the argument, what was required and what arrived. These guard
+// the raw ops of torch.ops.dgcn; the functions of dgcn_ext/functional.py raise TypeError or ValueError instead.
 #pragma once
 
 #include <torch/csrc/stable/tensor.h>
@@ -61,7 +60,7 @@ inline void check_contiguous(const char* name, const Tensor& tensor) {
   DGCN_CHECK(tensor.is_contiguous(), name, " must be contiguous, got strides ", to_string(tensor.strides()));
 }
 
-/// `name` must be where the argument `reference_name` is.
+/// The tensor `name` must be on the device of the argument `reference_name`.
 inline void check_same_device(const char* name, const Tensor& tensor, const char* reference_name,
                               const Tensor& reference) {
   DGCN_CHECK(tensor.is_cuda() == reference.is_cuda() && tensor.get_device_index() == reference.get_device_index(), name,

@@ -19,11 +19,11 @@ void for_dtype(const KernelsByDtype<Kernels>& kernels, ScalarType dtype, Body bo
   return body(kernels.float16);
 }
 
-/// Calls body(begin, end) for ranges that make up [0, count), in torch's threads. `item_cost`: multiplications of one
-/// item, or what takes as long.
+/// Calls body(begin, end) for ranges that make up [0, count), in torch's threads. `item_cost`: the time of one item, in
+/// multiplications.
 template <typename Body>
 void parallel_for(int64_t count, int64_t item_cost, const Body& body) {
-  constexpr int64_t kLeastCost = 1 << 20;  // of a range: ~20 µs, below which a thread costs more than it saves
+  constexpr int64_t kLeastCost = 1 << 20;  // of a range, about 20 µs: for less, starting a thread takes longer
   if (count > 0)
     torch::stable::parallel_for(0, count, std::max<int64_t>(1, kLeastCost / std::max<int64_t>(1, item_cost)), body);
 }

@@ -50,8 +50,8 @@ inline int device_attribute(cudaDeviceAttr attribute, DeviceIndex device) {
   return value;
 }
 
-/// Launches kernel(arguments...) on the current stream of `device`, which must be the current device. A block can have
-/// 48 KB of shared memory; what the blocks of an SM do not use is L1 cache.
+/// Launches kernel(arguments...) on the current stream of `device`, which must be the current device, with at most 48
+/// KB of shared memory a block. What the blocks of an SM leave unused is L1 cache.
 template <typename... Parameters, typename... Arguments>
 void launch(void (*kernel)(Parameters...), int64_t blocks, int threads, int64_t shared_bytes, DeviceIndex device,
             const Arguments&... arguments) {

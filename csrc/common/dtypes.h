@@ -1,4 +1,4 @@
-// The dtypes of features, free of torch: how the CPU kernels see them, and one table of kernels for each.
+// The dtypes of features in the CPU kernels, free of torch, and a table with the kernels of every dtype.
 #pragma once
 
 #include <cstdint>

@@ -16,7 +16,7 @@ namespace dgcn {
 
 enum class InstructionSet { portable, avx2, avx512 };
 
-/// The best that this machine has.
+/// The best one that this machine has.
 inline InstructionSet best_instruction_set() {
 #if defined(__x86_64__)
   __builtin_cpu_init();

@@ -39,7 +39,7 @@ DGCN_HOST_DEVICE Philox4 edge_bits(int64_t seed, uint32_t quad, uint32_t sample)
   return philox4x32_10({{quad, 0, sample, 0}}, static_cast<uint32_t>(key), static_cast<uint32_t>(key >> 32));
 }
 
-/// One Bernoulli draw: with probability 1 always true, with probability 0 never.
+/// One draw from Bernoulli(probability): always true for 1, never for 0.
 template <typename T>
 DGCN_HOST_DEVICE bool edge_present(uint32_t bits, T probability) {
   return static_cast<T>(uniform_from_bits(bits)) < probability;

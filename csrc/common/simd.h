@@ -1,5 +1,6 @@
 // Vectors for the CPU kernels, on the vector extensions that GCC and Clang share, as wide as the instruction set that
-// the source is compiled for. In an unnamed namespace, and sparing with the standard library: see instruction_set.h.
+// the source is compiled for. In an unnamed namespace, with few functions of the standard library: see
+// instruction_set.h.
 #pragma once
 
 #include <cstdint>
@@ -93,21 +94,23 @@ struct Simd {
     memcpy(&value, from, sizeof(Vector));
     return value;
   }
-  static inline Vector broadcast(T value) { return value - Vector{}; }  // compiles to a broadcast alone, as x − 0 is x
+  static inline Vector broadcast(T value) { return value - Vector{}; }  // compiled to a broadcast, as x − 0 is x
   static inline void store(T* to, Vector value) { memcpy(to, &value, sizeof(Vector)); }
 
   /// max(value, 0), and NaN for NaN.
   static inline Vector relu(Vector value) { return Vector{} > value ? Vector{} : value; }
 
-  /// Lane i is the sum of the lanes of of(i), for kLanes vectors. Interleaving the two halves of two vectors and adding
-  /// them leaves one vector with half as many partial sums of each, and so on.
-  template <int count = kLanes, int first = 0, int step = 1, typename Of>
-  static inline __attribute__((always_inline)) Vector sums(const Of& of) {
+  /// Lane i is the sum of the lanes of vector(i), for i < kLanes. Recursive, for the `count` vectors first + i·step:
+  /// the lanes of the result are partial sums of these vectors in turn. Of two such results with count / 2 vectors
+  /// each, interleaving the halves and adding them makes one with `count` vectors.
+  template <int count = kLanes, int first = 0, int step = 1, typename VectorAt>
+  static inline __attribute__((always_inline)) Vector sums(const VectorAt& vector) {
     if constexpr (count == 1) {
-      return of(first);
+      return vector(first);
     } else {
       constexpr auto kLaneSequence = std::make_index_sequence<kLanes>();
-      const Vector even = sums<count / 2, first, 2 * step>(of), odd = sums<count / 2, first + step, 2 * step>(of);
+      const Vector even = sums<count / 2, first, 2 * step>(vector);
+      const Vector odd = sums<count / 2, first + step, 2 * step>(vector);
       return interleave<0>(even, odd, kLaneSequence) + interleave<kLanes / 2>(even, odd, kLaneSequence);
     }
   }
@@ -132,8 +135,8 @@ struct Simd {
 // ---- Pixels: stored types, a vector at a time -----------------------------------------------------------------------
 
 /// Loads and stores a row of pixels as vectors of the accumulation type, in units of kVectors vectors: load(row, v) is
-/// the v-th vector of the row. Within a unit, pixel p is in lane(p), counted through its vectors. Only code that
-/// combines a pixel with its neighbours has to know that order; arithmetic per pixel and sums over all pixels have not.
+/// the v-th vector of the row. Within a unit, pixel p is in lane(p), counted through its vectors. That order matters
+/// only to code that picks out single pixels, not to arithmetic per pixel nor to sums over all pixels.
 template <typename Stored>
 struct Pixels {
   using S = Simd<Stored>;
@@ -180,7 +183,7 @@ struct Pixels<Float16> {
   static inline int lane(int pixel) { return pixel; }
   static inline typename S::Vector load(const Float16* row, int v) {
     const Float16* from = row + v * S::kLanes;
-#if defined(__AVX512F__)  // with masks, since GCC 12 warns of its own intrinsics without
+#if defined(__AVX512F__)  // masked: GCC 12 warns about its own unmasked intrinsics
     return bit_cast<typename S::Vector>(
         _mm512_maskz_cvtph_ps(0xffff, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from))));
 #elif defined(__F16C__)
@@ -208,8 +211,7 @@ struct Pixels<Float16> {
 
 // ---- Transposition and copies ---------------------------------------------------------------------------------------
 
-/// Transposes a square of elements in registers, of at most 8 × 8 elements and 32 bytes a side: a larger one would not
-/// fit.
+/// Transposes a square of elements in registers: at most 8 × 8 elements, 32 bytes a side. A larger one would not fit.
 template <typename T>
 struct Square {
   static constexpr int kBytes = kVectorBytes == 16 || sizeof(T) == 2 ? 16 : 32;

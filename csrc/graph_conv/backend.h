@@ -19,7 +19,7 @@ struct GraphConvInputs {
 
   int64_t batch() const { return x.size(0); }
   int64_t nodes() const { return x.size(1); }
-  /// Graphs: one for the batch, or one per image.
+  /// Number of graphs: one for the whole batch, or one per image.
   int64_t samples() const { return per_sample ? batch() : 1; }
 
   /// T: the dtype of the parameters, and of all arithmetic.
@@ -44,7 +44,7 @@ struct GraphConvGradients {
 /// The computation on one kind of device. Arguments have been checked, outputs are allocated, and x has elements.
 struct GraphConvBackend {
   void (*forward)(const GraphConvInputs& inputs, const std::optional<Tensor>& residual, const Tensor& y);
-  /// y: null, or what forward returned without a residual.
+  /// y: the output of forward, whose sign gates the gradient of ReLU. Null: not kept, or it contains a residual.
   void (*backward)(const GraphConvInputs& inputs, const Tensor& grad_y, const std::optional<Tensor>& y,
                    const GraphConvGradients& gradients);
   /// draw [K, K] or [batch, K, K] ~ Bernoulli(adjacency).

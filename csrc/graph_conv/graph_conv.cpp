@@ -29,7 +29,7 @@ void check_seed(const Tensor& seed, const char* reference_name, const Tensor& re
 
 template <typename T>
 void check_probabilities(const T* adjacency, int64_t K) {
-  bool valid = true;
+  bool valid = true;  // without an early exit, so that the loop is vectorised
   for (int64_t e = 0; e < K * K; ++e) valid &= T(0) <= adjacency[e] && adjacency[e] <= T(1);
   if (valid) return;
   for (int64_t e = 0; e < K * K; ++e)
@@ -37,7 +37,7 @@ void check_probabilities(const T* adjacency, int64_t K) {
                e / K, ", ", e % K, "]");
 }
 
-/// On the CPU only: reading the values would make a GPU's stream wait.
+/// On the CPU only: to read the values of a GPU, the host would have to wait for its stream.
 void check_probabilities(const Tensor& adjacency) {
   if (adjacency.is_cuda()) return;
   if (adjacency.scalar_type() == ScalarType::Double)

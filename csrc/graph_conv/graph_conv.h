@@ -7,15 +7,16 @@
 //   x, y    [B, K, H, W]  features; a pixel is one (h, w) of one image, N = H·W of them an image
 //   W_d     [K, K]        edge_weight
 //   A       [K, K]        adjacency in [0, 1]; "effective": A itself, or with a seed the 0/1 draw from Bernoulli(A)
-//   S, P    [K, K]        row-stochastic mixing matrix, and the way in which it is applied
+//   S       [K, K]        row-stochastic mixing matrix
+//   P       [K, K]        Sᵀ or S, which multiplies the nodes
 //   W, b    [K, K], [K]   weight and bias of the 1×1 convolution; either may be null
 //   M       [K, K]        the only matrix that multiplies the pixels
 //
 // Backward, with g = ∂L/∂y gated by ReLU (0 where y ≤ 0): dx = Mᵀ g, and over all pixels db = Σ g and dM = Σ g xᵀ. From
 // these dW = Pᵀ dM, dP = dM Wᵀ, dS = dPᵀ or dP, and through the softmax dW_d.
 //
-// Matrices are row-major and dense. The products are in the kernels. The functions here loop from `begin` in steps of
-// `step`: a thread of a CUDA block passes (its number, block size), the CPU (0, 1).
+// Matrices are row-major and dense. The matrix products are in the kernels. The functions here loop from `begin` in
+// steps of `step`: a thread of a CUDA block passes (its number, block size), the CPU (0, 1).
 #pragma once
 
 #include <cmath>
@@ -24,9 +25,9 @@
 
 namespace dgcn::graph_conv {
 
-/// How Eq. 8 is read, and how S is applied.
+/// The two readings of Eq. 8, and the two directions of S.
 struct GraphMode {
-  bool mask;    ///< absent edges have logit −∞ ("mask") instead of 0 ("literal")
+  bool mask;    ///< the logit of an absent edge is −∞ ("mask") instead of 0 ("literal")
   bool target;  ///< P = S instead of Sᵀ
 };
 
@@ -55,9 +56,9 @@ DGCN_HOST_DEVICE void effective_adjacency(T* effective, const GraphParams<T>& pa
       for (int lane = 0; lane < count; ++lane) out[lane] = probability[lane];
     } else {
       const Philox4 bits = edge_bits(*params.seed, static_cast<uint32_t>(quad), sample);
+      // A conversion and not a branch, which would be unpredictable.
       for (int lane = 0; lane < count; ++lane)
-        out[lane] =
-            static_cast<T>(edge_present(bits.word[lane], probability[lane]));  // a branch would be unpredictable
+        out[lane] = static_cast<T>(edge_present(bits.word[lane], probability[lane]));
     }
   }
 }
@@ -71,13 +72,13 @@ DGCN_HOST_DEVICE void row_softmax(T* __restrict__ s, const T* effective, const G
   for (int row = begin; row < K; row += step) {
     const T* a = effective + row * K;
     const T* w_d = params.edge_weight + row * K;
-    T* __restrict__ out = s + row * K;  // without __restrict__, each exponential waits for the last one to be stored
+    T* __restrict__ out = s + row * K;  // __restrict__ lets exponentials overlap: none waits for a store
     T maximum = -static_cast<T>(INFINITY);
     for (int j = 0; j < K; ++j) {
       const T logit = mask && a[j] == T(0) ? maximum : w_d[j] * a[j];
       maximum = logit > maximum ? logit : maximum;
     }
-    double sum = 0;  // in double: its error would be that of the whole row
+    double sum = 0;  // in double, since its error scales the whole row
     for (int j = 0; j < K; ++j) {
       out[j] = mask && a[j] == T(0) ? T(0) : std::exp(w_d[j] * a[j] - maximum);
       sum += out[j];
@@ -87,9 +88,8 @@ DGCN_HOST_DEVICE void row_softmax(T* __restrict__ s, const T* effective, const G
   }
 }
 
-/// out [K, K] = dW_d = A_eff ⊙ dL, with the gradient dL_ij = S_ij (dS_ij − Σ_l S_il dS_il) of the logits. Absent edges
-/// and empty rows of `mask` have S = 0, hence no gradient. `grad_p` is dP. `out` may be `effective`, or with `target`
-/// `grad_p`. Loops over rows.
+/// out [K, K] = dW_d = effective ⊙ dZ. Z = W_d ⊙ effective are the logits, with dZ_ij = S_ij (dS_ij − Σ_l S_il dS_il).
+/// The gradient of an absent edge is 0, as `effective` is. `grad_p` is dP. `out` may be `effective`. Loops over rows.
 template <typename T>
 DGCN_HOST_DEVICE void edge_weight_gradient(T* out, const T* s, const T* grad_p, const T* effective, int K,
                                            GraphMode mode, int begin, int step) {

@@ -318,7 +318,7 @@ static Case draw_case(int K) {
   return c;
 }
 
-// ---- Matrices: mix and parameter_gradients --------------------------------------------------------------------------
+// ---- Matrices: compute_matrices and parameter_gradients -------------------------------------------------------------
 
 static Values transposed(const Values& a, int K) {
   Values out(K * K);
@@ -367,7 +367,7 @@ static void check_matrices(int K, const GraphConvKernels<Stored>& kernels, bool 
       m_transposed(kSamples * size);
   const Values sums = partial.values();
   const SampleMatrices<T> mixing{effective.begin(), s.begin(), s_transposed.begin(), m.begin(), m_transposed.begin()};
-  run_range(kSamples, split, [&](int64_t begin, int64_t end) { kernels.mix(params, mixing, begin, end); });
+  run_range(kSamples, split, [&](int64_t begin, int64_t end) { kernels.compute_matrices(params, mixing, begin, end); });
   Values got[] = {effective.values(), s.values(), s_transposed.values(), m.values(), m_transposed.values()};
   run_range(kSamples, split, [&](int64_t begin, int64_t end) {
     kernels.parameter_gradients(params, mixing, partial.begin(), kChunks, begin, end);

@@ -18,8 +18,8 @@ double value_of(uint32_t bits, int mantissa_bits, int bias) {
   return bits & 0x8000u ? -magnitude : magnitude;
 }
 
-// Every number of the type has the value of its fields, is the same after conversion to float and back, and is what the
-// numbers around it round to, ties to even.
+// For every number of the type: it has the value that its bits stand for, conversion to float and back does not change
+// it, and the floats around it round to it, ties to even.
 template <typename Stored>
 void check_stored_type(int mantissa_bits, int bias) {
   const uint32_t infinity = 0x7fffu >> mantissa_bits << mantissa_bits;
@@ -57,7 +57,7 @@ void check_transpose(int rows, int columns) {
       CHECK(dgcn::widen(out[c * out_stride + r]) == (r < rows ? static_cast<float>(r * 16 + c) : -1.0f));
 }
 
-// A row of pixels loaded and stored: each pixel is in the lane that lane() tells, converted as by convert().
+// A row of pixels loaded and stored: each pixel is in lane(pixel), converted as by convert().
 template <typename Stored>
 void check_pixels() {
   using P = dgcn::Pixels<Stored>;

@@ -36,7 +36,7 @@ class OwnedMatrices : public SampleMatrices<T> {
     SampleMatrices<T>::operator=(
         {&memory_[0], &memory_[size], &memory_[2 * size], &memory_[3 * size], &memory_[4 * size]});
     parallel_for(samples, K * K * (K + 16),
-                 [&](int64_t begin, int64_t end) { kernels.mix(inputs.params<T>(), *this, begin, end); });
+                 [&](int64_t begin, int64_t end) { kernels.compute_matrices(inputs.params<T>(), *this, begin, end); });
   }
 
  private:
@@ -64,7 +64,7 @@ void forward(const GraphConvKernels<Stored>& kernels, const GraphConvInputs& inp
                [&](int64_t begin, int64_t end) { kernels.forward(arguments, tiling, begin, end); });
 }
 
-/// out[e] = Σ over samples of in[sample·stride + e], in order.
+/// out[e] = Σ_sample in[sample·stride + e], in the order of the samples.
 template <typename T>
 void sum_samples(const T* in, int64_t samples, int64_t stride, const Tensor& out) {
   T* sum = data<T>(out);
@@ -80,7 +80,7 @@ void backward(const GraphConvKernels<Stored>& kernels, const GraphConvInputs& in
   using T = typename Accumulation<Stored>::type;
   const int64_t K = inputs.nodes(), samples = inputs.samples(), partial_size = K * K + K;
   const MapShape shape = map_shape(inputs.x);
-  // As large as L2 allows for g and x, since each tile adds the lanes of every sum of dM.
+  // As large as L2 allows for g and x: at the end of a tile, the lanes of each of the K² sums of dM are added up.
   const int64_t tile_units = std::clamp<int64_t>((1 << 17) / kTileUnit / K, 1, 5);
   const PixelTiling tiling(shape, inputs.per_sample, tile_units * kTileUnit);
   const OwnedMatrices<T> matrices(kernels, inputs);

@@ -2,8 +2,8 @@
 // vector are nodes instead of pixels. Transposing the features into rows takes 17 to 70 % longer (float32, K = 14 to
 // 18).
 //
-// If K is not a multiple of the vector length, the last vector overlaps the one before it. A single node left over is a
-// dot product per pixel instead: at K = 17 with AVX-512, forward takes 14 % less time.
+// If K is not a multiple of the vector length, the last vector overlaps the one before it. If a single node is left
+// over, it is computed as a dot product per pixel instead: at K = 17 with AVX-512, forward takes 14 % less time.
 #pragma once
 
 #include "graph_conv/cpu/pixel_rows.h"
@@ -17,10 +17,11 @@ struct NodeVectors {
   int K, whole, rest;
 
   explicit NodeVectors(int K) : K(K), whole(K / kLanes), rest(K % kLanes) {}
-  /// With the last vector, which overlaps the one before it, or is longer than a pixel if K < kLanes.
+  /// Counts the last vector too, which overlaps the one before it or, if K < kLanes, reaches into the next pixel.
   int count() const { return whole + (rest > 0); }
   int first_node(int vector) const { return vector < whole || whole == 0 ? vector * kLanes : K - kLanes; }
-  /// The lanes [first_lane, end_lane) that no other vector, and no other pixel, has as well.
+  /// The lanes [first_lane, end_lane) belong to this vector alone: the others repeat the vector before, or are those of
+  /// the next pixel.
   int first_lane(int vector) const { return vector < whole || whole == 0 ? 0 : kLanes - rest; }
   int end_lane() const { return whole == 0 ? rest : kLanes; }
 };
@@ -139,8 +140,8 @@ struct ChannelsLastProduct {
       single(a, node, in + pixel * K, out + pixel * K, residual == nullptr ? nullptr : residual + pixel * K);
   }
 
-  /// Whether the last node is computed by dots(): per pixel, these take whole + 6 operations on vectors, an overlapping
-  /// vector K.
+  /// Whether dots() computes the last node. Per pixel it takes whole + 6 operations on vectors; an overlapping vector
+  /// takes K.
   static bool has_dots(const NodeVectors<kLanes>& nodes) { return nodes.rest == 1 && nodes.whole + 6 < nodes.K; }
 
   template <int P>
@@ -160,8 +161,8 @@ struct ChannelsLastProduct {
     const int K = a.nodes().K;
     const auto residual = [&](int64_t pixel) { return a.residual == nullptr ? nullptr : a.residual + pixel * K; };
     if (a.nodes().whole == 0) {
-      // A store also overwrites nodes of the next pixels, which are stored later. The last pixels have none behind
-      // them.
+      // A vector reaches beyond its pixel: its store overwrites the next pixels, which are stored later. At the end of
+      // `out` there are none, so the last pixels are stored node by node.
       int64_t pixel = 0;
       for (; (pixels - pixel - kPixels) * K >= kLanes - K; pixel += kPixels)
         vectors<kPixels>(a, in + pixel * K, out + pixel * K, residual(pixel));
@@ -187,15 +188,13 @@ struct ChannelsLastOuterProduct {
   using S = Simd<T>;
   using Vector = typename S::Vector;
   static constexpr int kLanes = S::kLanes, kRows = kBlockRows * kBlockColumns;
-  static constexpr int64_t kPiece = 32;  // pixels: rounding errors grow with the number of terms added one by one
-  static constexpr int kLatency =
-      4;  // cycles of an addition: so many sums at a time, and none waits for the one before
+  static constexpr int64_t kPiece = 32;  // pixels of a partial sum: its rounding error grows with their number
+  static constexpr int kLatency = 4;     // cycles of an addition: with so many sums, none waits for the one before
 
   /// sums[r] [kLanes] += Σ over pixels of rows[r] times the kLanes nodes at `columns`, for the R nodes at `rows`.
   template <int R>
   static void block(const T* rows, const T* columns, int64_t pixels, int K, T* sums) {
-    constexpr int kLatency = 4,
-                  kTurns = (kLatency + R - 1) / R;  // enough sums that no addition waits for the one before
+    constexpr int kTurns = (kLatency + R - 1) / R;  // pixels in turn: at least kLatency sums
     Vector sum[kTurns][R] = {};
     const auto add = [&](int turn) __attribute__((always_inline)) {
       const Vector column = S::load(columns + turn * K);
@@ -241,7 +240,7 @@ struct ChannelsLastOuterProduct {
     const NodeVectors<kLanes> nodes(K);
     const int64_t total = pixels * K;
     for (; nodes.whole == 0 && pixels > 0 && (pixels - 1) * K + kLanes > total; --pixels) {
-      // A vector at the last pixel would end beyond the features: one by one.
+      // A vector at this pixel would read beyond the features: its products are added one by one.
       const int64_t last = (pixels - 1) * K;
       for (int r = 0; r < K; ++r)
         for (int c = 0; c < K; ++c) grad_m[r * K + c] += g[last + r] * x[last + c];

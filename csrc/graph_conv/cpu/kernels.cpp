@@ -44,20 +44,20 @@ inline SampleMatrices<T> of_sample(const SampleMatrices<T>& all, int64_t sample,
 }
 
 template <typename T>
-void mix(const GraphParams<T>& params, const SampleMatrices<T>& matrices, int64_t begin, int64_t end) {
+void compute_matrices(const GraphParams<T>& params, const SampleMatrices<T>& matrices, int64_t begin, int64_t end) {
   const int K = params.nodes;
   for (int64_t sample = begin; sample < end; ++sample) {
-    const SampleMatrices<T> of = of_sample(matrices, sample, K);
-    effective_adjacency(of.effective, params, static_cast<uint32_t>(sample), 0, 1);
-    row_softmax(of.s, of.effective, params, 0, 1);
-    transpose_matrix(of.s, of.s_transposed, K);
+    const SampleMatrices<T> own = of_sample(matrices, sample, K);
+    effective_adjacency(own.effective, params, static_cast<uint32_t>(sample), 0, 1);
+    row_softmax(own.s, own.effective, params, 0, 1);
+    transpose_matrix(own.s, own.s_transposed, K);
     const bool target = params.mode.target;  // P = S, else Sᵀ
     if (params.weight == nullptr) {
-      memcpy(of.m, target ? of.s : of.s_transposed, K * K * sizeof(T));
+      memcpy(own.m, target ? own.s : own.s_transposed, K * K * sizeof(T));
     } else {
-      multiply(target ? of.s_transposed : of.s, params.weight, of.m, K);
+      multiply(target ? own.s_transposed : own.s, params.weight, own.m, K);
     }
-    transpose_matrix(of.m, of.m_transposed, K);
+    transpose_matrix(own.m, own.m_transposed, K);
   }
 }
 
@@ -66,7 +66,8 @@ void parameter_gradients(const GraphParams<T>& params, const SampleMatrices<T>& 
                          int64_t chunks_per_sample, int64_t begin, int64_t end) {
   const int K = params.nodes, size = K * K + K;
   for (int64_t sample = begin; sample < end; ++sample) {
-    T* grad_m = partial + sample * chunks_per_sample * size;  // of the first chunk, then of all
+    // dM and db of the first chunk, to which those of the other chunks are added, kWidth entries at a time.
+    T* grad_m = partial + sample * chunks_per_sample * size;
     constexpr int kWidth = 32;
     for (int first = 0; first < size; first += kWidth) {
       const int count = size - first < kWidth ? size - first : kWidth;
@@ -76,20 +77,20 @@ void parameter_gradients(const GraphParams<T>& params, const SampleMatrices<T>& 
       for (int e = 0; e < count; ++e) grad_m[first + e] = static_cast<T>(sums[e]);
     }
 
-    const SampleMatrices<T> of = of_sample(matrices, sample, K);
+    const SampleMatrices<T> own = of_sample(matrices, sample, K);
     if (params.weight != nullptr) {
-      multiply(params.mode.target ? of.s : of.s_transposed, grad_m, of.m, K);  // dW = Pᵀ dM
-      transpose_matrix(grad_m, of.m_transposed, K);
-      transpose_matrix(params.weight, of.s_transposed, K);
-      multiply(of.m_transposed, of.s_transposed, grad_m, K);  // dP = dM Wᵀ
+      multiply(params.mode.target ? own.s : own.s_transposed, grad_m, own.m, K);  // dW = Pᵀ dM
+      transpose_matrix(grad_m, own.m_transposed, K);
+      transpose_matrix(params.weight, own.s_transposed, K);
+      multiply(own.m_transposed, own.s_transposed, grad_m, K);  // dP = dM Wᵀ
     }
-    edge_weight_gradient(of.effective, of.s, grad_m, of.effective, K, params.mode, 0, 1);
+    edge_weight_gradient(own.effective, own.s, grad_m, own.effective, K, params.mode, 0, 1);
   }
 }
 
 // ---- Forward --------------------------------------------------------------------------------------------------------
 
-/// forward() if x, y and the residual are channels_last.
+/// forward() for x, y and a residual that are channels_last.
 template <typename T>
 void forward_channels_last(const CpuForwardArguments<T>& arguments, const PixelTiling& tiling, int64_t begin,
                            int64_t end) {
@@ -97,8 +98,8 @@ void forward_channels_last(const CpuForwardArguments<T>& arguments, const PixelT
   NodeMatrix<T> matrix(shape.nodes);
   for (int64_t index = begin; index < end; ++index) {
     const PixelTile tile = tiling.tile(index);
-    const int64_t of_sample = tiling.sample_of_tile(index) * shape.nodes * shape.nodes;
-    matrix.fill(arguments.m_transposed + of_sample, arguments.m + of_sample, arguments.bias);
+    const int64_t offset = tiling.sample_of_tile(index) * shape.nodes * shape.nodes;
+    matrix.fill(arguments.m_transposed + offset, arguments.m + offset, arguments.bias);
     ChannelsLastProduct<T>::run({matrix, arguments.relu, pixels_in_place(arguments.residual, shape, tile)},
                                 pixels_in_place(arguments.x, shape, tile), pixels_in_place(arguments.y, shape, tile),
                                 tile.images * tile.pixels);
@@ -138,7 +139,7 @@ void forward(const CpuForwardArguments<Stored>& arguments, const PixelTiling& ti
 template <typename Stored, typename Y, typename T = typename Accumulation<Stored>::type>
 void gate(NodeRows<const Stored> g, NodeRows<const Y> y, NodeRows<T> gated, int K, int64_t pixels, double* grad_bias) {
   using S = Simd<T>;
-  constexpr int kPiece = 16;  // vectors: rounding errors grow with the number of terms added one by one
+  constexpr int kPiece = 16;  // vectors of a sum in T: its rounding error grows with their number
   const int vectors = static_cast<int>(pixels / S::kLanes);
   for (int k = 0; k < K; ++k) {
     const auto row = [&](auto value_of) {
@@ -170,8 +171,8 @@ void clear_pixels(NodeRows<T> unit, int K, int64_t count) {
     for (int pixel = 0; pixel < count; ++pixel) *unit.at(k, Pixels<Stored>::lane(pixel)) = 0;
 }
 
-/// Calls body(tile, first element of its sample's matrices, dM, db) for the tiles of the chunks [begin, end), and
-/// stores the sums dM [K, K] and db [K] of each chunk, to which `body` adds.
+/// Calls body(tile, offset, dM, db) for every tile of the chunks [begin, end), where `offset` is that of the matrices
+/// of the tile's sample in m and m_transposed. `body` adds to dM [K, K] and db [K], which are stored for each chunk.
 template <typename Stored, typename T, typename Body>
 void for_each_tile(const CpuBackwardArguments<Stored, T>& arguments, const PixelTiling& tiling, int64_t begin,
                    int64_t end, Body body) {
@@ -189,7 +190,7 @@ void for_each_tile(const CpuBackwardArguments<Stored, T>& arguments, const Pixel
   }
 }
 
-/// backward() if all features are channels_last.
+/// backward() for features that are all channels_last.
 template <typename T>
 void backward_channels_last(const CpuBackwardArguments<T>& arguments, const PixelTiling& tiling, int64_t begin,
                             int64_t end) {
@@ -201,8 +202,8 @@ void backward_channels_last(const CpuBackwardArguments<T>& arguments, const Pixe
   const AlignedArray<T> gated_buffer(K * kSpan), recomputed_buffer(K * kSpan);
   T *const gated = gated_buffer.data(), *const recomputed = recomputed_buffer.data();
   for_each_tile(arguments, tiling, begin, end,
-                [&](const PixelTile& tile, int64_t sample, T* grad_m, double* grad_bias) {
-                  const T *m = arguments.m + sample, *m_transposed = arguments.m_transposed + sample;
+                [&](const PixelTile& tile, int64_t offset, T* grad_m, double* grad_bias) {
+                  const T *m = arguments.m + offset, *m_transposed = arguments.m_transposed + offset;
                   matrix.fill(m, m_transposed, nullptr);
                   matrix_transposed.fill(m_transposed, m, arguments.bias);
                   const T* x = pixels_in_place(arguments.x, shape, tile);
@@ -245,7 +246,7 @@ void backward(const CpuBackwardArguments<Stored>& arguments, const PixelTiling& 
   const TileBuffers<T> g_buffer(1, K, tiling.capacity()), recomputed_buffer(1, K, kSpan);
   const NodeRows<T> tile_g = g_buffer[0], recomputed = recomputed_buffer[0];
   for_each_tile(arguments, tiling, begin, end,
-                [&](const PixelTile& tile, int64_t sample, T* grad_m, double* grad_bias) {
+                [&](const PixelTile& tile, int64_t offset, T* grad_m, double* grad_bias) {
                   const int64_t pixels = padded_pixels(tile, kUnit);
                   const NodeRows<const Stored> grad_y = read_tile(arguments.grad_y, shape, tile, buffers[0]);
                   NodeRows<const Stored> x{}, y{};
@@ -260,15 +261,15 @@ void backward(const CpuBackwardArguments<Stored>& arguments, const PixelTiling& 
                     const bool overlaps = pixel != in_buffer;
                     double* const span_grad_bias = overlaps ? nullptr : grad_bias;
                     if (recompute) {
-                      RowProduct<Stored, T>::run(arguments.m_transposed + sample, K, x.from(0, pixel), recomputed,
+                      RowProduct<Stored, T>::run(arguments.m_transposed + offset, K, x.from(0, pixel), recomputed,
                                                  count, {arguments.bias, false, {}});
                       gate<Stored, T>(span_grad_y, recomputed, g, K, count, span_grad_bias);
                     } else {
                       gate<Stored, Stored>(span_grad_y, y.from(0, pixel), g, K, count, span_grad_bias);
                     }
                     if (need_x)
-                      RowProduct<T, Stored>::run(arguments.m + sample, K, g, grad_x.from(0, pixel), count, {});
-                    if (overlaps) {  // dM and db already have the pixels that were in the unit before
+                      RowProduct<T, Stored>::run(arguments.m + offset, K, g, grad_x.from(0, pixel), count, {});
+                    if (overlaps) {  // the unit before has added these pixels to dM and db already
                       clear_pixels<Stored>(g, K, in_buffer - pixel);
                       gate<T, T>(g, {}, g, K, count, grad_bias);
                     }
@@ -282,7 +283,7 @@ void backward(const CpuBackwardArguments<Stored>& arguments, const PixelTiling& 
 template <typename Stored>
 constexpr GraphConvKernels<Stored> kernels() {
   using T = typename Accumulation<Stored>::type;
-  return {mix<T>, forward<Stored>, backward<Stored>, parameter_gradients<T>};
+  return {compute_matrices<T>, forward<Stored>, backward<Stored>, parameter_gradients<T>};
 }
 
 constexpr GraphConvKernelTable kKernels{kernels<double>(), kernels<float>(), kernels<BFloat16>(), kernels<Float16>()};

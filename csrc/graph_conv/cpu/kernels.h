@@ -2,7 +2,7 @@
 // per instruction set). Legend: graph_conv.h.
 //
 //   sample     a graph: one for the whole batch, or one per image with per_sample
-//   tile       the pixels that a thread computes at a time: a part of one image or, where these are small, several images
+//   tile       the pixels that a thread computes at a time: a part of one image, or several images if they are small
 //   chunk      consecutive tiles of one sample. Gradients are summed over the tiles of a chunk in order, then over the
 //              chunks in order, so that the result does not depend on the number of threads
 #pragma once
@@ -39,7 +39,8 @@ struct TileRange {
 /// A multiple of every register block's width in pixels.
 constexpr int64_t kTileUnit = 192;
 
-/// How a batch is cut into tiles, and the tiles into chunks: a function of the shape alone, so that results are too.
+/// How a batch is cut into tiles, and the tiles into chunks: a function of the shape alone, so that the order of
+/// every sum is, too.
 class PixelTiling {
  public:
   /// `tile_pixels` is the usual size of a tile, a multiple of kTileUnit.
@@ -80,7 +81,7 @@ template <typename Stored, typename T = typename Accumulation<Stored>::type>
 struct CpuBackwardArguments {
   MapShape shape;
   MapView<const Stored> grad_y, x;
-  MapView<const Stored> y;    ///< its sign gates the gradient of ReLU; absent: computed from x
+  MapView<const Stored> y;    ///< its sign gates the gradient of ReLU; absent: recomputed from x
   MapView<Stored> grad_x;     ///< absent: not needed
   const T *m, *m_transposed;  ///< [samples, K, K]
   const T* bias;              ///< [K] or null
@@ -94,8 +95,8 @@ template <typename Stored>
 struct GraphConvKernels {
   using T = typename Accumulation<Stored>::type;
 
-  /// Over samples: fills `matrices`.
-  void (*mix)(const GraphParams<T>& params, const SampleMatrices<T>& matrices, int64_t begin, int64_t end);
+  /// Over samples: computes `matrices`.
+  void (*compute_matrices)(const GraphParams<T>& params, const SampleMatrices<T>& matrices, int64_t begin, int64_t end);
   /// Over tiles.
   void (*forward)(const CpuForwardArguments<Stored>& arguments, const PixelTiling& tiling, int64_t begin, int64_t end);
   /// Over chunks.

@@ -1,5 +1,5 @@
 // The products with pixels for features in rows of pixels (NCHW): out = epilogue(M·in) and dM += g·xᵀ, in blocks whose
-// sums stay in registers. In an unnamed namespace, and sparing with the standard library: see instruction_set.h.
+// sums stay in registers. In an unnamed namespace, with few functions of the standard library: see instruction_set.h.
 #pragma once
 
 #include "common/simd.h"
@@ -121,9 +121,9 @@ struct RowProduct {
   }
 };
 
-/// dM += g·xᵀ over `pixels` pixels of x. `g` has its pixels in the order in which Pixels<X> loads those of x, padded to
-/// `padded`, a multiple of kUnit. If `pixels` is not, the last unit of g stands for the last kUnit pixels of x, with
-/// zeros where they were in the unit before.
+/// dM += g·xᵀ over `pixels` pixels of x. `g` has its pixels in the order in which Pixels<X> loads those of x, and is
+/// padded to `padded` pixels, a multiple of kUnit. If `pixels` is no such multiple, the last unit of g belongs to the
+/// last kUnit pixels of x, and is zero for those that the unit before has as well.
 template <typename X>
 struct RowOuterProduct {
   using T = typename Accumulation<X>::type;

@@ -1,5 +1,5 @@
 // How kernels.cpp reads and writes the pixels of a tile: in place where the layout allows it, else through packed
-// buffers. In an unnamed namespace, and sparing with the standard library: see instruction_set.h.
+// buffers. In an unnamed namespace, with few functions of the standard library: see instruction_set.h.
 #pragma once
 
 #include "graph_conv/cpu/kernels.h"
@@ -25,10 +25,12 @@ inline void for_each_run(const MapView<Stored>& map, const MapShape& shape, cons
   }
 }
 
-/// Calls body(pixel, position in buffers, count) for spans of at most kSpan pixels that are multiples of `unit`. The
-/// last unit, if `pixels` is no multiple, overlaps the one before it, and has a place of its own in buffers, behind the
-/// others.
-constexpr int64_t kSpan = 384;  // rows of a small graph stay in L1; of a large one, a block's share of M does
+constexpr int64_t kSpan =
+    384;  // [pixels]: K rows of a small graph fit into L1; of a large graph, a block's rows of M do
+
+/// Divides a tile into spans of whole units, at most kSpan pixels each, and calls body(pixel, pixel in the buffer,
+/// count). If `pixels` is no multiple of `unit`, the last span is the last `unit` pixels of the tile, some of them for
+/// the second time; it has a place of its own in the buffer. For 20 pixels in units of 8: (0, 0, 16), then (12, 16, 8).
 template <typename Body>
 inline void for_each_span(int64_t pixels, int64_t unit, Body body) {
   const int64_t whole = pixels / unit * unit;
@@ -37,13 +39,13 @@ inline void for_each_span(int64_t pixels, int64_t unit, Body body) {
   if (whole < pixels) body(pixels - unit, whole, unit);
 }
 
-/// The number of pixels to compute: a packed tile of less than a unit is filled up with zeros.
+/// The number of pixels to compute: a tile of less than a unit is packed and filled up with zeros.
 inline int64_t padded_pixels(const PixelTile& tile, int64_t unit) {
   const int64_t pixels = tile.images * tile.pixels;
   return pixels < unit ? unit : pixels;
 }
 
-/// Whether the kernels can read and write the tile where it lies.
+/// Whether the kernels can read and write the tile without a buffer.
 template <typename Stored>
 inline bool is_in_place(const MapView<Stored>& map, const MapShape& shape, const PixelTile& tile) {
   return tile.images == 1 && map.column_stride == 1 && map.row_stride == shape.width &&

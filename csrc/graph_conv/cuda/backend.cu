@@ -9,7 +9,7 @@
 namespace dgcn::graph_conv {
 namespace {
 
-/// Memory for `size` numbers of type A; absent for none, since even that costs microseconds.
+/// Memory for `size` numbers of type A. Absent if that is 0: even an empty tensor costs microseconds.
 template <typename A>
 std::optional<Tensor> allocate(const Tensor& like, int64_t size) {
   if (size == 0) return std::nullopt;
@@ -27,7 +27,8 @@ bool is_dense(const Tensor& features, bool channels_last) {
   return true;
 }
 
-/// All features of a call have one memory format in the kernels: that of x if it is NCHW or channels_last, else NCHW.
+/// The memory format that all features of a call have in the kernels: that of x if it is NCHW or channels_last, else
+/// NCHW.
 class CommonFormat {
  public:
   explicit CommonFormat(const Tensor& x) : channels_last_(!is_dense(x, false) && is_dense(x, true)) {}
@@ -55,7 +56,8 @@ class CommonFormat {
     if (output.const_data_ptr() != written.const_data_ptr()) torch::stable::copy_(output, written);
   }
 
-  /// What a plan starts from. Call it after input() and output() for all features.
+  /// The layout from which a plan starts. Call this after input() and output() for all features: it needs their
+  /// alignment.
   cuda::TileLayout tile_layout(const GraphConvInputs& inputs) const {
     cuda::TileLayout layout{};
     layout.nodes = static_cast<int>(inputs.nodes());
@@ -84,7 +86,7 @@ cuda::LaunchPlan make_plan(PlanFunction plan_function, const CommonFormat& forma
                                   device_attribute(cudaDevAttrMaxSharedMemoryPerMultiprocessor, device)};
   cuda::LaunchPlan plan;
   DGCN_CHECK(plan_function(plan, format.tile_layout(inputs), inputs.batch(), limits),
-             "x must have so few nodes K that 16 pixels fit ", "into the ", limits.block_shared_bytes,
+             "x must have so few nodes K that 16 pixels fit into the ", limits.block_shared_bytes,
              " bytes of shared memory of this GPU, got K = ", inputs.nodes());
   return plan;
 }

@@ -2,19 +2,19 @@
 // tests/cpp/test_graph_conv_cuda_emulated.cpp runs the same source on the host. Legend: graph_conv.h.
 //
 // Forward at K = 17 in float32 moves 2·17·4 = 136 bytes a pixel for 2·17² = 578 operations; backward (reads grad_y, x
-// and y, writes grad_x) 272 bytes for 1,156. These are 4 operations a byte, where the float32 units of an H100 do 20
-// (tensor cores would only add the rounding of TF32), so the kernels are bound by memory bandwidth. But not by a wide
-// margin: at 13 bytes a cycle, an SM has 10 cycles for a pixel forward and 21 backward, and issuing all instructions
-// around the multiplications, counted in the machine code, takes about 8 and 16. Hence:
+// and y, writes grad_x) 272 bytes for 1,156. These are 4 operations a byte, and an H100 does 20 in float32 for each
+// byte that it loads (tensor cores would only add the rounding of TF32). So the kernels are bound by memory bandwidth,
+// though not by a wide margin. At 13 bytes a cycle, an SM has 10 cycles for a pixel forward and 21 backward; to issue
+// the instructions of a pixel, counted in the machine code, takes about 8 and 16. Hence:
 //   - Every feature crosses device memory once, in accesses of 16 bytes wherever its row starts: maps have 16n + 1
 //     cells a side, so hardly any row of NCHW is aligned. Tiles pass through shared memory, 16 bytes at a time on the
 //     side of device memory, single elements on the side of the arithmetic. That also makes NCHW and channels_last the
 //     same to the arithmetic.
-//   - S and M never leave the SM. Each block computes them, once per sample: a microsecond or two, which all blocks
-//     spend at the same time, instead of a launch and a round trip through memory. At [8, 17, 81, 81] that is most of
-//     the time, so the parameters are all fetched at once, and no loop over them waits for memory.
-//   - A block loads, computes and stores one tile after the other, without prefetching: the other blocks of its SM use
-//     the memory meanwhile, and the tile can be twice as large.
+//   - S and M never leave the SM. Each block computes them, once per sample. That takes a microsecond or two, for all
+//     blocks at the same time, and saves a launch and a round trip through memory. At [8, 17, 81, 81] it is most of the
+//     time, so all parameters are fetched at once, and no loop over them waits for memory.
+//   - A block loads, computes and stores one tile after the other, without prefetching: while it computes, the other
+//     blocks of its SM load. So a tile can be twice as large.
 //   - Each block owns a fixed, contiguous range of tiles. The sample rarely changes within a block, and every sum has
 //     one order.
 //   - Parameter gradients are linear in dM, so each block accumulates its own dM over all its tiles. The second launch
@@ -35,7 +35,8 @@ namespace dgcn::graph_conv::cuda {
 constexpr int kForwardThreads = 256;
 constexpr int kForwardColumns = 4;  // of a product with pixels; see kPixelOutputs
 
-/// Blocks whose registers must fit into an SM at the same time. Float64 is bound by arithmetic: one block may use all.
+/// Blocks whose registers must fit into an SM at the same time. Float64 is bound by arithmetic: there one block may use
+/// all registers.
 template <typename A>
 constexpr int resident_blocks(bool shared) {
   return shared && sizeof(A) == 4 ? 2 : 1;
@@ -52,15 +53,15 @@ struct CudaForwardArguments {
   A* workspace;  ///< [blocks, forward_kept + forward_scratch], if these do not fit into shared memory
 };
 
-// Elements that a block keeps while it computes tiles: M and b; and those that it needs before, in mix(): S, W and
-// scratch.
+// Elements that a block keeps while it computes tiles: M and b. Then those that only compute_matrices() needs: S, W and
+// its scratch.
 __host__ __device__ constexpr int64_t forward_kept(int nodes) { return operand_size(nodes) + round_up(nodes, 4); }
 __host__ __device__ constexpr int64_t forward_scratch(int nodes) {
   return matrix_size(nodes) + operand_size(nodes) + 2 * copy_size(nodes);
 }
 
-/// y = act(M x + b) (+ residual). With `kShared` the matrices are in shared memory, and the tiles overwrite the
-/// scratch; else matrices and scratch are in the workspace.
+/// y = act(M x + b) (+ residual). With `kShared` the matrices are in shared memory, and the tiles overwrite what only
+/// compute_matrices() needs. Without, all of these are in the workspace.
 template <typename T, typename A, bool kShared>
 __global__ void __launch_bounds__(kForwardThreads, resident_blocks<A>(kShared))
     forward_kernel(const CudaForwardArguments<T, A> arguments) {
@@ -85,7 +86,8 @@ __global__ void __launch_bounds__(kForwardThreads, resident_blocks<A>(kShared))
     const int64_t image = index / layout.tiles_per_image;
     const int64_t end = arguments.per_sample ? std::min(range.end, (image + 1) * layout.tiles_per_image) : range.end;
     const A* const weight = fetch_matrix<kShared>(weight_copy, params.weight, K);
-    mix<kShared, A>(m_transposed, nullptr, s, scratch, weight, scratch, params, arguments.per_sample ? image : 0);
+    compute_matrices<kShared, A>(m_transposed, nullptr, s, scratch, weight, scratch, params,
+                                 arguments.per_sample ? image : 0);
 
     for (; index < end; ++index) {
       const SharedTile<T> tile(layout, index);
@@ -121,7 +123,7 @@ __global__ void __launch_bounds__(kForwardThreads, resident_blocks<A>(kShared))
 // ---- Backward -------------------------------------------------------------------------------------------------------
 
 constexpr int kBackwardThreads = 256;
-constexpr int kBackwardColumns = 2;  // of a product with pixels; fewer, as dM needs most of the registers
+constexpr int kBackwardColumns = 2;  // of a product with pixels; fewer, since dM needs most of the registers
 
 // A thread accumulates 5 × 9 entries of dM: 14 loads from shared memory feed 45 multiplications. K = 17 has 8 such
 // parts, one for each of 8 warps, whose threads read neighbouring pixels.
@@ -137,7 +139,7 @@ struct OuterProductParts {
   __host__ __device__ int count() const { return rows * columns; }
 };
 
-/// A thread's part of dM and db = Σ_p g_p. Rows and columns beyond K repeat the last one; store() leaves them out.
+/// A thread's part of dM, and of db = Σ_p g_p. Rows and columns beyond K repeat the last one; store() skips them.
 template <typename A>
 struct PartialOuterProduct {
   A products[kPartRows][kPartColumns];
@@ -217,15 +219,16 @@ __device__ void sum_slices(A* gradients, const A* totals, int nodes, int slices)
   __syncthreads();
 }
 
-/// Elements of the gradients of W_d, W and b, which follow one another.
+/// Elements of the gradients of W_d, W and b of one block, stored one after the other.
 template <typename A>
 __host__ __device__ int64_t partial_size(const GraphParams<A>& params) {
   const int64_t K = params.nodes;
   return K * K + (params.weight != nullptr ? K * K : 0) + (params.bias != nullptr ? K : 0);
 }
 
-/// partial = the gradients of W_d, W and b, computed from `gradients` = (dM, db); with `add`, partial += them. `s`,
-/// `effective` (overwritten) and `weight` are those of mix(). `scratch`: a matrix and an operand.
+/// Computes the gradients of W_d, W and b from `gradients` = (dM, db), and stores them in `partial` or, with `add`,
+/// adds them to it. `s`, `effective` (overwritten) and `weight` are those of compute_matrices(). `scratch`: a matrix
+/// and an operand.
 template <typename A>
 __device__ void parameter_gradients(A* partial, bool add, const A* gradients, const A* s, A* effective, const A* weight,
                                     A* scratch, const GraphParams<A>& params) {
@@ -259,7 +262,7 @@ __device__ void parameter_gradients(A* partial, bool add, const A* gradients, co
   __syncthreads();
 }
 
-/// g = 0 where y is not positive: the gradient through ReLU. Over whole tiles, including the padding between rows.
+/// Sets g to 0 where y is not positive: the gradient through ReLU. Covers whole tiles, the padding between rows too.
 template <typename T, typename A>
 __device__ void gate(const T* y, T* g, int elements) {
   for (int e = threadIdx.x * kPiece<T>; e < elements; e += blockDim.x * kPiece<T>) {
@@ -287,8 +290,8 @@ struct CudaBackwardArguments {
   A* workspace;  ///< as in CudaForwardArguments
 };
 
-// Elements that a block keeps: M in both directions, b, S, the adjacency and W; and scratch: (dM, db), then either its
-// slices or the matrices of parameter_gradients(). mix() needs less.
+// Elements that a block keeps: M and its transpose, b, S, the adjacency and W. Then scratch: (dM, db), and either its
+// slices or the matrices of parameter_gradients(). compute_matrices() uses the scratch too, and needs less.
 __host__ __device__ constexpr int64_t backward_kept(int nodes) {
   return 2 * operand_size(nodes) + round_up(nodes, 4) + 2 * matrix_size(nodes) + copy_size(nodes);
 }
@@ -298,7 +301,7 @@ __host__ __device__ constexpr int64_t backward_scratch(int nodes, int slices) {
 }
 
 /// grad_x = Mᵀ g, where g is grad_y gated by ReLU, and the parameter gradients of this block's tiles. `kShared`: as for
-/// forward_kernel; also, a thread has one part of dM at most, which stays in registers from tile to tile.
+/// forward_kernel. With it, a thread has at most one part of dM, which stays in registers from tile to tile.
 template <typename T, typename A, bool kShared>
 __global__ void __launch_bounds__(kBackwardThreads, resident_blocks<A>(kShared))
     backward_kernel(const CudaBackwardArguments<T, A> arguments) {
@@ -336,8 +339,8 @@ __global__ void __launch_bounds__(kBackwardThreads, resident_blocks<A>(kShared))
   for (int64_t index = range.begin; index < range.end;) {
     const int64_t image = index / layout.tiles_per_image, sample = arguments.per_sample ? image : 0;
     const int64_t end = arguments.per_sample ? std::min(range.end, (image + 1) * layout.tiles_per_image) : range.end;
-    mix<kShared, A>(recompute ? m_transposed : nullptr, need_x ? m : nullptr, s, effective, weight, gradients, params,
-                    sample);
+    compute_matrices<kShared, A>(recompute ? m_transposed : nullptr, need_x ? m : nullptr, s, effective, weight,
+                                 gradients, params, sample);
     PartialOuterProduct<A> outer;
     outer.clear();
     if (!kShared) clear(totals, slices * (K * K + K));
@@ -391,7 +394,7 @@ __global__ void __launch_bounds__(kBackwardThreads, resident_blocks<A>(kShared))
   }
 }
 
-/// The sum over blocks of `partial` goes to the gradients of W_d, W (null if there is none) and b (likewise).
+/// The gradients of W_d, W and b are the sums of `partial` over the blocks. `weight` and `bias`: null if absent.
 template <typename A>
 struct ReduceArguments {
   const A* partial;  ///< [blocks, size]
@@ -405,7 +408,7 @@ struct ReduceArguments {
 constexpr int kReduceEntries = 32;  // of a block; neighbours in memory, so that accesses coalesce
 constexpr int kReduceThreads = 1024;
 
-/// Sums over the blocks of backward_kernel: each thread over a fixed share of them, then over the threads in order.
+/// Sums over the blocks of backward_kernel: each thread sums a fixed share of them, then one adds the shares in order.
 template <typename A>
 __global__ void __launch_bounds__(kReduceThreads) reduce_kernel(const ReduceArguments<A> arguments) {
   extern __shared__ __align__(16) unsigned char shared_memory[];

@@ -38,7 +38,8 @@ __device__ void matrix_product(const A* operand, int nodes, Input input, Output 
       [&](int o, const ThreadColumns<1>& column, const A(&sum)[1]) { output(o, column.offset[0], sum[0]); });
 }
 
-/// Starts to copy `count` numbers; wait_for_loads() completes it. Zeros if `parameter` is null.
+/// Starts to copy `count` numbers; wait_for_loads() completes it. Zeros if `parameter` is null. Only copies to shared
+/// memory can be asynchronous.
 template <bool kShared, typename A>
 __device__ void fetch(A* copy, const A* parameter, int count) {
   for (int e = threadIdx.x; e < count; e += blockDim.x)
@@ -48,7 +49,8 @@ __device__ void fetch(A* copy, const A* parameter, int count) {
       copy[e] = parameter == nullptr ? A(0) : parameter[e];
 }
 
-/// Up to this K, a block fetches W_d, A and W all at once instead of reading each from device memory when it is needed.
+/// Up to this K, a block fetches W_d, A and W at once. For larger K it reads them from device memory where it needs
+/// them.
 constexpr int kMostFetchedNodes = 64;
 __host__ __device__ constexpr int64_t copy_size(int nodes) {
   return nodes <= kMostFetchedNodes ? matrix_size(nodes) : 0;
@@ -63,12 +65,12 @@ __device__ const A* fetch_matrix(A* copy, const A* parameter, int nodes) {
 }
 
 /// Computes M = P·W of image `sample` as operands: `m_transposed` for y = M x, `m` for grad_x = Mᵀ g. Either may be
-/// null; both must have been cleared. Also computes the matrices `s` and `effective`, the adjacency or the draw from
-/// it. `weight` is the result of fetch_matrix(), which this function waits for. `scratch`: an operand and a
-/// copy_size(); `effective` may be the same memory as the operand, which then overwrites it.
+/// null; both must have been cleared. Also computes `s` and `effective`, the adjacency or the draw from it. `weight` is
+/// the result of fetch_matrix(), which this function waits for. `scratch` has room for an operand and copy_size()
+/// elements. `effective` may begin where `scratch` does, if the caller does not need it: the operand overwrites it.
 template <bool kShared, typename A>
-__device__ void mix(A* m_transposed, A* m, A* s, A* effective, const A* weight, A* scratch,
-                    const GraphParams<A>& params, int64_t sample) {
+__device__ void compute_matrices(A* m_transposed, A* m, A* s, A* effective, const A* weight, A* scratch,
+                                 const GraphParams<A>& params, int64_t sample) {
   const int K = params.nodes, pitch = operand_pitch(K);
   GraphParams<A> fetched = params;
   fetched.edge_weight = fetch_matrix<kShared>(scratch + operand_size(K), params.edge_weight, K);

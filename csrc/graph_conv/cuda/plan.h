@@ -19,30 +19,30 @@ struct LaunchPlan {
   TileLayout layout;
   int blocks, threads;
   int64_t shared_bytes;     ///< of a block
-  bool matrices_in_shared;  ///< `kShared`
-  int64_t workspace;        ///< elements of the accumulation dtype, for the matrices if they are not in shared memory
+  bool matrices_in_shared;  ///< `kShared` of the kernels
+  int64_t workspace;        ///< elements of the accumulation dtype, for matrices that are not in shared memory
   OuterProductParts parts;  ///< of dM, for backward
 };
 
-/// What make_plan() has to find memory for.
+/// What a block needs, for make_plan().
 struct BlockNeeds {
   int threads;
-  bool shared_allowed;            ///< `kShared`, if it fits
+  bool shared_allowed;            ///< whether the matrices may be in shared memory
   int resident_blocks;            ///< that should fit into an SM at the same time
   int tiles;                      ///< that a block holds at a time
   int least_pixels, most_pixels;  ///< of a tile; see kPixelUnit. Fewer than the least only if shared memory is short
-  int64_t kept, scratch;          ///< elements of the accumulation dtype
+  int64_t kept, scratch;          ///< elements of the accumulation dtype; see forward_kept()
   OuterProductParts parts;
 };
 
 /// Up to this K, 256 threads hold all of dM, and the matrices of backward can be in shared memory.
 constexpr int kMostSharedNodes = 64;
-/// Up to this K, forward has more and smaller blocks, so that while some compute, others load.
+/// Up to this K, forward has more and smaller blocks: while some compute, others load.
 constexpr int kFewNodes = 2 * kPixelOutputs;
 /// Blocks per SM if the matrices are in the workspace: more blocks would need more workspace.
 constexpr int kWorkspaceBlocks = 1;
-/// The pixels of a tile are a multiple of this, so that rows have an even number of pieces. The largest tile is one
-/// unit short of 512 pixels, so that a row with its lead is the same number of pieces for each thread of a warp.
+/// The pixels of a tile are a multiple of this, so that rows have an even number of pieces. The largest tiles have 496
+/// pixels: with its lead, a row then fits into 512 elements, which are whole rounds of copies by 32 threads.
 constexpr int kPixelUnit = 16;
 /// Shared memory that CUDA reserves in each block.
 constexpr int64_t kReservedBytes = 1024;
@@ -55,7 +55,8 @@ void set_tile_pixels(TileLayout& layout, int64_t batch, int pixels, int threads)
   layout.tiles = batch * layout.tiles_per_image;
   layout.size = batch * layout.nodes * layout.image_pixels;
   if (!layout.channels_last) {
-    layout.pitch = pixels + kPiece<T>;  // room for the lead; an odd number of pieces, so rows start at other banks
+    // Room for the lead, and an odd number of pieces: so neighbouring rows start at different banks.
+    layout.pitch = pixels + kPiece<T>;
     layout.elements = layout.nodes * layout.pitch;
     layout.row_threads = 32;
   } else if (layout.nodes % (2 * kPiece<T>) == 0) {
@@ -85,7 +86,7 @@ bool make_plan(LaunchPlan& plan, const TileLayout& features, int64_t batch, cons
     const int64_t slots = resident * limits.multiprocessors, pixels_a_slot = batch * features.image_pixels / slots;
     const int64_t most_pixels = std::min(
         {std::max<int64_t>(pixels_a_slot, needs.least_pixels), features.image_pixels, int64_t{needs.most_pixels}});
-    // If that many blocks do not fit into an SM even with the smallest tiles, one block may use all of it.
+    // If `resident` blocks do not fit into an SM even with the smallest tiles, one block may use all shared memory.
     for (const int64_t share :
          {limits.multiprocessor_shared_bytes / resident - kReservedBytes, limits.block_shared_bytes})
       for (int64_t pixels = round_up(most_pixels, kPixelUnit); pixels > 0; pixels -= kPixelUnit) {
@@ -123,8 +124,8 @@ bool plan_backward(LaunchPlan& plan, const TileLayout& features, int64_t batch, 
   BlockNeeds needs{};
   needs.parts.rows = (K + kPartRows - 1) / kPartRows;
   needs.parts.columns = (K + kPartColumns - 1) / kPartColumns;
-  // At most 32 slices: a warp then reads neighbouring pixels. If a thread has several parts, 4: a warp reads four
-  // pixels of eight nodes, from 32 different banks.
+  // At most 32 slices: the threads of a warp read neighbouring pixels. Where a thread has several parts, 4 slices: a
+  // warp reads four pixels of eight nodes, from 32 different banks.
   needs.shared_allowed = K <= kMostSharedNodes;
   needs.parts.slices = needs.shared_allowed ? std::min(32, kBackwardThreads / needs.parts.count()) : 4;
   needs.threads = kBackwardThreads;

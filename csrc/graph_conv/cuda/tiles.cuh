@@ -34,8 +34,7 @@ __device__ void copy_piece(T* to, const T* from) {
 
 /// How features [B, K, H, W] are cut into tiles, and the layout of a tile in shared memory: rows of elements that are
 /// contiguous in device memory. NCHW has a row per node. channels_last has a single row, unless K is a multiple of two
-/// pieces: then each pixel is a row, and a piece of padding avoids that neighbouring pixels are in the same memory
-/// banks.
+/// pieces: then each pixel is a row, padded by a piece so that neighbouring pixels are in different memory banks.
 struct TileLayout {
   int nodes;                       ///< K
   int64_t image_pixels;            ///< N = H·W
@@ -53,7 +52,7 @@ struct TileLayout {
 template <typename T>
 struct SharedTile {
   int pixels;             ///< layout.pixels, or the rest of the image
-  int rows, row_length;   ///< contiguous runs in device memory, and their elements
+  int rows, row_length;   ///< number of rows, and the elements of each
   int64_t start, stride;  ///< in device memory: the first element of row 0, and from row to row
   int lead, lead_step;    ///< of row 0, and from row to row; see row_lead
   int node_step, pixel_step;
@@ -116,8 +115,8 @@ __device__ void copy_elements(T* to, const T* from, const SharedRow& row) {
   for (int e = row.lead + row.thread; e < row.end; e += row.threads) to[e] = from[e];
 }
 
-/// Starts to load a tile into shared memory. The first and last piece of a row are loaded with the neighbouring
-/// elements that they contain (shared memory has room for them), since only whole pieces can be copied asynchronously.
+/// Starts to load a tile into shared memory. Only whole pieces can be copied asynchronously, so the first and the last
+/// piece of a row are loaded with elements of its neighbours. Shared memory has room for them.
 template <typename T>
 __device__ void load_tile(T* to, const T* from, const TileLayout& layout, const SharedTile<T>& tile) {
   for_each_row(layout, tile, [&](const SharedRow& row) {
@@ -162,11 +161,11 @@ struct BlockTiles {
 
 // ---- Products -------------------------------------------------------------------------------------------------------
 
-// Shared memory delivers 32 numbers a cycle to an SM, which multiplies 128. So where columns are pixels, a thread
-// computes 10 outputs of several columns: with 4 columns, 14 loads feed 40 multiplications (20 outputs of 2 columns
-// would load 22). K = 17 fills two groups of 10 up to three outputs.
+// An SM reads 32 numbers a cycle from shared memory and multiplies 128. So where columns are pixels, a thread computes
+// 10 outputs of several columns: with 4 columns, 14 loads feed 40 multiplications (20 outputs of 2 columns would need
+// 22 loads). K = 17 takes two groups of 10, in which three outputs are unused.
 constexpr int kPixelOutputs = 10;
-// K×K matrices have few columns: a thread computes few outputs, so that more threads have work.
+// K×K matrices have few columns: with few outputs a thread, more threads have work.
 constexpr int kMatrixOutputs = 2;
 
 /// Elements from row to row of an operand: a matrix in shared memory whose rows product() reads in pairs.
