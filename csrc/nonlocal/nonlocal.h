@@ -13,8 +13,8 @@
 //   N y_i = r + (a_i + b_(k)) w        and from k to k + 1    r += (b_(k) − b_(k+1)) w,    w += g_(k+1)
 //
 // Every factor is a difference of keys that is at least 0, so the sums cancel no more than the g themselves do, and
-// adding c to a and −c to b changes nothing. (Prefix sums of g_j and b_j g_j, which also give y, lose the digits by
-// which the keys exceed their differences.)
+// adding c to a and −c to b changes nothing. (y could also be computed from prefix sums of g_j and b_j g_j. These
+// cancel where the keys are much larger than their differences.)
 //
 // Backward. With h_i = ∂L/∂y_i, and every sum over the active pairs,
 //
@@ -22,8 +22,8 @@
 //   ∂L/∂a_i = (1/N) ⟨h_i, Σ_j g_j⟩               ⟨h_i, w⟩ of the forward scan, summed over channels
 //   ∂L/∂b_j = (1/N) ⟨g_j, Σ_i h_i⟩               ⟨g_j, w⟩ of the exchanged scan
 //
-// NaN. A key that is NaN sorts as the largest and is active with every other, so that all that depends on it becomes
-// NaN.
+// NaN. A key that is NaN sorts as the largest and is active with every other key, so that every result that depends on
+// it becomes NaN.
 #pragma once
 
 #include <cstdint>
@@ -44,7 +44,7 @@ struct FeatureShape {
   int64_t images, channels, positions;  ///< B, C, N
 };
 
-/// Whether ReLU passes a + b on. True if that is NaN, which has to reach the result.
+/// Whether a + b > 0. Also true if a + b is NaN, so that NaN reaches the result.
 template <typename T>
 DGCN_HOST_DEVICE bool is_active(T a, T b) {
   return !(a + b <= T(0));
@@ -72,13 +72,13 @@ DGCN_HOST_DEVICE void append(ScanState<Channels>& state, T gap, const ScanState<
   state.sum += other.sum;
 }
 
-/// Σ_j relu(a_i + b_j) g_j over the positions in `state`. `height`: a_i + b_(k).
+/// Σ_j relu(a_i + b_j) g_j over the positions in `state`. `last`: a_i + b_(k), the weight of the last one.
 template <typename Channels, typename T>
-DGCN_HOST_DEVICE Channels weighted_sum(const ScanState<Channels>& state, T height) {
-  return state.ramp + height * state.sum;
+DGCN_HOST_DEVICE Channels weighted_sum(const ScanState<Channels>& state, T last) {
+  return state.ramp + last * state.sum;
 }
 
-/// An unsigned integer that orders as the key does; every NaN has the same, which is the largest.
+/// Maps keys to unsigned integers in the same order; every NaN is mapped to the largest one.
 DGCN_HOST_DEVICE uint32_t sortable_bits(float key) {
   uint32_t bits;
   memcpy(&bits, &key, sizeof(bits));

@@ -12,16 +12,17 @@
 namespace dgcn::nonlocal {
 namespace {
 
-/// What parallel_for() counts: sorting and scanning take as long for an element as for this many multiplications.
+/// Cost of sorting or scanning one element, in multiplications: see parallel_for().
 constexpr int64_t kElementCost = 64;
 
 /// The keys of every image, ranked by the constructor, and their memory.
 template <typename T>
 class BatchKeys {
  public:
-  /// `backward`: counts what is active with the keys b as well.
+  /// `backward`: fills `active` of the keys b as well.
   BatchKeys(const AffinityInputs& inputs, bool backward) : images_(inputs.images()) {
-    const int64_t positions = inputs.positions(), sides = 2 * inputs.images();  // a of an image, b of it, a of the next
+    const int64_t positions = inputs.positions();
+    const int64_t sides = 2 * inputs.images();  // a and b of image 0, a and b of image 1, …
     keys_.reset(new double[sides * positions]);
     indices_.reset(new int32_t[3 * sides * positions]);
     parallel_for(sides, 8 * positions * kElementCost, [&](int64_t begin, int64_t end) {

@@ -90,7 +90,8 @@ inline Stored* start_of(const FeatureView<Stored>& features, const ChannelBlock&
   return features.data + block.image * features.image_stride + block.first_channel * features.channel_stride;
 }
 
-/// Converts the row of a position. To the same type by vectors, since GCC may compile a memcpy of this size to a call.
+/// Converts the row of a position. Copies it by vectors if the types are the same: GCC may compile a memcpy of this
+/// size to a call.
 template <typename In, typename Out>
 inline void convert_row(const In* from, Out* to) {
   if constexpr (std::is_same_v<In, Out>) {
@@ -101,7 +102,7 @@ inline void convert_row(const In* from, Out* to) {
   }
 }
 
-constexpr int64_t kTilePositions = 128;  // packed or unpacked at a time, so that they stay in L1
+constexpr int64_t kTilePositions = 128;  // packed or unpacked at a time: they fit into L1
 
 /// rows[rank[n]] = features of position n.
 template <typename Stored, typename T>
@@ -131,8 +132,8 @@ void unpack(const RankedRows<T>& rows, const FeatureView<Stored>& features, cons
 
 // ---- The scan -------------------------------------------------------------------------------------------------------
 
-/// Scans the keys of `from`, whose features are `features`, in descending order, and evaluates the sums for each key of
-/// `to` in ascending order, when its active positions have been added. Both by rank in `to`:
+/// Scans the keys of `from`, whose features are `features`, in descending order. Goes through the keys of `to` in
+/// ascending order, and evaluates the sums for each once its active positions have been added. By rank in `to`:
 ///
 ///   values [rank] = (1/N) Σ_j relu(to + from_j) features_j        unless null; may be `others`
 ///   dots [rank] = (1/N) ⟨others[rank], Σ_j features_j⟩ over its active j        unless null
@@ -198,7 +199,7 @@ void backward(const AffinityBackwardArguments<Stored>& arguments, int64_t begin,
       pack(arguments.g, block, positions, b.rank, g);
       scan<T>(b, g, a, h, nullptr, arguments.grad_a + index * positions, positions);
     }
-    scan(a, h, b, g, need_g ? &g : nullptr, grad_b, positions);  // grad_g takes the place of g
+    scan(a, h, b, g, need_g ? &g : nullptr, grad_b, positions);  // grad_g overwrites g
     if (need_g) unpack(g, arguments.grad_g, block, positions, b.rank);
   }
 }

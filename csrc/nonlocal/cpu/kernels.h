@@ -1,8 +1,8 @@
 // The interface between the CPU backend (backend.cpp, torch) and its kernels (kernels.cpp, free of torch, compiled once
 // per instruction set). Legend: nonlocal.h.
 //
-//   block   `block_channels` neighbouring channels of one image, which a scan computes at a time. Blocks are numbered
-//           through the batch, image by image; each is one unit of work for a thread
+//   block   `block_channels` neighbouring channels of one image, which one scan computes. Blocks are numbered through
+//           the batch, image by image; a thread computes whole blocks
 #pragma once
 
 #include <cstdint>
@@ -17,7 +17,7 @@ struct RankedKeys {
   double* key;        ///< [rank]
   int32_t* position;  ///< [rank]
   int32_t* rank;      ///< [position]
-  int32_t* active;    ///< [rank]: how many keys of the other kind are active with this one; ascending
+  int32_t* active;    ///< [rank]: number of keys of the other kind that are active with this one; ascending
 };
 
 struct ImageKeys {

@@ -6,7 +6,7 @@
 
 namespace dgcn::nonlocal {
 
-/// Fills key, position and rank; equal keys stay in the order of their positions.
+/// Fills key, position and rank of `ranked`; equal keys stay in the order of their positions.
 template <typename T>
 void rank_keys(const T* keys, int64_t count, const RankedKeys& ranked) {
   struct Item {
@@ -24,8 +24,7 @@ void rank_keys(const T* keys, int64_t count, const RankedKeys& ranked) {
   }
 }
 
-/// Fills keys.active. The keys of `others` that are active with a key are the largest ones, and the more the larger it
-/// is.
+/// Fills keys.active. A key is active with the largest keys of `others`; the larger the key, the more of them.
 inline void count_active(const RankedKeys& keys, const RankedKeys& others, int64_t count) {
   int64_t active = 0;
   for (int64_t rank = 0; rank < count; ++rank) {

@@ -31,8 +31,8 @@
 //      r                   0       20         70      85
 //      y = r/N                     y_2 = 10           y_1 = 42.5 = ((1 + 3)·20 + (1 − 0.5)·10)/2
 //
-// Each thread has some channels and goes from item to item. Whatever the order of the positions, a warp then accesses
-// whole rows, and all its threads take the same branches. The launches:
+// Each thread has some channels and goes from item to item. So the threads of a warp access neighbours in memory, for
+// any order of the rows, and take the same branches. The launches:
 //
 //   0. features whose channels are not neighbours become rows      transpose_kernel (transpose.cuh)
 //   1. reduce every chunk                                          reduce_kernel
@@ -50,9 +50,9 @@
 //   forward    2   1   2       2      7, or 3 if the channels of g and y are neighbours
 //   backward   4   1   2 + 3   2      12, or 6
 //
-// and a third of one in every scan for the states of the chunks. At B = 8, N = 25,921, C = 128 in float32 these are 2.1
-// GB, or 1.1. Successive steps go through the images in opposite orders, since L2 still holds what the step before used
-// last.
+// and a third of a pass in every scan for the states of the chunks. At B = 8, N = 25,921, C = 128 in float32 these are
+// 2.1 GB, or 1.1. Steps 0, 1, 3 and 4 go through the images in alternating order, first to last and last to first: L2
+// still holds those that the step before used last.
 //
 // No sum depends on the number of images, blocks or threads: results repeat bit for bit.
 #pragma once
@@ -70,12 +70,12 @@ namespace dgcn::nonlocal::cuda {
 
 constexpr int kChunk = 128;
 constexpr int kBatch = 8;             // items whose rows a thread loads at once
-constexpr int kThreadChannels = 2;    // halves the cost per channel of all that is done once per item
+constexpr int kThreadChannels = 2;    // two channels share all that a thread does once per item
 constexpr int kMaxScanThreads = 128;  // further channels come in further rounds
 constexpr int kWarp = 32;
 
-/// Blocks of kMaxScanThreads whose registers must fit into an SM at the same time: enough to hide the latency of
-/// memory, few enough that no thread spills.
+/// Blocks of kMaxScanThreads threads that must fit into an SM at the same time: enough to hide the latency of memory,
+/// few enough that no thread spills registers.
 template <typename T>
 constexpr int kResidentScans = sizeof(T) == 8 ? 4 : 6;
 
@@ -97,9 +97,9 @@ struct ThreadChannels {
 
 /// The chunks of every image, in the order of the sequence.
 struct ChunkStates {
-  ScanState<double>*
-      states;    ///< [B, chunks + 1, C]: after step 1 of each chunk alone, after step 2 where it starts. The last
-                 /// < one of an image: the whole image
+  /// [B, chunks + 1, C]. After step 1: each chunk scanned alone. After step 2: the state in which each chunk starts,
+  /// and behind the last chunk that of the whole image.
+  ScanState<double>* states;
   double* gaps;  ///< [B, chunks]: the last key of the chunk before minus that of this one, in scan order
 };
 
@@ -110,7 +110,7 @@ struct Scan {
   FeatureShape shape;
   int64_t chunks;               ///< of an image
   bool ascending;               ///< adds at a and is evaluated at b; else the other way round
-  bool last_image_first;        ///< the order of images in steps 2 and 3; step 1 has the opposite order
+  bool last_image_first;        ///< the order of images in step 3; step 1 has the opposite order
   FeatureView<const T> added;   ///< features that are added: of b if descending, of a if ascending
   FeatureView<const T> dotted;  ///< features at the evaluated items, for `dots`
   FeatureView<T> values;        ///< (1/N) Σ_j relu(…) added_j at the evaluated items; absent: not needed
@@ -121,7 +121,7 @@ struct Scan {
 
 constexpr int64_t chunks_of(int64_t positions) { return (2 * positions + kChunk - 1) / kChunk; }
 
-/// The empty sum is −0, and a feature that is −0 is added as +0. So a sum is −0 only if nothing was added.
+/// The empty sum is −0, and a feature that is −0 is added as +0. So a sum is −0 only if no feature was added.
 constexpr double kEmptySum = -0.0;
 
 __host__ __device__ inline bool is_empty(double sum) {
@@ -169,7 +169,7 @@ struct alignas(16) StagedItem {
   __device__ bool is_evaluated() const { return position < 0 && position != kNoItem; }
 };
 
-/// The item before a chunk and the items of the chunk, filled up with kNoItem, which have the last key.
+/// The item before a chunk, then its items. A short chunk is filled up with kNoItem, with the key of its last item.
 constexpr int kStagedItems = 1 + kChunk;
 
 /// Stages the chunk of a block in the order of a scan.
@@ -214,7 +214,7 @@ struct ItemBatch {
     }
   }
 
-  /// What item i adds to the sum of a scan, if it does.
+  /// What item i adds to the sum of a scan: its features, or the empty sum.
   __device__ ThreadChannels addend(int i, bool is_added) const {
     ThreadChannels channels;
     DGCN_UNROLL()
@@ -292,12 +292,12 @@ __global__ void __launch_bounds__(kMaxScanThreads, kResidentScans<T>)
 
 // ---- Step 2 ---------------------------------------------------------------------------------------------------------
 
-constexpr int kChunkParts = 16;  // of an image's chunks; a warp has one, for kWarp channels
+constexpr int kChunkParts = 16;  // of an image's chunks; a warp scans one part, for kWarp channels
 constexpr int kChunkScanThreads = kChunkParts * kWarp;
 constexpr int64_t kChunkScanBytes = kChunkScanThreads * sizeof(ScanState<double>) + kChunkParts * sizeof(double);
 
-/// Replaces the state of each chunk alone by the state in which it starts, and stores that of the image behind the
-/// last.
+/// Replaces the state of each chunk alone by the state in which it starts, and stores the state of the whole image
+/// behind the last chunk.
 template <typename T, typename A>
 __global__ void __launch_bounds__(kChunkScanThreads) chunk_scan_kernel(const __grid_constant__ Scan<T, A> scan) {
   extern __shared__ __align__(16) unsigned char shared_memory[];
@@ -407,7 +407,7 @@ __global__ void __launch_bounds__(kMaxScanThreads, kResidentScans<T>)
         const StagedItem<T>& item = batch.items[i];
         add_position(state, previous - item.key, batch.addend(i, item.is_added()));
         previous = item.key;
-        if (kOpposite) {  // this scan ends at the first item, so all weights are distances from its key
+        if (kOpposite) {  // the opposite scan ends at the first item: weights are distances from its key
           const ThreadChannels addend = batch.addend(i, item.is_evaluated());
           opposite.sum += addend;
           opposite.ramp += (items[1].key - item.key) * addend;
@@ -445,8 +445,8 @@ __global__ void __launch_bounds__(kMaxScanThreads, kResidentScans<T>)
 
 // ---- Launch ---------------------------------------------------------------------------------------------------------
 
-/// Steps 1 to 3, by launch(kernel, blocks, threads, shared bytes, arguments...). `is_reduced`: step 1 was done by the
-/// opposite scan.
+/// Runs steps 1 to 3: calls launch(kernel, blocks, threads, shared bytes, arguments...). `is_reduced`: the opposite
+/// scan has done step 1.
 template <typename T, typename A, typename Launch>
 void run_scan(const Scan<T, A>& scan, bool is_reduced, Launch launch) {
   const FeatureShape& shape = scan.shape;

@@ -10,16 +10,16 @@
 
 namespace dgcn::nonlocal::cuda {
 
-/// The key, with the lowest finite number in place of −∞: no finite key is active with either, and differences of keys
-/// stay finite wherever the dense form is.
+/// The key, with the lowest finite number in place of −∞. No finite key is active with −∞ nor with that number, and so
+/// the differences of keys stay finite wherever the dense form is finite.
 template <typename A>
 __host__ __device__ A clamp_to_finite(A key) {
   constexpr A kLowest = std::numeric_limits<A>::lowest();
   return key < kLowest ? kLowest : key;
 }
 
-/// Bits that order as the values in the sequence do, b or −a. NaN goes where it is active with all others. 0 − a
-/// instead of −a, which could be −0: the bits of b and −a are equal where a + b = 0.
+/// Bits in the order of the values in the sequence, b or −a. NaN is active with every other key: as b it is the
+/// largest, as a the smallest. 0 − a and not −a, which could be −0: the bits of b and −a must be equal where a + b = 0.
 template <typename A>
 __host__ __device__ auto sequence_bits(A key, bool is_a) {
   key = clamp_to_finite(key);
@@ -27,9 +27,9 @@ __host__ __device__ auto sequence_bits(A key, bool is_a) {
   return key != key ? decltype(sortable_bits(key)){0} : sortable_bits(A(0) - key);
 }
 
-/// What the items of all images are sorted by, in ascending order: the image in the high bits, then the complement of
-/// sequence_bits(). The sort is stable, and a comes before b in its input: so a_i comes before b_j where a_i + b_j = 0,
-/// and they count as not active.
+/// The items of all images are sorted by this, in ascending order: the image in the high bits, then the complement of
+/// sequence_bits(). The sort is stable, and its input has the a of an image before the b. So where a_i + b_j = 0, a_i
+/// comes before b_j, and the pair is not active.
 template <typename A>
 using SortKey = std::conditional_t<sizeof(A) == 4, uint64_t, unsigned __int128>;
 template <typename A>

@@ -30,8 +30,8 @@ struct BlockSquare {
   }
 };
 
-/// The elements of a thread: one in every kTransposeThreads / kTransposeSide lines, which run along positions or
-/// channels.
+/// The elements of a thread: one in every fourth line of the square (kTransposeThreads / kTransposeSide = 4). Lines run
+/// along positions or along channels.
 template <typename Stored>
 struct ThreadStrip {
   Stored* first;                  ///< in the tensor
@@ -82,7 +82,7 @@ __global__ void __launch_bounds__(kTransposeThreads)
     if (i < target.present) target.first[i * target.step] = elements[target.shared_first + i * target.shared_step];
 }
 
-/// By launch(kernel, blocks, threads, shared bytes, arguments...).
+/// Calls launch(kernel, blocks, threads, shared bytes, arguments...) with transpose_kernel.
 template <typename T, typename Launch>
 void transpose(const FeatureView<const T>& from, const FeatureView<T>& to, const FeatureShape& shape, bool to_rows,
                bool last_image_first, Launch launch) {
