@@ -13,7 +13,7 @@ constexpr int kBucketEdge = 64;         // [px]
 
 int divide_up(int value, int divisor) { return (value + divisor - 1) / divisor; }
 
-/// The component planes of a limb, `plane` values each, in the order of one direction.
+/// The component planes of a limb, `plane` values each. Backward exchanges the two ends.
 struct DirectedPlanes {
   DirectedPlanes(const float* components, std::size_t plane, bool backward) : confidence(components) {
     const auto component = [&](std::size_t forward_index, std::size_t backward_index) {
@@ -26,7 +26,7 @@ struct DirectedPlanes {
   const float *confidence, *x, *y, *scale, *target_x, *target_y, *target_scale;
 };
 
-/// The confident cells of a PAF field, side by side.
+/// Copies of the confident cells of a PAF field.
 struct ConfidentCells {
   ConfidentCells(const float* field, std::size_t plane, float to_px, float threshold)
       : indices(find_confident(field, plane, threshold)), components(kComponents * indices.size()) {
@@ -36,7 +36,7 @@ struct ConfidentCells {
       const float value = field[indices[i]];
       confidence[i] = std::isfinite(value) ? value : 0.0F;
     }
-    for (std::size_t c = 1; c < kComponents; ++c) {  // a plane at a time: its cache misses overlap
+    for (std::size_t c = 1; c < kComponents; ++c) {  // a plane at a time, so that cache misses overlap
       for (std::size_t i = 0; i < count; ++i) {
         const float value = field[c * plane + static_cast<std::size_t>(indices[i])] * to_px;
         components[c * count + i] = value;
@@ -49,8 +49,8 @@ struct ConfidentCells {
   std::vector<float> components;  ///< [kComponents, cells], lengths in px; confidence 0 if a component is not valid
 };
 
-/// Copies of the candidates whose score exceeds the threshold, sorted by the bucket of their start. The score stands in
-/// place of the confidence.
+/// Copies of the candidates whose score exceeds the threshold, sorted by the bucket of their start. The score is
+/// stored as the confidence.
 class CopiedCandidates final : public Candidates {
  public:
   CopiedCandidates(const ConfidentCells& cells, bool backward, PixelSize image, float threshold,
@@ -61,6 +61,7 @@ class CopiedCandidates final : public Candidates {
     std::vector<float> scores(num_cells);
     compute_scores(planes.confidence, planes.target_x, planes.target_y, num_cells, scores.data());
 
+    // Scores above 0: compute_scores() sets those that do not exceed the threshold to 0.
     const std::vector<int> kept = find_confident(scores.data(), num_cells, std::numeric_limits<float>::denorm_min());
 
     const BucketGrid grid(image, kBucketEdge);
@@ -78,7 +79,7 @@ class CopiedCandidates final : public Candidates {
     width_ = kTileWidth;
     height_ = divide_up(size_, kTileSize) * kTileHeight;
     const auto pitch = static_cast<std::size_t>(height_ * width_);
-    copies_.assign(6 * pitch, std::numeric_limits<float>::quiet_NaN());  // NaN: never inside of a window
+    copies_.assign(6 * pitch, std::numeric_limits<float>::quiet_NaN());  // NaN: in no window
     float* const out = copies_.data();
     cells_.resize(kept.size());
     for (std::size_t j = 0; j < kept.size(); ++j) {
@@ -103,7 +104,7 @@ class CopiedCandidates final : public Candidates {
   std::vector<float> copies_;  ///< [6, height_, width_]
 };
 
-/// All cells of a PAF field, where they are.
+/// All cells of a PAF field, read in place.
 class FieldCandidates final : public Candidates {
  public:
   FieldCandidates(const CheckedFields& fields, const DirectedPlanes& planes, float threshold, ConfidenceMap& target_map,
@@ -144,7 +145,7 @@ std::array<std::unique_ptr<Candidates>, 2> make_candidates(const CheckedFields& 
                                                            const DecoderConfig& config) {
   const std::size_t plane = fields.plane();
   const float* const field = fields.paf + (static_cast<std::size_t>(limb) * (kComponents + 1) + 1) * plane;
-  int num_confident = 0;  // an int, which the compiler vectorises
+  int num_confident = 0;  // an int, so that the compiler vectorises the loop
   for (std::size_t i = 0; i < plane; ++i) num_confident += field[i] >= threshold ? 1 : 0;
   if (4 * static_cast<std::size_t>(num_confident) <= plane || fields.height < kTileHeight ||
       fields.width < kTileWidth) {
