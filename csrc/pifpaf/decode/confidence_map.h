@@ -18,19 +18,14 @@ namespace dgcn::pifpaf {
 /// its centre, confidence/map_neighbors · (1 − d²/16σ²)⁸, which is close to a Gaussian; the nearest pixel (|dx|, |dy| <
 /// ½) gets confidence/map_neighbors in full. Sums are clamped at 1.
 ///
-/// Decoding looks up a few hundred pixels around each joint, of the many thousands that its cells cover. So the map is
-/// computed on demand, in blocks of 4 × 4 pixels, and recently used blocks are cached.
+/// The cells of a joint cover many thousand pixels, of which decoding looks up a few hundred. So the map is computed on
+/// demand, in blocks of 4 × 4 pixels, and recently used blocks are cached.
 class ConfidenceMap {
  public:
   ConfidenceMap(const std::vector<PifCell>& cells, PixelSize size, const DecoderConfig& config);
 
-  /// The value at the nearest pixel, or `missing` if that lies outside the map or no cell adds to it.
-  float at(float x, float y, float missing) {
-    look_up(&x, &y, 1, missing, &x);
-    return x;
-  }
-
-  /// The same for `count` positions.
+  /// Looks up `count` positions (x, y) [px]: the value at the nearest pixel, or `missing` if that is outside the map or
+  /// no cell adds to it.
   void look_up(const float* x, const float* y, std::size_t count, float missing, float* values);
 
   /// Writes the whole map to `pixels` [height, width], which must be zero.
@@ -48,7 +43,7 @@ class ConfidenceMap {
   std::vector<Splat> splats_;
   BucketGrid grid_;
   BucketSort buckets_;
-  std::vector<int> sorted_splats_;  ///< by bucket: the indices of the splats whose box overlaps it, ascending
+  std::vector<int> sorted_splats_;  ///< for each bucket, the indices of the splats whose box overlaps it, ascending
 
   /// A direct-mapped cache of C × C blocks: block (i, j) can be in slot (i mod C, j mod C) only.
   std::vector<int> cached_block_;    ///< [C, C]: number of the block in a slot, −1 if empty
