@@ -32,7 +32,7 @@ Fields view(const Array& pif, const Array& paf) {
   return {pif.data(), paf.data(), extent(pif, 0), extent(paf, 0), extent(pif, 2), extent(pif, 3)};
 }
 
-/// float32 [P, K, 4], taking over the memory of `persons`.
+/// The joints as float32 [P, K, 4] (confidence, x, y, scale), without a copy: the array owns their memory.
 Array to_array(Persons&& persons) {
   auto* joints = new std::vector<Joint>(std::move(persons.joints));
   const py::capsule owner(joints, [](void* pointer) { delete static_cast<std::vector<Joint>*>(pointer); });
@@ -46,7 +46,7 @@ Array decode(const Decoder& decoder, const Array& pif, const Array& paf, int str
   return to_array(without_gil([&] { return decoder.decode(fields, stride); }));
 }
 
-/// Seconds by stage, in their order.
+/// Seconds spent in each stage, in the order of the stages.
 py::dict stage_times(const Decoder& decoder, const Array& pif, const Array& paf, int stride) {
   const Fields fields = view(pif, paf);
   StageTimes times;

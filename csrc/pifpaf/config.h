@@ -20,10 +20,10 @@ struct DecoderConfig {
   // Seeds.
   float seed_threshold = 0.2F;   ///< smallest confidence of a seed: of its PIF cell, and of the average with the map
   float seed_map_weight = 0.9F;  ///< weight of the map in that average, in [0, 1]
-  int max_seeds = 200000;        ///< weaker seeds are dropped: 12 cells of each of 17 × 1,000 joints
+  int max_seeds = 200000;        ///< only the best are kept; about 12 for each of 17 × 1,000 joints
 
   // Connections.
-  float connection_threshold = 0.3F;   ///< smallest confidence of a PAF cell; its score must exceed it
+  float connection_threshold = 0.3F;   ///< smallest confidence of a PAF cell; a connection's score must exceed it too
   float connection_map_weight = 0.9F;  ///< w in a connection's score, confidence·(1 − w + w·map at the target)
   float connection_window = 1.0F;      ///< side of the square around a joint in which its connections start [scales]
   float connection_min_scale = 0.5F;   ///< smallest scale that sets the size of this square [px]

@@ -1,7 +1,7 @@
 // The decoder's stages, in decode/ (those of dgcn_ext/reference/decoding.py, the specification in numpy):
 //
 //   1  confidence maps   confidence_map            PIF cells added up at input resolution
-//   2  seeds             seeds                     PIF cells that their map confirms
+//   2  seeds             seeds                     PIF cells of high confidence in which the map is high, too
 //   3  connections       candidates, connections   PAF cells, scored with the map at their target
 //   4  growing           grow, occupancy           a person from each seed in a place that no person occupies
 //   5  completing        grow                      with force_complete: weaker connections, then copies of neighbours
@@ -29,8 +29,8 @@
 namespace dgcn::pifpaf {
 namespace {
 
-/// A valid config with the thresholds that force_complete sets to zero.
-DecoderConfig effective(DecoderConfig config) {
+/// The configuration, validated, with the thresholds at zero that force_complete sets to zero.
+DecoderConfig effective_config(DecoderConfig config) {
   config.validate();
   if (config.force_complete) {
     config.keypoint_threshold = 0.0F;
@@ -98,7 +98,7 @@ std::vector<LimbConnections> connect_keypoints(const CheckedFields& fields, cons
 }  // namespace
 
 Decoder::Decoder(Skeleton skeleton, const DecoderConfig& config)
-    : skeleton_(std::move(skeleton)), config_(effective(config)) {}
+    : skeleton_(std::move(skeleton)), config_(effective_config(config)) {}
 
 Persons Decoder::decode(const Fields& fields, int stride, StageTimes* times) const {
   Stopwatch stopwatch(times);

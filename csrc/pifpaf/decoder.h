@@ -17,8 +17,8 @@
 
 namespace dgcn::pifpaf {
 
-/// Immutable: any number of threads may share one. The same fields give the same bits whatever was decoded before.
-/// Throws std::invalid_argument for wrong arguments and std::bad_alloc, nothing else.
+/// Immutable: any number of threads may share one. The result depends on the arguments alone, to the bit. Throws
+/// std::invalid_argument for wrong arguments and std::bad_alloc, nothing else.
 class Decoder {
  public:
   Decoder(Skeleton skeleton, const DecoderConfig& config);
@@ -28,8 +28,8 @@ class Decoder {
   /// `times`, if given.
   Persons decode(const Fields& fields, int stride, StageTimes* times = nullptr) const;
 
-  /// The same for each image, on `threads` threads (0: as many as the machine has). All images are checked before the
-  /// first is decoded; messages of wrong ones begin with "images[i]".
+  /// The same for each image, on `threads` threads (0: one per core). All images are checked before the first is
+  /// decoded; messages of wrong ones begin with "images[i]".
   std::vector<Persons> decode_batch(const std::vector<Fields>& images, int stride, int threads) const;
 
   /// Confidence maps, seeds and connections, as `decode` uses them. With force_complete the connections are those that

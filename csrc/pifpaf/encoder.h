@@ -43,8 +43,8 @@ class Encoder {
   void encode(const Annotations& annotations, PixelSize picture, int stride, const Targets& targets,
               const std::vector<NodeTarget>& nodes) const;
 
-  /// The same for B pictures of one size on `threads` threads (0: as many as the machine has): every array of `targets`
-  /// and `nodes` has a leading dimension B.
+  /// The same for B pictures of one size on `threads` threads (0: one per core): every array of `targets` and `nodes`
+  /// has a leading dimension B.
   void encode_batch(const std::vector<Annotations>& pictures, PixelSize picture, int stride, const Targets& targets,
                     const std::vector<NodeTarget>& nodes, int threads) const;
 

@@ -1,10 +1,10 @@
-// Where the time of a decode goes.
+// The time that each stage of a decode takes.
 #pragma once
 
 namespace dgcn::pifpaf {
 
 /// Seconds spent in each stage of decoding. Map values and connection scores are computed on demand; their time counts
-/// for the stage that asks for them.
+/// for the stage that uses them.
 struct StageTimes {
   double maps = 0.0;         ///< reading PIF cells and sorting them into the buckets of the confidence maps
   double seeds = 0.0;        ///< looking seeds up in the maps, and sorting them

@@ -16,7 +16,7 @@ struct GrowPass {
   bool reverse_match;  ///< whether a new joint must lead back to its start
 };
 
-/// Grows persons; keeps its heap's memory from one person to the next, and nothing else.
+/// Grows persons. Its only state is the heap, kept to reuse its memory.
 class Grower {
  public:
   Grower(const Skeleton& skeleton, const DecoderConfig& config) : skeleton_(skeleton), config_(config) {}
@@ -29,8 +29,8 @@ class Grower {
   /// keys the one pushed first is popped first.
   void grow(std::vector<LimbConnections>& connections, const GrowPass& pass, Joint* person);
 
-  /// Copies into every joint still missing the nearest joint of the person, counted in limbs, with
-  /// `complete_confidence`; of several equally near, the most confident, then the lower keypoint.
+  /// Fills every missing joint with a copy of the person's nearest joint, the distance counted in limbs, and gives it
+  /// `complete_confidence`. Of equally near joints the most confident is copied, then the one of the lower keypoint.
   void fill_missing(Joint* person);
 
  private:

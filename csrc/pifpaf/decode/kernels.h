@@ -10,7 +10,7 @@
 namespace dgcn::pifpaf {
 
 constexpr int kBlockEdge = 4;                   ///< confidence maps are computed in blocks of 4 × 4 pixels [px]
-constexpr int kTileWidth = 8, kTileHeight = 4;  ///< of a tile of candidates, one to a bit of a 32-bit mask
+constexpr int kTileWidth = 8, kTileHeight = 4;  ///< of a tile: one candidate per bit of a 32-bit mask
 constexpr int kTileSize = kTileWidth * kTileHeight;
 
 /// What one PIF cell adds to the confidence map of its keypoint: peak·(1 − d²/16σ²)⁸ at a pixel d ≤ σ from its centre,
@@ -21,7 +21,7 @@ struct Splat {
   float peak;
   float sigma2;      ///< σ² [px²]
   float falloff;     ///< 1/16σ² [px⁻²]
-  bool exceeds_box;  ///< whether, for want of precision, pixels outside of the bounding box are within σ
+  bool exceeds_box;  ///< whether rounding puts pixels outside of the bounding box within σ
 
   /// What it adds to one pixel: 0 outside of the bounding box.
   float at(int row, int column) const;
@@ -50,8 +50,8 @@ struct TileBounds {
 };
 
 struct Kernels {
-  /// Adds up splats[i] for the indices i in [begin, end), in their order, at the block of kBlockEdge × kBlockEdge
-  /// `pixels` whose first is (top, left). May stop once every pixel has reached 1.
+  /// Computes the block of kBlockEdge × kBlockEdge `pixels` whose first is (top, left): the sums of splats[i] over the
+  /// indices i in [begin, end), in their order. May stop once every pixel has reached 1.
   void (*sum_splats)(const Splat* splats, const int* begin, const int* end, int top, int left, float* pixels);
 
   /// The bounding box of the starts of a tile's candidates with at least the given confidence; left > right if there

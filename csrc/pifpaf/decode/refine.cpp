@@ -13,7 +13,7 @@ namespace {
 
 constexpr int kMinBucketEdge = 64;  // [px]
 
-/// The PIF cells of one keypoint, sorted by the bucket that their position lies in.
+/// The PIF cells of one keypoint, sorted by the bucket of the position (x, y) to which they point.
 class Votes {
  public:
   explicit Votes(PixelSize size) : grid_(size, kMinBucketEdge) {}
@@ -32,7 +32,7 @@ class Votes {
     }
   }
 
-  /// The joint moved once.
+  /// Returns the joint, moved once.
   Joint move(const Joint& joint, float sigma) const {
     const float reach = 3.0F * sigma;
     const int left = grid_.column(joint.x - reach), right = grid_.column(joint.x + reach);
@@ -50,8 +50,7 @@ class Votes {
   }
 
  private:
-  /// Votes are weighted many at a time. Sums are in double: they do not depend on the order of the votes, after
-  /// rounding.
+  /// Votes are weighted many at a time. Their sums are in double, so that the order of the votes hardly matters.
   struct Batch {
     Batch(const Joint& centre, float deviation) : joint(centre), sigma(deviation) {}
 

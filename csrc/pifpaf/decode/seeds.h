@@ -11,8 +11,8 @@
 namespace dgcn::pifpaf {
 
 /// Appends the seeds among one keypoint's PIF `cells`. A seed's confidence is w·map + (1 − w)·cell with w =
-/// seed_map_weight; it and the cell's must be at least the seed threshold. Where no cell adds to the map it counts as
-/// −1.
+/// seed_map_weight; it and the cell's must be at least the seed threshold. Where no cell adds to the map, its
+/// value counts as −1.
 void append_seeds(int keypoint, const std::vector<PifCell>& cells, ConfidenceMap& map, const DecoderConfig& config,
                   std::vector<Seed>& seeds);
 

@@ -25,8 +25,8 @@ struct FieldGrid {
 /// The nearest integer, halves to even, for |x| < 2³¹: std::nearbyint without a function call.
 inline int round_to_int(double x) { return static_cast<int>((x + 0x1.8p52) - 0x1.8p52); }
 
-/// Assigns the cells of a field to shapes (joints or limbs): each to the nearest shape that covers it, of equally near
-/// ones to the first. Distances are computed only for cells that are covered twice, which is rare.
+/// Assigns the cells of a field to shapes (joints or limbs): each cell to the nearest shape that covers it, or to the
+/// first of equally near ones. Distances are computed only for cells that are covered twice, which is rare.
 ///
 /// A Shape has a `double distance(int row, int column) const`.
 template <typename Shape>
@@ -34,13 +34,13 @@ class NearestShapes {
  public:
   explicit NearestShapes(const FieldGrid& grid) : grid_(grid), owners_(new std::uint32_t[grid.size()]) {}
 
-  /// Starts a field. Its `confidence` [H, W] must be 1 in no cell, and becomes 1 in every cell that is covered.
+  /// Starts a field. No cell of its `confidence` [H, W] may be 1; every cell that is covered becomes 1.
   void start_field(float* confidence) {
     confidence_ = confidence;
     shapes_.clear();
   }
 
-  /// Adds the shape to which the following calls of cover() belong; they cover each cell at most once.
+  /// Adds a shape. The calls of cover() until the next one are for this shape, and must cover a cell at most once.
   void add(const Shape& shape) { shapes_.push_back(shape); }
 
   /// Covers the columns [begin, end) of a row, and calls write(column, cell) for the cells assigned to the shape.

@@ -24,7 +24,7 @@ struct PoseJoint {
 double person_scale(const AnnotatedJoint* joints, const Proportions& proportions);
 
 /// The poses [P, K] of the annotated `joints` [P, K]. Joints inside the picture are painted, but hidden ones less than
-/// 32 px from a visible one of the same keypoint are not: the visible joint is what hides them.
+/// 32 px from a visible one of the same keypoint are not: that joint is assumed to hide them.
 std::vector<PoseJoint> read_poses(const AnnotatedJoint* joints, int num_persons, PixelSize picture,
                                   const Proportions& proportions);
 
