@@ -11,7 +11,7 @@ AP and AR are means over OKS thresholds 0.50 to 0.95; 50 and 75 are single thres
 (32² to 96² pixels, and above). A number without any ground truth is shown as n/a and written as -1.
 --json-output writes {"AP": …, "AP50", "AP75", "APM", "APL", "AR", "AR50", "AR75", "ARM", "ARL"}.
 
-With --tune the command chooses the decoder's thresholds and the input size by AP on --images, and measures nothing else.
+With --tune the command chooses the decoder's thresholds and the input size by their AP on --images, and does no more.
 """
 
 from __future__ import annotations

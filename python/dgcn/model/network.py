@@ -14,7 +14,7 @@ from ..codec import PAF_COMPONENTS, PIF_COMPONENTS, Output
 from ..graph import coco_distances, hand_crafted_adjacency, identity_adjacency, ones_adjacency, soft_adjacency
 from ..skeleton import COCO
 from .backbones import build_backbone
-from .config import OWN_BACKBONES, Graph, ModelConfig
+from .config import Graph, ModelConfig
 
 PRIOR_LOGIT = -4.6
 """Confidence logits start here: about one cell of a field in a hundred holds what it is for."""
@@ -206,10 +206,8 @@ def build_model(
     """
     try:
         strides = tuple(int(str(level).removeprefix("F")) for level in levels)
-    except ValueError:
+    except (TypeError, ValueError):
         raise ValueError(f"levels must be names among 'F4', 'F8' and 'F16', got {levels}") from None
-    if pretrained and backbone in OWN_BACKBONES:
-        raise ValueError(f"pretrained must be False for '{backbone}': timm has no weights for it; load a checkpoint")
     config = ModelConfig(backbone=backbone, levels=strides, graph=graph, **options)
     return DGCN(config, graph_adjacency(config, distances), pretrained=pretrained, fused=fused)
 
