@@ -67,6 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def refuse_unused_flags(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     """Raise ValueError for a flag that was given and would change nothing."""
+    unused: tuple[str, ...]
     if args.tune is None:
         unused, reason = ("--tune-images", "--half"), "needs --tune"
     else:

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dgcn_ext.arguments import INT_MAX, check_integer
+from dgcn_ext.arguments import INT_MAX, check_at_least, check_integer
 from dgcn_ext.checks import check_flag
 from dgcn_ext.decoder import DecoderConfig, PifPafDecoder
 
@@ -39,7 +39,7 @@ _IMPORTED_BY = os.getpid()
 
 @dataclass(frozen=True)
 class PictureFields:
-    """What the network sees in a picture: fields of the decoder's layout, and how the picture was brought to them.
+    """The decoder's input for one picture, and how its coordinates are brought back to the picture.
 
     pif: float32 [K, 5, h, w].
     paf: float32 [M, 8, h, w].
@@ -108,9 +108,7 @@ class Predictor:
         """
         _use_one_thread_if_forked()
         self.device = check_device(device)
-        self.batch_size = check_integer("batch_size", batch_size, -INT_MAX, INT_MAX)
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+        self.batch_size = check_at_least("batch_size", batch_size, 1)
         if long_edge is not None:
             _check_long_edge(long_edge)
         check_flag("flip_test", flip_test)
@@ -179,7 +177,7 @@ class Predictor:
         return self._batch(sources, force_complete)
 
     def fields(self, sources: Sequence[Source]) -> list[PictureFields]:
-        """What the network sees in each picture, before it is decoded; `decode` does the rest of `batch`.
+        """The decoder's input for each picture, which `decode` makes persons of.
 
         Raises as for one picture."""
         start = time.perf_counter()
@@ -208,10 +206,10 @@ class Predictor:
         force_complete: bool = False,
         config: DecoderConfig | None = None,
     ) -> list[list[Pose]]:
-        """The persons of the pictures that `fields` was called with.
+        """The persons of each picture.
 
         Args:
-            fields: of any number of pictures.
+            fields: what the method `fields` returned, for any number of pictures.
             force_complete: give every person every keypoint, guessed where the decoder found none.
             config: constants of the decoder; default: the predictor's.
         """
@@ -220,9 +218,9 @@ class Predictor:
             decoder = self._make_decoder(replace(config, force_complete=force_complete or config.force_complete))
         else:
             decoder = self._completing_decoder if force_complete else self._decoder
-        persons = decoder.batch([(of_one.pif, of_one.paf) for of_one in fields], self._codec.stride)
+        persons = decoder.batch([(picture.pif, picture.paf) for picture in fields], self._codec.stride)
         self.timings.decoder_ms += _milliseconds_since(start)
-        return [self._to_poses(of_one, picture.preprocess) for of_one, picture in zip(persons, fields, strict=True)]
+        return [self._to_poses(found, picture.preprocess) for found, picture in zip(persons, fields, strict=True)]
 
     def _batch(self, sources: Iterable[Source], force_complete: bool) -> Iterator[list[Pose]]:
         self.timings = Timings()

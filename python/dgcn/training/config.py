@@ -46,7 +46,7 @@ class LossConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """Everything a training run depends on; the defaults are the paper's, but for its ImageNet start."""
+    """Everything a training run depends on; the defaults are those of `recipes.paper`, but for its ImageNet weights."""
 
     train_images: Path
     """Folder of training images."""

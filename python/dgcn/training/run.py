@@ -84,7 +84,8 @@ class Run:
 
     def predictor(self) -> Predictor:
         """What the validation images are evaluated with."""
-        # What is drawn here (folding makes new layers) must not show in the training: it may happen twice or never.
+        # Folding makes new layers, which draw from torch's generator. The training must not depend on these draws: a
+        # resumed run may evaluate an epoch again, and another `eval_every` evaluates fewer.
         with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
             return Predictor(self.state.averaged, device=self.device, long_edge=self.config.val_long_edge)
 
