@@ -26,6 +26,14 @@ def check_integer(name: str, value: int, low: int, high: int) -> int:
     return integer
 
 
+def check_at_least(name: str, value: int, minimum: int) -> int:
+    """``value`` as an int, an integer as for :func:`check_integer`."""
+    integer = check_integer(name, value, -INT_MAX, INT_MAX)
+    if integer < minimum:
+        raise ValueError(f"{name} must be at least {minimum}, got {integer}")
+    return integer
+
+
 def to_array(name: str, value: ArrayLike, required: str) -> NDArray[Any]:
     """``np.asarray(value)``, with an error that names the argument."""
     try:

@@ -43,7 +43,7 @@ def _option(default: Any, low: float, high: float) -> Any:
 class DecoderConfig:
     """Constants of the decoder, in the order in which it uses them. The defaults are OpenPifPaf's.
 
-    A field reads ``name: type = _option(default, lowest, highest)``. The lowest value of a divisor is above 0.
+    Each field is declared as ``name: type = _option(default, lowest, highest)``. A divisor's lowest value is above 0.
 
     Raises:
         TypeError, ValueError: a value of the wrong type or out of range, naming the field.
@@ -66,10 +66,10 @@ class DecoderConfig:
     """Share of the map in a seed's confidence; the rest is the cell's."""
 
     max_seeds: int = _option(200_000, 1, INT_MAX)
-    """Of an image's seeds the best so many are tried; images of a thousand persons have fewer."""
+    """How many of an image's seeds are tried, best first; images of a thousand persons have fewer."""
 
     connection_threshold: float = _option(0.3, 0, 1)
-    """Smallest confidence of a PAF cell; its score must exceed it."""
+    """A PAF cell needs at least this confidence to be a candidate; a connection's score must exceed it."""
     connection_map_weight: float = _option(0.9, 0, 1)
     """w in the score of a connection: the cell's confidence times (1 - w + w * the map at its target)."""
     connection_window: float = _option(1.0, 0, 1e6)
@@ -77,23 +77,23 @@ class DecoderConfig:
     connection_min_scale: float = _option(0.5, 1e-3, 1e6)
     """Smallest scale with which a joint searches, in px."""
     blend_min_score: float = _option(0.01, 0, 1e6)
-    """The second best connection is blended in from this score,"""
+    """Smallest score of a second best connection that is blended with the best one."""
     blend_min_ratio: float = _option(0.5, 0, 1e6)
-    """... from this fraction of the best one's score,"""
+    """Smallest score of that second best one, as a fraction of the best one's."""
     blend_max_distance: float = _option(0.5, 0, 1e6)
-    """... and up to this distance between their targets, in scales of the best one's target."""
+    """Largest distance between the targets of the two, in scales of the best one's target."""
 
     max_persons: int = _option(1000, 1, INT_MAX)
-    """Growing stops at so many persons, those included that suppression will drop: with max_seeds, what bounds the time
-    and the memory that any fields can cost."""
+    """Growing stops at this many persons, counting those that suppression will drop. With max_seeds it bounds time and
+    memory, whatever the fields hold."""
     keypoint_threshold: float = _option(0.15, 0, 1)
     """Smallest confidence of a joint."""
     keypoint_threshold_relative: float = _option(0.5, 0, 1e6)
     """Smallest confidence of a joint relative to the one it was grown from, a ratio that may exceed 1."""
     reverse_match: bool = True
-    """A new joint must lead back to the joint it was grown from,"""
+    """Whether the connections of a new joint must lead back to the joint that it was grown from."""
     reverse_max_distance: float = _option(1.0, 0, 1e6)
-    """... to within this L1 distance, in scales of that joint."""
+    """Largest L1 distance between that joint and the place they lead back to, in scales of that joint."""
 
     occupancy_reduction: float = _option(2.0, 1, 1e6)
     """Edge of a cell of the bitmaps that record where joints are, in px."""
@@ -123,7 +123,7 @@ class DecoderConfig:
     """Standard deviation of a cell's weight over its distance from the joint, in scales; cells beyond three are left
     out."""
     refine_min_sigma: float = _option(1.0, 1e-3, 1e6)
-    """Smallest such deviation, in cells of the field."""
+    """Smallest standard deviation of that weight, in cells of the field."""
 
     score_top: int = _option(3, 0, INT_MAX)
     """How many of a person's most confident joints weigh more in its score."""

@@ -229,9 +229,9 @@ def relu_affinity(a: Tensor, b: Tensor, g: Tensor) -> Tensor:
         return value.to(_accumulation_dtype(g.dtype)).contiguous()
 
     a, b = keys("a", a), keys("b", b)
-    return dgcn_ext.ops.relu_affinity(
-        a, a.view_as(a) if b is a else b, g
-    )  # torch.compile refuses the same tensor twice
+    if b is a:  # torch.compile refuses the same tensor twice
+        b = a.view_as(a)
+    return dgcn_ext.ops.relu_affinity(a, b, g)
 
 
 def _parameter(value: Tensor, dtype: torch.dtype) -> Tensor:

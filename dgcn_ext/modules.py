@@ -19,7 +19,7 @@ from torch.nn.utils import skip_init
 
 from dgcn_ext import reference
 from dgcn_ext.adjacency import AdjacencyModule
-from dgcn_ext.arguments import INT_MAX, check_integer
+from dgcn_ext.arguments import check_at_least, check_integer
 from dgcn_ext.checks import check_flag, check_is_tensor, check_option, check_seed
 from dgcn_ext.folding import computes_the_same, inference_copy, merge_norms, read_convolution
 from dgcn_ext.loading import lazy_attributes
@@ -186,7 +186,7 @@ class NonLocal(nn.Module):
         self, channels: int, *, device: torch.device | str | int | None = None, dtype: torch.dtype | None = None
     ) -> None:
         super().__init__()
-        channels = _check_channels("channels", channels, 2)
+        channels = check_at_least("channels", channels, 2)
         hidden = channels // 2
         like: dict[str, Any] = {"device": device, "dtype": dtype}
         self.channels = channels
@@ -274,8 +274,8 @@ class DGCM(nn.Module):
     ) -> None:
         super().__init__()
         check_flag("non_local", non_local)
-        in_channels = _check_channels("in_channels", in_channels, 1)
-        lift_channels = _check_channels("lift_channels", lift_channels, 2 if non_local else 1)
+        in_channels = check_at_least("in_channels", in_channels, 1)
+        lift_channels = check_at_least("lift_channels", lift_channels, 2 if non_local else 1)
         like: dict[str, Any] = {"device": device, "dtype": dtype}
         graph_conv = self.graph_layer(
             adjacency,
@@ -341,10 +341,3 @@ def _check_features(x: Tensor, name: str, channels: int) -> None:
     check_is_tensor("x", x)
     if x.dim() != 4 or x.shape[1] != channels:
         raise ValueError(f"x must have shape [B, {name[0]}, H, W] with {name} = {channels}, got {list(x.shape)}")
-
-
-def _check_channels(name: str, value: int, minimum: int) -> int:
-    channels = check_integer(name, value, -INT_MAX, INT_MAX)
-    if channels < minimum:
-        raise ValueError(f"{name} must be at least {minimum}, got {channels}")
-    return channels

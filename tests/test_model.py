@@ -180,6 +180,7 @@ def test_a_skeleton_of_ones_own():
         ({"levels": ("F8",)}, "levels must include 16"),
         ({"levels": ("F16", "F16")}, "levels must be distinct"),
         ({"levels": ("high",)}, "levels must be names among"),
+        ({"levels": 16}, "levels must be names among 'F4', 'F8' and 'F16', got 16"),
         ({"semantics": "other"}, "semantics must be"),
         ({"pretrained": True}, "pretrained must be False"),
         ({"lift_channels": 0}, "lift_channels must be at least 2"),

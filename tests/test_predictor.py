@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import multiprocessing
 from pathlib import Path
@@ -82,6 +83,7 @@ def test_batch_is_lazy(predictor) -> None:
     next(poses)
     assert read == [0]
     assert list(predictor.batch([])) == []
+    assert predictor.fields([]) == []
 
 
 def test_pose(predictor) -> None:
@@ -218,7 +220,7 @@ def write(path: Path, image: np.ndarray) -> Path:
     ("arguments", "message"),
     [
         ({"batch_size": 0}, r"batch_size must be at least 1, got 0"),
-        ({"long_edge": 640}, r"multiple of 16 plus 1 .*, got 640"),
+        ({"long_edge": 640}, r"long_edge must be a multiple of 16 plus 1 .*, got 640"),
         ({"long_edge": 8193}, r"long_edge must be at most 8192.*, got 8193"),
         ({"device": "meta"}, r"device must be 'cpu', 'cuda' or 'cuda:N', got 'meta'"),
         ({"device": None}, r"device must be 'cpu', 'cuda' or 'cuda:N', got 'None'"),
@@ -237,6 +239,7 @@ def test_bad_arguments(arguments, message) -> None:
         ({"batch_size": "2"}, r"batch_size must be an integer, got '2'"),
         ({"long_edge": 513.0}, r"long_edge must be an integer, got 513\.0"),
         ({"config": {"seed_threshold": 1.0}}, r"config must be a DecoderConfig, got dict"),
+        ({"flip_test": "no"}, r"flip_test must be True or False, got"),
     ],
 )
 def test_arguments_of_other_types(arguments, message) -> None:
@@ -247,8 +250,18 @@ def test_arguments_of_other_types(arguments, message) -> None:
 def test_a_model_of_another_type() -> None:
     with pytest.raises(TypeError, match="model must be a DGCN or the path of a checkpoint, got 3"):
         Predictor(3)
+    with pytest.raises(TypeError, match="model must be a DGCN or the path of a checkpoint, got Linear"):
+        Predictor(torch.nn.Linear(1, 1))
     with pytest.raises(TypeError, match="path must be that of a checkpoint, got a Oracle"):
         Predictor.from_checkpoint(Oracle(PICTURES))
+
+
+def test_a_flip_test_of_a_skeleton_that_is_not_its_own_mirror_image() -> None:
+    model = Oracle(PICTURES)
+    model.config.skeleton = dataclasses.replace(COCO, limbs=COCO.limbs[:-1])
+    Predictor(model)
+    with pytest.raises(ValueError, match=r"flip_test needs a skeleton that is its own mirror image: .* \(4, 6\)"):
+        Predictor(model, flip_test=True)
 
 
 @pytest.mark.parametrize(
@@ -266,7 +279,9 @@ def test_what_is_no_picture(predictor, source) -> None:
         predictor(source)
 
 
-@pytest.mark.parametrize("sources", ["a.jpg", Path("a.jpg"), b"a", Image.new("RGB", (9, 9)), None])
+@pytest.mark.parametrize(
+    "sources", ["a.jpg", Path("a.jpg"), b"a", Image.new("RGB", (9, 9)), np.zeros((9, 9, 3), np.uint8), None]
+)
 def test_a_batch_of_one_that_is_no_list(predictor, sources) -> None:
     with pytest.raises(TypeError, match=rf"sources must be several pictures, .*, got {type(sources).__name__}"):
         predictor.batch(sources)

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from stick_figures import write_set
@@ -461,6 +462,11 @@ def test_paths_may_be_strings(config):
         ({"resume": True}, "resume must be 'auto', a path or None, got True"),
         ({"device": "nonsense"}, "device"),
         ({"init_trunk": Path("trunk.npz"), "model": ModelConfig()}, "init_trunk needs the backbone"),
+        ({"freeze_stem": True, "model": ModelConfig()}, "freeze_stem needs the backbone .*, got resnet50"),
+        ({"model": ModelConfig(backbone="resnet5000"), "batch_size": 9}, "backbone must be .*, got 'resnet5000'"),
+        ({"pretrained": True, "batch_size": 9}, "pretrained must be False for 'mobilenetv1_075'"),
+        ({"model": "resnet50"}, "model must be a ModelConfig, got 'resnet50'"),
+        ({"loss": None}, "loss must be a LossConfig, got None"),
         ({"init_checkpoint": "a.safetensors", "pretrained": True}, "init_checkpoint must be given without init_trunk"),
         ({"batch_size": 9}, "batch_size must be at most the 8 training images, got 9"),
     ],
@@ -468,3 +474,10 @@ def test_paths_may_be_strings(config):
 def test_bad_settings_are_named(config, change, message):
     with pytest.raises((TypeError, ValueError), match=message):
         Run(dataclasses.replace(config, **change))
+
+
+def test_the_trunk_of_another_backbone_is_named(config, tmp_path):
+    path = tmp_path / "trunk.npz"
+    np.savez(path, **{"stem.weight": np.zeros((48, 3, 3, 3), np.float32), "stem.bias": np.zeros(48, np.float32)})
+    with pytest.raises(ValueError, match=r"init_trunk must hold a trunk of mobilenetv1_075: .*trunk\.npz: stem\.bias"):
+        Run(dataclasses.replace(config, init_trunk=path))

@@ -69,6 +69,37 @@ def test_a_tuned_checkpoint(folder, annotations, tmp_path, capsys) -> None:
         torch.testing.assert_close(loaded.state_dict()[name], value, rtol=1e-3, atol=1e-4)
 
 
+def test_tune_checks_its_request_first(folder, annotations, tmp_path, monkeypatch, capsys) -> None:
+    """The side-car of the model counts as an output: it must not replace the annotations."""
+    monkeypatch.setattr(tune_module, "tune", lambda *args, **options: pytest.fail("the tuning began"))
+    start, large = tmp_path / "a.safetensors", tmp_path / "large.safetensors"
+    model = build_model("mobilenetv1_075", lift_channels=8)
+    save_model(start, model, {})
+    model.backbone.stem_bn.running_var.fill_(1e6)
+    save_model(large, model, {})
+    (tmp_path / "file").touch()
+    before = annotations.read_bytes()
+    for flags, message in (
+        (["--tune", tmp_path / "b.pt"], "--tune must end in .safetensors, got "),
+        (["--tune", tmp_path / "file" / "b.safetensors"], "b.safetensors: "),
+        (["--tune", start], "a.safetensors cannot be written: it is an input or another output"),
+        (["--tune", annotations.with_suffix(".safetensors")], "annotations.json cannot be written: it is an input"),
+        (["--tune", tmp_path / "b.safetensors", "--results", "r.json"], "--results must be given without --tune, got"),
+        (["--tune", tmp_path / "b.safetensors", "--no-force-complete"], "--no-force-complete must be given without"),
+        (["--tune", tmp_path / "b.safetensors", "--half", "--checkpoint", large], "dtype must hold all weights"),
+        (["--half"], "--half needs --tune, got --half"),
+        (["--tune-images", 3], "--tune-images needs --tune, got --tune-images 3"),
+    ):
+        arguments = ["--checkpoint", start, "--images", folder, "--annotations", annotations, *flags]
+        assert run("eval", *arguments) == 2
+        error = capsys.readouterr().err
+        assert error.startswith("dgcn eval: error: ")
+        assert message in error
+        assert error.count("\n") == 1
+    assert annotations.read_bytes() == before
+    assert not (tmp_path / "b.safetensors").exists()
+
+
 def test_weights_that_float16_cannot_hold(tmp_path) -> None:
     model = build_model("mobilenetv1_075", lift_channels=8)
     model.backbone.stem_bn.running_var.fill_(1e6)

@@ -1,4 +1,4 @@
-"""What the configurations check of their fields alike. Errors name the field, what is required and what arrived.
+"""Checks that all configurations use. Errors name the field, what is required and what arrived.
 
 They take a dataclass instance and the names of the fields to check.
 """

@@ -84,10 +84,14 @@ class PifPafCodec:
     def encode(
         self, annotations: Sequence[Annotation], height: int, width: int, *, node_strides: Sequence[int] = ()
     ) -> Targets:
-        """Targets of a picture of `height` x `width` network pixels, both a multiple of every stride plus 1.
+        """Targets of one picture, as `PifPafEncoder` defines them. `Annotation.is_ignored` says which boxes it ignores.
 
-        Persons are painted as `PifPafEncoder` says; the boxes of crowds and of persons without keypoints are ignored.
-        `node_strides` are those at which the intermediate supervision needs the PIF confidence."""
+        Args:
+            annotations: of the picture, in network pixels.
+            height: of the picture in network pixels, a multiple of every stride plus 1.
+            width: the same.
+            node_strides: strides at which the intermediate supervision needs the PIF confidence.
+        """
         keypoints, ignored = self._picture(annotations)
         return self._encoder(keypoints, height, width, self.stride, ignored=ignored, node_strides=node_strides)
 
@@ -107,14 +111,21 @@ class PifPafCodec:
     def decode_fields(
         self, pif_head: Tensor, paf_head: Tensor, mirrored: tuple[Tensor, Tensor] | None = None
     ) -> list[tuple[np.ndarray, np.ndarray]]:
-        """Raw heads `pif_head` [B, K, 5, H, W] and `paf_head` [B, M, 7, H, W], any float dtype, to what the decoder
-        reads: for each picture float32 (pif [K, 5, H, W], paf [M, 8, H, W]).
+        """The decoder's input from the heads of `Output`.
 
-        Heads are those of `Output`. Fields are (0, confidence, x, y, scale) and (0, confidence, x1, y1, x2, y2, scale1,
-        scale2) in absolute cells; a limb's scales are those of the PIF at its end points.
+        Args:
+            pif_head: [B, K, 5, H, W], of any float dtype.
+            paf_head: [B, M, 7, H, W].
+            mirrored: both heads for the mirror images of the same pictures, to be averaged with.
 
-        `mirrored`: the two heads for the mirror images of the same pictures; the fields are then the means of both.
-        Raises ValueError where the skeleton is not its own mirror image."""
+        Returns:
+            For each picture float32 (pif [K, 5, H, W], paf [M, 8, H, W]): (0, confidence, x, y, scale) and (0,
+            confidence, x1, y1, x2, y2, scale1, scale2) in absolute cells. A limb's scales are those of the PIF at its
+            end points.
+
+        Raises:
+            ValueError: heads of another shape, or `mirrored` with a skeleton that is not its own mirror image.
+        """
         parts = self._parts(pif_head, paf_head)
         if mirrored is not None:
             parts = [(a + b) / 2 for a, b in zip(parts, self._mirror(*self._parts(*mirrored)), strict=True)]
@@ -179,11 +190,12 @@ class PifPafCodec:
         paf_confidence: np.ndarray,
         paf_offset: np.ndarray,
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Decoder fields pif [K, 5, H, W] and paf [M, 8, H, W] of one picture from parts without NaN for "nothing"."""
+        """Decoder fields pif [K, 5, H, W] and paf [M, 8, H, W] of one picture from parts without NaN targets."""
         height, width = pif_confidence.shape[1:]
         cell = np.indices((height, width), dtype=np.float32)[::-1]  # x, y
         ends = paf_offset.reshape(-1, 2, 2, height, width) + cell  # [M, end, (x, y), H, W]
-        # fmin and fmax also turn the NaN of a diverged network into an index; the decoder judges it as a value.
+        # fmin and fmax map NaN, from a diverged network, to a valid index. The field keeps the NaN, and the decoder
+        # skips such cells.
         last = np.array([width - 1, height - 1], np.float32)[:, None, None]
         x, y = np.rint(np.fmin(np.fmax(ends, 0), last)).astype(np.intp).swapaxes(0, 2)  # [end, M, H, W] each
         scales = pif_scale.take((self._limbs.T[..., None, None] * height + y) * width + x).swapaxes(0, 1)

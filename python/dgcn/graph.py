@@ -22,10 +22,19 @@ _MIN_DISTANCE = 1e-6  # in units of the person's scale; keeps gamma / distance f
 def distance_matrix(keypoints_xy: np.ndarray, visibility: np.ndarray, scale: np.ndarray) -> np.ndarray:
     """Eq. 5: mean over persons of the distance between two keypoints, in units of the person's scale.
 
-    keypoints_xy: [P, K, 2] pixels; visibility: [P, K], annotated where > 0; scale: [P] pixels, the square root of the
-    person's area (of its box where no area is known).
-    Returns float64 [K, K], symmetric, diagonal 0. The mean is over the persons in whom both keypoints are annotated;
-    for a pair never annotated together it is infinite, which `soft_adjacency` reads as "as unrelated as can be"."""
+    Args:
+        keypoints_xy: [P, K, 2] pixels.
+        visibility: [P, K], annotated where > 0.
+        scale: [P] pixels, the square root of the person's area (of its box where no area is known).
+
+    Returns:
+        float64 [K, K], symmetric, diagonal 0. The mean is over the persons in whom both keypoints are annotated. For a
+        pair that is never annotated together it is infinite, which gives the pair the smallest weight in
+        `soft_adjacency`.
+
+    Raises:
+        ValueError: a wrong shape, a scale that is not positive, or a keypoint that is not finite.
+    """
     xy, seen, size = np.asarray(keypoints_xy), np.asarray(visibility) > 0, np.asarray(scale, dtype=np.float64)
     if xy.ndim != 3 or xy.shape[2] != 2:
         raise ValueError(f"keypoints_xy must have shape [P, K, 2], got {list(xy.shape)}")
@@ -53,7 +62,13 @@ def distance_matrix(keypoints_xy: np.ndarray, visibility: np.ndarray, scale: np.
 def soft_adjacency(distances: np.ndarray, gamma: float = 0.5) -> Tensor:
     """Eq. 6: A_s, the softmax of `gamma` / `distances` over each row without its diagonal, then 1 on the diagonal.
 
-    distances: [K, K] of `distance_matrix`, >= 0, infinity allowed. gamma = 0 makes all neighbours alike."""
+    Args:
+        distances: [K, K] of `distance_matrix`, >= 0, infinity allowed.
+        gamma: γ, finite and at least 0; 0 gives all neighbours the same weight.
+
+    Raises:
+        ValueError: distances or gamma outside these ranges.
+    """
     distances = np.asarray(distances, dtype=np.float64)
     if distances.ndim != 2 or distances.shape[0] != distances.shape[1]:
         raise ValueError(f"distances must be square, got shape {list(distances.shape)}")

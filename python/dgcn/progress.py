@@ -1,4 +1,4 @@
-"""How far an epoch is: a bar on a terminal, log lines elsewhere."""
+"""How far a long piece of work is: a bar on a terminal, log lines elsewhere."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ class Progress:
     The last step has no line: what follows it says that the work is done.
 
     Args:
-        title: what is under way.
-        total: steps of it.
-        done: steps that an earlier run has done.
+        title: of the work.
+        total: how many steps it has.
+        done: how many of them an earlier run has done.
         unit: what a step is called.
         shown: whether there is a bar, or lines, at all.
         clock: seconds since some moment.

@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from numbers import Integral
 
-_MULTIPLE = 16  # the coarsest stride; sizes are 16 n + 1, so that a cell is centred on the first and on the last pixel
+_MULTIPLE = 16  # the coarsest stride
 
 
 def normalize_size(pixels: int, name: str = "the input size") -> int:
-    """`pixels` itself. Raises ValueError, naming the sizes next to it, unless it is 16 n + 1 with n >= 1."""
+    """`pixels` as it is. Raises ValueError, naming the sizes next to it, unless it is 16 n + 1 with n >= 1."""
     if not isinstance(pixels, Integral):
         raise TypeError(f"{name} must be an integer, got {pixels!r}")
     if pixels <= 1 or (pixels - 1) % _MULTIPLE:

@@ -13,7 +13,7 @@ import numpy as np
 class Skeleton:
     """K keypoints joined by M limbs; immutable, and checked when made.
 
-    name: what a person calls it.
+    name: for messages.
     keypoints: K names, in the order of every [K, ...] array.
     limbs: M pairs of zero-based keypoint indices; a PAF channel each.
     sigmas: K OKS sigmas, as fractions of the person's scale.

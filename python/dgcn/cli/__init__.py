@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if getattr(sys, name) is None:  # closed by the caller; the next file that is opened would take its place
             setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115 - until the process ends
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # a terminal of few characters shows the others as \xd7, say
+        if isinstance(stream, io.TextIOWrapper):  # what its encoding lacks appears as \xd7, say
             stream.reconfigure(errors="backslashreplace")
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     warnings.filterwarnings("ignore", module=r"PIL\.")  # on EXIF blocks and large pictures, without the file's name

@@ -108,7 +108,7 @@ def load_predictor(args: argparse.Namespace, batch_size: int = 1) -> Predictor:
 
     from ..predict.predictor import Predictor
 
-    Image.MAX_IMAGE_PIXELS = 2**29  # Pillow refuses what has twice that. Its default refuses what some phones take.
+    Image.MAX_IMAGE_PIXELS = 2**29  # Pillow refuses above twice this; its default refuses pictures of some phones
     device = choose_device(args.device)
     return Predictor(
         args.checkpoint, device=device, long_edge=args.long_edge, batch_size=batch_size, flip_test=args.flip_test

@@ -4,10 +4,14 @@ examples:
   dgcn eval --images val2017 --annotations person_keypoints_val2017.json
   dgcn eval --checkpoint runs/a/best.safetensors --images val2017 --annotations person_keypoints_val2017.json \\
       --json-output metrics.json --results results.json --bootstrap 1000
+  dgcn eval --checkpoint runs/a/best.safetensors --images train2017 --annotations person_keypoints_train2017.json \\
+      --tune tuned.safetensors
 
 AP and AR are means over OKS thresholds 0.50 to 0.95; 50 and 75 are single thresholds, M and L medium and large persons
 (32² to 96² pixels, and above). A number without any ground truth is shown as n/a and written as -1.
 --json-output writes {"AP": …, "AP50", "AP75", "APM", "APL", "AR", "AR50", "AR75", "ARM", "ARL"}.
+
+With --tune the command chooses the decoder's thresholds and the input size by their AP on --images, and does no more.
 """
 
 from __future__ import annotations
@@ -48,10 +52,32 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="choose thresholds and input size for --images, which must be training pictures, and write the model with"
         " them to this .safetensors file",
     )
-    parser.add_argument("--tune-images", type=positive, default=250, metavar="N", help="of them (default: %(default)s)")
+    parser.add_argument(
+        "--tune-images",
+        type=positive,
+        default=250,
+        metavar="N",
+        help="how many of --images, drawn at random, --tune chooses on (default: %(default)s)",
+    )
     parser.add_argument("--half", action="store_true", help="--tune writes the weights as float16: half the size")
     args = parser.parse_args(argv)
-    return tune(args) if args.tune else evaluate(args)
+    refuse_unused_flags(parser, args)
+    return evaluate(args) if args.tune is None else tune(args)
+
+
+def refuse_unused_flags(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """Raise ValueError for a flag that was given and would change nothing."""
+    unused: tuple[str, ...]
+    if args.tune is None:
+        unused, reason = ("--tune-images", "--half"), "needs --tune"
+    else:
+        unused = ("--json-output", "--results", "--bootstrap", "--no-force-complete", "--batch-size")
+        reason = "must be given without --tune"
+    for flag in unused:
+        field = flag.removeprefix("--").removeprefix("no-").replace("-", "_")
+        value = getattr(args, field)
+        if value != parser.get_default(field):
+            raise ValueError(f"{flag} {reason}, got {flag}{'' if isinstance(value, bool) else f' {value}'}")
 
 
 def evaluate(args: argparse.Namespace) -> int:
@@ -93,17 +119,20 @@ def tune(args: argparse.Namespace) -> int:
 
     from ..data.coco_format import read_coco
     from ..evaluation.tune import tune as choose
-    from ..model.checkpoint import DEFAULT_CHECKPOINT, load_model, save_model
+    from ..model.checkpoint import DEFAULT_CHECKPOINT, checkpoint_files, load_model, save_model, stored_weights
 
+    outputs = checkpoint_files(args.tune, "--tune")
     checkpoint = args.checkpoint or DEFAULT_CHECKPOINT
     predictor = load_predictor(args)
     records = read_coco(args.images, args.annotations, predictor.skeleton)
-    check_outputs([args.tune], [args.annotations, *(record.path for record in records)])
+    check_outputs(outputs, [args.annotations, checkpoint, *(record.path for record in records)])
     annotated = [record for record in records if record.persons]
     if not annotated:
         raise ValueError(f"{args.annotations} has no person with keypoints to tune for")
     chosen = random.Random(0).sample(annotated, min(args.tune_images, len(annotated)))
     model, metadata = load_model(checkpoint)
+    dtype = torch.float16 if args.half else None
+    stored_weights(model, dtype)  # which float16 may be too small for
     tuned = choose(
         model,
         chosen,
@@ -113,7 +142,7 @@ def tune(args: argparse.Namespace) -> int:
         device=predictor.device,
     )
     metadata |= tuned.metadata()
-    save_model(args.tune, model, metadata, dtype=torch.float16 if args.half else None)
+    save_model(args.tune, model, metadata, dtype=dtype)
     print(f"AP {tuned.ap:.4f} on the {len(chosen)} pictures it was chosen on, at {tuned.long_edge} px with")
     for name, value in metadata["decoder"].items():
         print(f"  {name} {value:g}")

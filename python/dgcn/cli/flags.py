@@ -31,7 +31,7 @@ def add_flags(
         parser: a parser or a group of one.
         config: a dataclass whose fields have docstrings.
         skip: fields without a flag.
-        parse: fields whose text, or each of whose texts, another function than the type reads.
+        parse: by field, the function that reads a value of its flag, where that is not the field's type.
     """
     helps, hints = field_docs(config), get_type_hints(config)
     for field in dataclasses.fields(config):

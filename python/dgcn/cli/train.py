@@ -84,7 +84,7 @@ def level(text: str) -> int:
 
 
 def build_config(args: argparse.Namespace) -> TrainConfig:
-    """The configuration that the flags spell; every flag carries the name of its field."""
+    """The configuration that the flags describe; a flag has the name of its field."""
     from dataclasses import MISSING, fields
 
     from ..training.config import TrainConfig

@@ -53,7 +53,7 @@ class CocoKeypoints(Dataset[dict[str, Any]]):
 
     An item is a dict:
         image: uint8 tensor [3, S, S], RGB, S = `transform.size`
-        image_id: int
+        image_id: as in the file
         annotations: what is annotated on it, in its pixels
 
     `collate` makes a batch of them, with the targets of `codec` and the PIF confidence at every stride of

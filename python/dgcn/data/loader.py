@@ -1,4 +1,4 @@
-"""The batches of an epoch, loaded by processes whose every failure ends the run with one line."""
+"""The batches of an epoch, loaded by other processes. Any failure of theirs ends the run with one line."""
 
 from __future__ import annotations
 

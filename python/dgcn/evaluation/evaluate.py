@@ -17,11 +17,11 @@ def predict_records(
 ) -> list[dict[str, Any]]:
     """COCO keypoint results on every picture of a data set, with its ids of images and category.
 
-    All files are looked at before the network runs, so that most of what is wrong with one costs no work.
+    The header of every file is read before the network runs, so that most bad files are found before the work.
 
     Args:
         predictor: what finds the persons.
-        records: the pictures, of which the annotations are not used.
+        records: the pictures; their annotations are not used.
         force_complete: give every person every keypoint. OKS counts a missing keypoint as wrong, so a guess can only
             gain; PifPaf is evaluated in this way.
         progress: show a progress bar on stderr; where that is no terminal, log a line now and then.

@@ -18,7 +18,7 @@ import numpy as np
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval, Params
 
-from dgcn_ext.arguments import INT_MAX, check_integer
+from dgcn_ext.arguments import check_at_least
 
 from ..data.coco_format import Annotations, is_id, read_ground_truth, to_rows
 from ..records import CocoId, ImageRecord
@@ -70,9 +70,7 @@ class KeypointEvaluation:
 
         Resamples without ground truth are left out; (-1, -1) if there is no ground truth at all.
         """
-        if check_integer("resamples", resamples, -INT_MAX, INT_MAX) < 1:
-            raise ValueError(f"resamples must be at least 1, got {resamples}")
-        return resample_images(self._matched, resamples, seed)
+        return resample_images(self._matched, check_at_least("resamples", resamples, 1), seed)
 
 
 def evaluate_keypoints(

@@ -13,7 +13,7 @@ from dgcn_ext.decoder import DecoderConfig
 
 from ..data.images import read_record
 from ..model.network import DGCN
-from ..predict.predictor import PictureFields, Predictor
+from ..predict.predictor import DEFAULT_LONG_EDGE, PictureFields, Predictor
 from ..progress import Progress
 from ..records import ImageRecord
 from .oks import evaluate_keypoints
@@ -31,7 +31,7 @@ THRESHOLDS: Mapping[str, Sequence[float]] = {
     "keypoint_threshold_relative": (0.1, 0.3, 0.5),
     "instance_threshold": (0.02, 0.05, 0.1, 0.15),
 }
-"""Values that are tried of each field of `DecoderConfig`."""
+"""Values that are tried for fields of `DecoderConfig`."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def tune(
     records: Sequence[ImageRecord],
     *,
     config: DecoderConfig | None = None,
-    long_edge: int = 513,
+    long_edge: int = DEFAULT_LONG_EDGE,
     flip_test: bool = False,
     device: str | torch.device = "cpu",
 ) -> Tuned:
@@ -70,15 +70,15 @@ def tune(
         device: where the network runs.
     """
 
-    def see(long_edge: int) -> _Scorer:
+    def scorer_at(long_edge: int) -> _Scorer:
         return _Scorer(Predictor(model, long_edge=long_edge, flip_test=flip_test, device=device), records)
 
-    best = see(long_edge).choose_thresholds(config or DecoderConfig())
-    sizes = [best, *(see(size).score(best.config) for size in LONG_EDGES if size != long_edge)]
+    best = scorer_at(long_edge).choose_thresholds(config or DecoderConfig())
+    sizes = [best, *(scorer_at(size).score(best.config) for size in LONG_EDGES if size != long_edge)]
     best = max(sizes, key=lambda tuned: tuned.ap)
     for tuned in sorted(sizes, key=lambda tuned: tuned.long_edge):
         log.info(f"long edge {tuned.long_edge}: AP {tuned.ap:.4f}")
-    return best if best is sizes[0] else see(best.long_edge).choose_thresholds(best.config)
+    return best if best is sizes[0] else scorer_at(best.long_edge).choose_thresholds(best.config)
 
 
 class _Scorer:
@@ -98,8 +98,8 @@ class _Scorer:
         poses = self.predictor.decode(self.fields, force_complete=True, config=config)
         results = [
             pose.to_coco(record.image_id, record.category_id)
-            for record, of_one in zip(self.records, poses, strict=True)
-            for pose in of_one
+            for record, of_picture in zip(self.records, poses, strict=True)
+            for pose in of_picture
         ]
         ap = evaluate_keypoints(self.records, results, sigmas=self.predictor.skeleton.sigmas)["AP"]
         return Tuned(self.predictor.long_edge, config, ap)

@@ -54,15 +54,32 @@ def save_model(
         ValueError: another ending, or weights that `dtype` cannot hold.
         OSError: it cannot be written.
     """
-    path = Path(path)
-    if path.suffix != ".safetensors":
-        raise ValueError(f"path of a model checkpoint must end in .safetensors, got {path}")
+    path, side_car = checkpoint_files(path)
     document = {
         "format_version": FORMAT_VERSION,
         "config": model.config.to_dict(),
         "versions": {"dgcn": version("dgcn"), "torch": torch.__version__},
         "metadata": dict(metadata),
     }
+    tensors = stored_weights(model, dtype)
+    header = {HEADER_KEY: json.dumps(document, allow_nan=False)}
+    with atomic_write(path) as file:
+        file.write(safetensors.torch.save(tensors, metadata=header))
+    write_json(side_car, document)
+
+
+def checkpoint_files(path: str | os.PathLike[str], name: str = "path of a model checkpoint") -> tuple[Path, Path]:
+    """The files that `save_model` writes: the model and its side-car.
+
+    Raises ValueError, calling the path `name`, unless it ends in ``.safetensors``."""
+    path = Path(path)
+    if path.suffix != ".safetensors":
+        raise ValueError(f"{name} must end in .safetensors, got {path}")
+    return path, path.with_suffix(".json")
+
+
+def stored_weights(model: DGCN, dtype: torch.dtype | None = None) -> dict[str, torch.Tensor]:
+    """The weights as `save_model` stores them, on the CPU. Raises ValueError where `dtype` cannot hold them."""
     # Copies, because safetensors refuses tensors that share memory, as the adjacency of several modules may.
     tensors = {
         name: tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
@@ -72,10 +89,7 @@ def save_model(
         tensors = {name: t.to(dtype) if t.is_floating_point() else t for name, t in tensors.items()}
         if lost := [name for name, tensor in tensors.items() if not tensor.isfinite().all()]:
             raise ValueError(f"dtype must hold all weights, got {dtype}, too small for {lost[0]}")
-    header = {HEADER_KEY: json.dumps(document, allow_nan=False)}
-    with atomic_write(path) as file:
-        file.write(safetensors.torch.save(tensors, metadata=header))
-    write_json(path.with_suffix(".json"), document)
+    return tensors
 
 
 def load_model(path: str | os.PathLike[str], device: str | torch.device = "cpu") -> tuple[DGCN, dict[str, Any]]:

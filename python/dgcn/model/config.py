@@ -1,4 +1,4 @@
-"""What decides the shape of the network."""
+"""What the network is made of."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ OWN_BACKBONES = (MOBILENET, MOVENET)
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """Everything that decides the network's shape; stored with every checkpoint."""
+    """What the network is made of, and how its graphs work; stored with every checkpoint."""
 
     backbone: str = "resnet50"
     """mobilenetv1_075, movenet_multipose, or any timm model with features_only."""
@@ -50,7 +50,7 @@ class ModelConfig:
             raise TypeError(f"levels must be a tuple of strides, got {self.levels!r}")
         if not isinstance(self.skeleton, Skeleton):
             raise TypeError(f"skeleton must be a Skeleton, got {self.skeleton!r}")
-        if not set(self.levels) <= {4, 8, 16} or len(set(self.levels)) != len(self.levels):
+        if any(level not in (4, 8, 16) for level in self.levels) or len(set(self.levels)) != len(self.levels):
             raise ValueError(f"levels must be distinct strides among 4, 8 and 16, got {self.levels}")
         if self.levels and 16 not in self.levels:
             raise ValueError(f"levels must include 16, at which the heads read, got {self.levels}")
@@ -63,7 +63,7 @@ class ModelConfig:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> ModelConfig:
         """Raises ValueError on entries this version does not know or misses, TypeError or ValueError on bad values."""
-        values = {"per_sample": False, **values}  # which the first checkpoints do not have
+        values = {"per_sample": False, **values}  # older checkpoints lack it
         names = set(cls.__dataclass_fields__)
         if unknown := set(values) - names:
             raise ValueError(f"model configuration has unknown entries {sorted(unknown)}; a newer dgcn wrote it")

@@ -14,10 +14,10 @@ from ..codec import PAF_COMPONENTS, PIF_COMPONENTS, Output
 from ..graph import coco_distances, hand_crafted_adjacency, identity_adjacency, ones_adjacency, soft_adjacency
 from ..skeleton import COCO
 from .backbones import build_backbone
-from .config import OWN_BACKBONES, Graph, ModelConfig
+from .config import Graph, ModelConfig
 
 PRIOR_LOGIT = -4.6
-"""Confidence logits start here: about one cell of a field in a hundred holds what it is for."""
+"""Start of the confidence logits: sigmoid(-4.6) = 0.01, because about one cell in a hundred is positive."""
 
 
 class PixelShuffleHead(nn.Module):
@@ -50,10 +50,9 @@ class GraphStream(nn.Module):
 
     def __init__(self, channels: dict[int, int], levels: tuple[int, ...], make_dgcm: Any) -> None:
         super().__init__()
-        strides = range(min(levels).bit_length() - 1, 5)  # exponents of 2 from the finest level up to 16
         self.dgcms = nn.ModuleDict({str(stride): make_dgcm(channels[stride]) for stride in sorted(levels)})
         self.downs = nn.ModuleDict(
-            {str(2**e): Downsample(channels[2**e], channels[2 ** (e + 1)]) for e in strides if 2**e < 16}
+            {str(s): Downsample(channels[s], channels[2 * s]) for s in (4, 8) if s >= min(levels)}
         )
 
     def fold_modules(self) -> None:
@@ -206,14 +205,12 @@ def build_model(
     """
     try:
         strides = tuple(int(str(level).removeprefix("F")) for level in levels)
-    except ValueError:
+    except (TypeError, ValueError):
         raise ValueError(f"levels must be names among 'F4', 'F8' and 'F16', got {levels}") from None
-    if pretrained and backbone in OWN_BACKBONES:
-        raise ValueError(f"pretrained must be False for '{backbone}': timm has no weights for it; load a checkpoint")
     config = ModelConfig(backbone=backbone, levels=strides, graph=graph, **options)
     return DGCN(config, graph_adjacency(config, distances), pretrained=pretrained, fused=fused)
 
 
 def build_from_config(config: ModelConfig) -> DGCN:
-    """The untrained network that a checkpoint with this configuration fills; its adjacency comes from there too."""
+    """The untrained network that a checkpoint with this configuration fills, its adjacency included."""
     return DGCN(config, ones_adjacency(config.skeleton.num_keypoints))

@@ -15,7 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dgcn_ext.arguments import INT_MAX, check_integer
+from dgcn_ext.arguments import INT_MAX, check_at_least, check_integer
+from dgcn_ext.checks import check_flag
 from dgcn_ext.decoder import DecoderConfig, PifPafDecoder
 
 from ..codec import PifPafCodec
@@ -25,6 +26,7 @@ from ..model.checkpoint import DEFAULT_CHECKPOINT, load_model
 from ..model.network import DGCN
 from ..records import Pose
 from ..sizes import normalize_size
+from ..skeleton import Skeleton
 
 DEFAULT_LONG_EDGE = 513
 """Network input in pixels where the checkpoint does not say which one it was evaluated at."""
@@ -37,7 +39,7 @@ _IMPORTED_BY = os.getpid()
 
 @dataclass(frozen=True)
 class PictureFields:
-    """What the network sees in a picture: fields of the decoder's layout, and how the picture was brought to them.
+    """The decoder's input for one picture, and how its coordinates are brought back to the picture.
 
     pif: float32 [K, 5, h, w].
     paf: float32 [M, 8, h, w].
@@ -68,7 +70,7 @@ class Predictor:
     """Finds people with the model of a checkpoint.
 
     `predictor(picture)` returns the persons of one picture, the one of the highest score first;
-    `predictor.batch(pictures)` iterates over those of many. A picture gives the same result alone and in any batch.
+    `predictor.batch(pictures)` iterates over those of many. What is found in a picture does not depend on its batch.
 
     A picture is a path (str or os.PathLike), the content of such a file (bytes), a picture of Pillow's, or a uint8
     array [H, W, 3] whose channels are RGB. All but the array are turned upright as their EXIF orientation says.
@@ -106,25 +108,24 @@ class Predictor:
         """
         _use_one_thread_if_forked()
         self.device = check_device(device)
-        self.batch_size = check_integer("batch_size", batch_size, -INT_MAX, INT_MAX)
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+        self.batch_size = check_at_least("batch_size", batch_size, 1)
         if long_edge is not None:
             _check_long_edge(long_edge)
+        check_flag("flip_test", flip_test)
+        self.flip_test = flip_test
         self.metadata: dict[str, Any] = {}
-        defaults = DEFAULT_LONG_EDGE, DecoderConfig()
+        default_long_edge, default_config = DEFAULT_LONG_EDGE, DecoderConfig()
         if not isinstance(model, nn.Module):
             path = DEFAULT_CHECKPOINT if model is None else model
             if not isinstance(path, str | os.PathLike):
                 raise TypeError(f"model must be a DGCN or the path of a checkpoint, got {path!r}")
             model, self.metadata = load_model(path)
-            defaults = _read_defaults(path, self.metadata)
-        self.long_edge = defaults[0] if long_edge is None else long_edge
-        self.skeleton = model.config.skeleton
-        self.flip_test = flip_test
+            default_long_edge, default_config = _read_defaults(path, self.metadata)
+        self.long_edge = default_long_edge if long_edge is None else long_edge
+        self.skeleton = _skeleton_of(model)
         if flip_test:
-            self.skeleton.mirror_limbs()  # which a skeleton may not have
-        self._decoder = self._make_decoder(defaults[1] if config is None else config)
+            _check_mirror(self.skeleton)
+        self._decoder = self._make_decoder(default_config if config is None else config)
         self._completing_decoder = self._make_decoder(replace(self._decoder.config, force_complete=True))
         largest = math.isqrt(self._decoder.config.max_map_pixels)
         if self.long_edge > largest:
@@ -170,18 +171,18 @@ class Predictor:
             TypeError: `sources` is one picture, or nothing to iterate over.
             OSError, ValueError, TypeError, MemoryError: as for one picture, when its turn comes.
         """
-        if isinstance(sources, EncodedImage) or not isinstance(sources, Iterable):
+        is_one_array = isinstance(sources, np.ndarray) and sources.ndim < 4
+        if isinstance(sources, EncodedImage) or is_one_array or not isinstance(sources, Iterable):
             raise TypeError(f"sources must be several pictures, as a list or an iterator, got {type(sources).__name__}")
         return self._batch(sources, force_complete)
 
     def fields(self, sources: Sequence[Source]) -> list[PictureFields]:
-        """What the network sees in each picture, before it is decoded; `decode` does the rest of `batch`.
+        """The decoder's input for each picture, which `decode` makes persons of.
 
         Raises as for one picture."""
         start = time.perf_counter()
-        canvases, preprocesses = zip(
-            *(resize_pad(_to_image(source), self.long_edge) for source in sources), strict=True
-        )
+        resized = [resize_pad(_to_image(source), self.long_edge) for source in sources]
+        canvases = [canvas for canvas, _ in resized]
         # Only canvases of one shape share a pass: more padding would change what the network sees.
         groups: dict[tuple[int, ...], list[int]] = defaultdict(list)
         for index, canvas in enumerate(canvases):
@@ -194,7 +195,7 @@ class Predictor:
             heads = self._run(np.stack([canvases[i] for i in members]))
             start = time.perf_counter()
             for i, (pif, paf) in zip(members, self._codec.decode_fields(*heads), strict=True):
-                found[i] = PictureFields(pif, paf, preprocesses[i])
+                found[i] = PictureFields(pif, paf, resized[i][1])
             self.timings.decoder_ms += _milliseconds_since(start)
         return [found[i] for i in range(len(sources))]
 
@@ -205,10 +206,10 @@ class Predictor:
         force_complete: bool = False,
         config: DecoderConfig | None = None,
     ) -> list[list[Pose]]:
-        """The persons of the pictures that `fields` was called with.
+        """The persons of each picture.
 
         Args:
-            fields: of any number of pictures.
+            fields: what the method `fields` returned, for any number of pictures.
             force_complete: give every person every keypoint, guessed where the decoder found none.
             config: constants of the decoder; default: the predictor's.
         """
@@ -217,9 +218,9 @@ class Predictor:
             decoder = self._make_decoder(replace(config, force_complete=force_complete or config.force_complete))
         else:
             decoder = self._completing_decoder if force_complete else self._decoder
-        persons = decoder.batch([(of_one.pif, of_one.paf) for of_one in fields], self._codec.stride)
+        persons = decoder.batch([(picture.pif, picture.paf) for picture in fields], self._codec.stride)
         self.timings.decoder_ms += _milliseconds_since(start)
-        return [self._to_poses(of_one, picture.preprocess) for of_one, picture in zip(persons, fields, strict=True)]
+        return [self._to_poses(found, picture.preprocess) for found, picture in zip(persons, fields, strict=True)]
 
     def _batch(self, sources: Iterable[Source], force_complete: bool) -> Iterator[list[Pose]]:
         self.timings = Timings()
@@ -293,7 +294,21 @@ def _read_defaults(path: str | os.PathLike[str], metadata: dict[str, Any]) -> tu
 
 
 def _check_long_edge(long_edge: int) -> int:
-    return normalize_size(check_integer("long_edge", long_edge, -INT_MAX, INT_MAX))
+    return normalize_size(check_integer("long_edge", long_edge, -INT_MAX, INT_MAX), "long_edge")
+
+
+def _skeleton_of(model: nn.Module) -> Skeleton:
+    skeleton = getattr(getattr(model, "config", None), "skeleton", None)
+    if not isinstance(skeleton, Skeleton):
+        raise TypeError(f"model must be a DGCN or the path of a checkpoint, got {type(model).__name__}")
+    return skeleton
+
+
+def _check_mirror(skeleton: Skeleton) -> None:
+    try:
+        skeleton.mirror_limbs()
+    except ValueError as error:
+        raise ValueError(f"flip_test needs a skeleton that is its own mirror image: {error}") from error
 
 
 def _to_image(source: Source) -> np.ndarray:

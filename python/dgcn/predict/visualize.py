@@ -23,7 +23,7 @@ SUBPIXEL_BITS = 4  # cv2 takes fixed-point coordinates: 1/16 px, so that small s
 
 
 class Drawable(Protocol):
-    """What `draw_poses` needs of a pose; `dgcn.predict.predictor.Pose` has it."""
+    """What `draw_poses` needs of a pose; `dgcn.records.Pose` has it."""
 
     @property
     def keypoints(self) -> np.ndarray: ...  # [K, 2] px

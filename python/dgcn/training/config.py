@@ -46,7 +46,7 @@ class LossConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """Everything a training run depends on; the defaults are the paper's, but for its ImageNet start."""
+    """Everything a training run depends on; the defaults are those of `recipes.paper`, but for its ImageNet weights."""
 
     train_images: Path
     """Folder of training images."""
@@ -91,7 +91,7 @@ class TrainConfig:
     freeze_epochs: int = 1
     """First epochs in which the backbone is frozen, batch norm statistics included."""
     freeze_stem: bool = False
-    """Keep the layers of the backbone up to stride 4 frozen after them as well (backbones of dgcn's own)."""
+    """Keep the backbone's layers up to stride 4 frozen in every epoch; for mobilenetv1_075 and movenet_multipose."""
     clip_norm: float = 10.0
     """Largest norm of the gradient; 0 for no limit."""
     ema: float = 0.999
@@ -128,6 +128,9 @@ class TrainConfig:
             raise ValueError("resume must not be empty")
         if not isinstance(self.resume, (str, os.PathLike, type(None))):
             raise TypeError(f"resume must be 'auto', a path or None, got {self.resume!r}")
+        for name, kind in (("model", ModelConfig), ("loss", LossConfig)):
+            if not isinstance(getattr(self, name), kind):
+                raise TypeError(f"{name} must be a {kind.__name__}, got {getattr(self, name)!r}")
         check_types(self)
         check_at_least(self, 1, "epochs", "batch_size", "eval_every")
         check_at_least(self, 0, "warmup_steps", "freeze_epochs", "workers", "seed")
@@ -138,8 +141,9 @@ class TrainConfig:
             raise ValueError(f"seed must be at most {MAX_SEED}, got {self.seed}")
         self.transform()
         normalize_size(self.val_long_edge, "long_edge")
-        if self.model.backbone not in OWN_BACKBONES and self.init_trunk is not None:
-            raise ValueError(f"init_trunk needs the backbone {' or '.join(OWN_BACKBONES)}, got {self.model.backbone}")
+        for name, is_given in (("init_trunk", self.init_trunk is not None), ("freeze_stem", self.freeze_stem)):
+            if is_given and self.model.backbone not in OWN_BACKBONES:
+                raise ValueError(f"{name} needs the backbone {' or '.join(OWN_BACKBONES)}, got {self.model.backbone}")
 
     def transform(self) -> TrainTransform:
         """The augmentation."""

@@ -1,4 +1,4 @@
-"""Ctrl-C and its like during training: a step is never torn, and everything else stops at once."""
+"""Ctrl-C and other signals during training: a step is finished first, and everything else stops at once."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ T = TypeVar("T")
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 """Ctrl-C, what a scheduler sends before it kills, and a terminal that closes."""
 
-
 REPEAT_SECONDS = 1.0
 """Within this time of the first signal another one is the same request: `timeout`, `make` and others send two."""
 
@@ -25,11 +24,11 @@ class Interrupted(KeyboardInterrupt):
 
 
 class InterruptGuard:
-    """Within its block, a signal of `SIGNALS` waits for the step in progress; SIGHUP not where nohup has it ignored.
+    """Within its block, a signal of `SIGNALS` waits for the step in progress. Under nohup, SIGHUP stays ignored.
 
-    The step's end calls `check`; what may be broken off anywhere runs within `at_once`. Both raise KeyboardInterrupt.
-    A second signal, after `REPEAT_SECONDS`, does not wait: it raises Interrupted with the message that `last_saved`
-    returns. In another thread than the main one no signal arrives, and the block leaves the handlers alone.
+    The training loop calls `check` after each step, and runs within `at_once` what may stop anywhere. Both raise
+    KeyboardInterrupt. A second signal, after `REPEAT_SECONDS`, does not wait: it raises Interrupted with the message
+    that `last_saved` returns. Signals arrive in the main thread only; in another the block installs no handlers.
     """
 
     def __init__(self, last_saved: Callable[[], str]) -> None:

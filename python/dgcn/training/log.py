@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 
+from ..evaluation.oks import METRICS
 from ..files import write_json
 from ..model.checkpoint import save_model
 from .run_folder import HISTORY_FILE
@@ -22,13 +23,13 @@ def report(state: TrainingState, values: dict[str, float]) -> None:
 def save_results(state: TrainingState, *checkpoints: str) -> None:
     """Write the averaged weights under these names, the history, then the state.
 
-    In this order: after a kill in between, a resumed run does all of it again.
+    The state comes last: after a kill in between, a resumed run writes all of them again.
     """
     config, record = state.config, state.history[-1]
     metadata = {
         "epoch": record["epoch"],
         "long_edge": config.val_long_edge,
-        "metrics": {name: value for name, value in record.items() if name.startswith("A")},
+        "metrics": {name: record[name] for name in METRICS if name in record},
         "training": json.loads(config.fingerprint()),
     }
     for name in checkpoints:

@@ -87,6 +87,7 @@ def movenet_small(**fields: Any) -> TrainConfig:
 
 
 def _movenet(stage: dict[str, Any], fields: dict[str, Any]) -> TrainConfig:
+    """The settings that both stages share, those of one stage, and the fields that the caller changes."""
     shared = {
         "model": ModelConfig(backbone=MOVENET),
         "loss": LossConfig(theta=3.0, delta=3.0),
@@ -104,7 +105,7 @@ def _movenet(stage: dict[str, Any], fields: dict[str, Any]) -> TrainConfig:
 
 
 def _mobilenet(stage: dict[str, Any], fields: dict[str, Any]) -> TrainConfig:
-    """What both stages share, and one stage's own."""
+    """The settings that both stages share, those of one stage, and the fields that the caller changes."""
     shared = {
         "model": ModelConfig(backbone=MOBILENET),
         "loss": LossConfig(theta=3.0, delta=1.5),

@@ -20,6 +20,7 @@ from ..data.dataset import CocoKeypoints
 from ..data.images import check_record
 from ..data.loader import EpochBatches, open_batches, plan_workers
 from ..graph import distance_matrix
+from ..model.backbones import check_backbone
 from ..model.checkpoint import load_model
 from ..model.config import OWN_BACKBONES, ModelConfig
 from ..model.network import DGCN, build_from_config, build_model
@@ -54,6 +55,8 @@ class Run:
         torch.manual_seed(config.seed)
 
         initial = build_from_config(config.model) if is_resumed else load_initial(config)
+        if initial is None:
+            check_backbone(config.model.backbone, pretrained=config.pretrained)
         self.dataset = CocoKeypoints(
             config.train_images,
             config.train_annotations,
@@ -81,7 +84,8 @@ class Run:
 
     def predictor(self) -> Predictor:
         """What the validation images are evaluated with."""
-        # What is drawn here (folding makes new layers) must not show in the training: it may happen twice or never.
+        # Folding makes new layers, which draw from torch's generator. The training must not depend on these draws: a
+        # resumed run may evaluate an epoch again, and another `eval_every` evaluates fewer.
         with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
             return Predictor(self.state.averaged, device=self.device, long_edge=self.config.val_long_edge)
 
@@ -157,7 +161,10 @@ def build_initial(config: TrainConfig, dataset: CocoKeypoints) -> DGCN:
     model = build_model(**values, pretrained=config.pretrained, distances=distances)
     if config.init_trunk is not None:
         images = torch.stack([dataset[i]["image"] for i in range(min(CALIBRATION_IMAGES, len(dataset)))])
-        model.backbone.load_trunk(config.init_trunk, (images - model.mean) / model.std)
+        try:
+            model.backbone.load_trunk(config.init_trunk, (images - model.mean) / model.std)
+        except ValueError as error:
+            raise ValueError(f"init_trunk must hold a trunk of {config.model.backbone}: {error}") from error
     return model
 
 

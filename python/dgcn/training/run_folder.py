@@ -32,8 +32,8 @@ def locked(folder: Path) -> Iterator[None]:
     if folder.exists() and not folder.is_dir():
         raise NotADirectoryError(f"work_dir must be a folder, got the file {folder}")
     folder.mkdir(parents=True, exist_ok=True)
-    # Of the two kinds of locks POSIX's, which the processes that load pictures do not inherit: they may outlive a
-    # killed run by seconds, and the next one need not wait for them.
+    # A POSIX lock, because a flock is inherited by the processes that load pictures. They may outlive a killed run by
+    # seconds, and the next run need not wait for them.
     with open(folder / LOCK_FILE, "a+") as file:
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -122,5 +122,5 @@ def load_state(path: Path, config: TrainConfig) -> dict[str, Any]:
     old = {**defaults, **json.loads(state["fingerprint"])}
     old["model"] = ModelConfig.from_dict(old["model"]).to_dict()
     if changes := list(differences(old, json.loads(config.fingerprint()))):
-        raise ValueError(f"resume: {path} belongs to a run with other settings ({'; '.join(changes)})")
+        raise ValueError(f"resume: {path} belongs to a run with other settings ({'; '.join(changes)}; as saved -> now)")
     return state

@@ -8,8 +8,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..config import MOBILENET, MOVENET
+from ..config import OWN_BACKBONES
 from .base import STRIDES, Backbone
+
+
+def check_timm_model(name: str, pretrained: bool) -> None:
+    """Raise ValueError unless timm has a model of this name and, if `pretrained`, weights for it."""
+    import timm
+
+    if not timm.is_model(name):
+        own = ", ".join(f"'{each}'" for each in OWN_BACKBONES)
+        raise ValueError(f"backbone must be {own} or the name of a timm model, got '{name}'")
+    if pretrained and not timm.is_model_pretrained(name):
+        raise ValueError(f"pretrained needs a timm model with weights, and '{name}' has none")
 
 
 class TimmBackbone(Backbone):
@@ -24,10 +35,6 @@ class TimmBackbone(Backbone):
         super().__init__()
         import timm
 
-        if not timm.is_model(name):
-            raise ValueError(f"backbone must be '{MOBILENET}', '{MOVENET}' or the name of a timm model, got '{name}'")
-        if pretrained and not timm.is_model_pretrained(name):
-            raise ValueError(f"pretrained needs a timm model with weights, and '{name}' has none")
         try:
             body: Any = timm.create_model(name, pretrained=pretrained, features_only=True)
         except OSError as error:
