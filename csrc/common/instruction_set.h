@@ -4,7 +4,7 @@
 // share the machine code of a function: the linker keeps one copy of an inline function, and if that were the AVX-512
 // one, the portable code would crash on other machines. Therefore all functions that they include and call have
 // internal linkage (an unnamed namespace, or DGCN_HOST_DEVICE) or are defined in a source that is compiled once; the
-// ctest kernels_share_no_code looks for exceptions.
+// ctest kernels_share_no_code checks it.
 #pragma once
 
 #include <cstdlib>

@@ -36,8 +36,8 @@ class CommonFormat {
   /// `features` themselves if they have this format, else a copy.
   Tensor input(const Tensor& features) {
     using torch::headeronly::MemoryFormat;
-    if (is_dense(features, channels_last_)) return checked_for_alignment(features);
-    return checked_for_alignment(
+    if (is_dense(features, channels_last_)) return record_alignment(features);
+    return record_alignment(
         torch::stable::contiguous(features, channels_last_ ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous));
   }
 
@@ -48,8 +48,8 @@ class CommonFormat {
 
   /// What the kernels write: `output` itself if it has this format, else new memory, which copy_back() copies.
   Tensor output(const Tensor& output) {
-    return checked_for_alignment(is_dense(output, channels_last_) ? output
-                                                                  : torch::stable::new_empty(output, output.sizes()));
+    return record_alignment(is_dense(output, channels_last_) ? output
+                                                             : torch::stable::new_empty(output, output.sizes()));
   }
 
   static void copy_back(Tensor output, const Tensor& written) {
@@ -68,7 +68,8 @@ class CommonFormat {
   }
 
  private:
-  Tensor checked_for_alignment(Tensor features) {
+  /// Returns `features`; notes whether they are aligned.
+  Tensor record_alignment(Tensor features) {
     aligned_ = aligned_ && reinterpret_cast<uintptr_t>(features.const_data_ptr()) % 16 == 0;
     return features;
   }
@@ -77,7 +78,7 @@ class CommonFormat {
   bool aligned_ = true;
 };
 
-/// The result of plan(plan, layout, batch, limits), one of the functions of plan.h, or a clear error.
+/// The plan of plan_function(plan, layout, batch, limits), one of the functions of plan.h. Throws if there is none.
 template <typename PlanFunction>
 cuda::LaunchPlan make_plan(PlanFunction plan_function, const CommonFormat& format, const GraphConvInputs& inputs) {
   const DeviceIndex device = inputs.x.get_device_index();

@@ -11,7 +11,7 @@
 namespace dgcn::nonlocal {
 namespace {
 
-/// The function by which all kernels of a call are launched.
+/// A function that launches a kernel on the device of the inputs.
 auto launcher(const AffinityInputs& inputs) {
   return [device = inputs.g.get_device_index()](auto kernel, int64_t blocks, int threads, int64_t shared_bytes,
                                                 const auto&... arguments) {
@@ -83,7 +83,7 @@ class RowConverter {
     return has_rows(features) ? features : allocate();
   }
 
-  /// `scan` wrote the rows.
+  /// Copies the rows that `scan` has written to `tensor`, unless they are its own.
   template <typename A>
   void copy_back(const Tensor& tensor, const cuda::Scan<T, A>& scan) {
     const FeatureView<T> features = view<T>(tensor);
