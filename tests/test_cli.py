@@ -181,7 +181,8 @@ def test_the_shipped_model_is_that_of_its_recipe(tmp_path) -> None:
         (["--lift-channels", "1"], "--lift-channels must be at least 2, got 1"),
         (["--scale-range", "2", "1"], "--scale-range must be 0 < low <= high, got (2.0, 1.0)"),
         (["--freeze-stem"], "--freeze-stem needs the backbone mobilenetv1_075 or movenet_multipose, got resnet50"),
-        (["--device", "nonsense"], "nonsense"),
+        (["--device", "nonsense"], "--device must be 'cpu', 'cuda' or 'cuda:N', got 'nonsense'"),
+        (["--backbone", "resnet5000"], "--backbone must be 'mobilenetv1_075', 'movenet_multipose' or the name of"),
         (["--train-images", "absent"], "absent"),
     ],
 )

@@ -14,8 +14,9 @@ before it is evaluated; an evaluation that failed or was interrupted is the firs
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from .common import add_device_argument, choose_device, make_parser
@@ -33,8 +34,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     from ..training.loop import fit
     from ..training.run_folder import BEST_FILE, LAST_FILE
 
-    config = build_config(args)
-    with logging_redirect_tqdm():
+    with logging_redirect_tqdm(), errors_name_flags(args):
+        config = build_config(args)
         try:
             history = fit(config)
         except (FloatingPointError, MemoryError) as error:
@@ -99,10 +100,16 @@ def build_config(args: argparse.Namespace) -> TrainConfig:
         for field in fields(TrainConfig)
         if field.default is MISSING and field.default_factory is MISSING
     }
+    return replace_given(RECIPES.get(args.recipe, TrainConfig)(**needed), values)
+
+
+@contextlib.contextmanager
+def errors_name_flags(args: argparse.Namespace) -> Iterator[None]:
+    """Within the block, a ValueError that begins with the field of a given flag begins with that flag."""
     try:
-        return replace_given(RECIPES.get(args.recipe, TrainConfig)(**needed), values)
+        yield
     except ValueError as error:
-        name, _, requirement = str(error).partition(" ")  # every message begins with the name of the field
-        if name not in values:
+        name, _, requirement = str(error).partition(" ")
+        if name not in args:
             raise
         raise ValueError(f"--{name.replace('_', '-')} {requirement}") from error

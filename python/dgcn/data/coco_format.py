@@ -328,8 +328,8 @@ class _Reader:
         crowds = [entry.get("iscrowd") for entry in entries]
         check("iscrowd", [value in (None, 0, 1) for value in crowds], "0 or 1")
         return [
-            Annotation(of_one, (x, y, width, height), area, bool(crowd))
-            for of_one, (x, y, width, height), area, crowd in zip(
+            Annotation(points, (x, y, width, height), area, bool(crowd))
+            for points, (x, y, width, height), area, crowd in zip(
                 keypoints, boxes.tolist(), areas.tolist(), crowds, strict=True
             )
         ]

@@ -37,7 +37,7 @@ def fit(config: TrainConfig) -> list[dict[str, Any]]:
     Raises:
         FileExistsError: `work_dir` holds a run and `resume` is not given.
         BlockingIOError: another run is writing there.
-        Interrupted: on Ctrl-C and its like, after the state was saved.
+        Interrupted: on a signal such as Ctrl-C, after the state was saved.
         LoadingError: a training image cannot be loaded, or a process that loads them has died; the state was saved.
         FloatingPointError: the loss became NaN or infinite; the last state saved is from before.
         MemoryError: the GPU's memory does not suffice; the last state saved is from before.
