@@ -15,7 +15,8 @@ imported, ``import dgcn_ext`` registers the compiled operators, so that saved pr
 
 from typing import TYPE_CHECKING
 
-from dgcn_ext.loading import lazy_attributes, register_with_torch
+from dgcn_ext.lazy import lazy_attributes
+from dgcn_ext.loading import register_with_torch
 
 if TYPE_CHECKING:
     from dgcn_ext import decoder, encoder, functional, fused, modules, reference

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from dgcn_ext.arguments import INT_MAX, check_integer, check_limbs, check_pairs, to_array
-from dgcn_ext.loading import load_compiled
+from dgcn_ext.lazy import load_compiled
 
 if TYPE_CHECKING:
     from dgcn_ext import _pifpaf

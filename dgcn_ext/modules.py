@@ -22,7 +22,7 @@ from dgcn_ext.adjacency import AdjacencyModule
 from dgcn_ext.arguments import check_at_least, check_integer
 from dgcn_ext.checks import check_flag, check_is_tensor, check_option, check_seed
 from dgcn_ext.folding import computes_the_same, inference_copy, merge_norms, read_convolution
-from dgcn_ext.loading import lazy_attributes
+from dgcn_ext.lazy import lazy_attributes
 from dgcn_ext.overrides import overridable
 
 # Where the fused modules were before dgcn_ext.fused: modules that were pickled whole are still looked for here.

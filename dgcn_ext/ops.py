@@ -25,7 +25,7 @@ from dgcn_ext.dispatch import (
     refuse_gradient,
     register_gradient,
 )
-from dgcn_ext.loading import load_compiled
+from dgcn_ext.lazy import load_compiled
 
 load_compiled("_C")  # registers torch.ops.dgcn
 

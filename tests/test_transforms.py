@@ -7,7 +7,7 @@ import pytest
 
 from dgcn.data.transforms import PAD_COLOR, Preprocess, TrainTransform, resize_pad, transform_annotation
 from dgcn.records import Annotation
-from dgcn.sizes import normalize_size, padded_size
+from dgcn.sizes import check_size, padded_size
 from dgcn.skeleton import COCO
 
 PLAIN = {"brightness": 0.0, "contrast": 0.0, "saturation": 0.0, "grayscale_probability": 0.0}
@@ -37,7 +37,7 @@ def person(*joints, box=(0, 0, 10, 10), area=50.0, iscrowd=False):
 
 @pytest.mark.parametrize("size", [17, 33, 321, 385, 513, 641])
 def test_network_sizes(size):
-    assert normalize_size(size) == size
+    assert check_size(size) == size
     assert padded_size(size) == size
     assert padded_size(size - 1) == size
     assert padded_size(size + 1) == size + 16
@@ -46,7 +46,7 @@ def test_network_sizes(size):
 @pytest.mark.parametrize(("size", "hint"), [(640, "625 or 641"), (384, "369 or 385"), (1, "17 or 33")])
 def test_other_sizes_are_refused_with_a_hint(size, hint):
     with pytest.raises(ValueError, match=f"multiple of 16 plus 1 .say {hint}., got {size}"):
-        normalize_size(size)
+        check_size(size)
 
 
 @pytest.mark.parametrize(

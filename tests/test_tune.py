@@ -56,12 +56,14 @@ def test_what_finds_nobody_is_changed(folder, annotations) -> None:
 def test_a_tuned_checkpoint(folder, annotations, tmp_path, capsys) -> None:
     start, tuned = tmp_path / "a.safetensors", tmp_path / "out" / "b.safetensors"
     model = build_model("mobilenetv1_075", lift_channels=8)
-    save_model(start, model, {"epoch": 3, "long_edge": 97, "decoder": {"max_seeds": 7}})
+    save_model(start, model, {"epoch": 3, "long_edge": 97, "metrics": {"AP": 0.5}, "decoder": {"max_seeds": 7}})
     arguments = ["--images", folder, "--annotations", annotations, "--tune", tuned, "--tune-images", 2, "--half"]
     assert run("eval", "--checkpoint", start, *arguments) == 0
     assert "on the 2 pictures it was chosen on" in capsys.readouterr().out
     loaded, metadata = load_model(tuned)
     assert metadata["epoch"] == 3
+    assert "metrics" not in metadata
+    assert (metadata["tuned"]["pictures"], metadata["tuned"]["flip_test"]) == (2, False)
     assert metadata["decoder"]["max_seeds"] == 7
     assert Predictor(tuned).long_edge == metadata["long_edge"]
     assert tuned.stat().st_size < 0.55 * start.stat().st_size

@@ -9,7 +9,7 @@ Names load on first use, as those of ``dgcn_ext`` do.
 
 from typing import TYPE_CHECKING
 
-from dgcn_ext.loading import lazy_attributes
+from dgcn_ext.lazy import lazy_attributes
 
 if TYPE_CHECKING:
     from dgcn_ext.reference.decoding import decode

@@ -8,7 +8,7 @@ The operators it is built on are in `dgcn_ext`. What is heavy loads on first use
 
 from typing import TYPE_CHECKING
 
-from dgcn_ext.loading import lazy_attributes
+from dgcn_ext.lazy import lazy_attributes
 
 if TYPE_CHECKING:
     from .model.config import ModelConfig

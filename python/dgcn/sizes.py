@@ -8,7 +8,7 @@ from numbers import Integral
 _MULTIPLE = 16  # the coarsest stride
 
 
-def normalize_size(pixels: int, name: str = "the input size") -> int:
+def check_size(pixels: int, name: str = "the input size") -> int:
     """`pixels` as it is. Raises ValueError, naming the sizes next to it, unless it is 16 n + 1 with n >= 1."""
     if not isinstance(pixels, Integral):
         raise TypeError(f"{name} must be an integer, got {pixels!r}")

@@ -51,10 +51,10 @@ def positive(text: str) -> int:
 
 def input_size(text: str) -> int:
     """Type of a flag for a size of the network's input: 16n+1 pixels."""
-    from ..sizes import normalize_size
+    from ..sizes import check_size
 
     try:
-        return normalize_size(int(text))
+        return check_size(int(text))
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
 

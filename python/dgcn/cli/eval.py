@@ -141,7 +141,9 @@ def tune(args: argparse.Namespace) -> int:
         flip_test=args.flip_test,
         device=predictor.device,
     )
+    metadata.pop("metrics", None)  # which other thresholds have
     metadata |= tuned.metadata()
+    metadata["tuned"] = {"pictures": len(chosen), "AP": tuned.ap, "flip_test": args.flip_test}
     save_model(args.tune, model, metadata, dtype=dtype)
     print(f"AP {tuned.ap:.4f} on the {len(chosen)} pictures it was chosen on, at {tuned.long_edge} px with")
     for name, value in metadata["decoder"].items():

@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 
 from ..records import Annotation
-from ..sizes import normalize_size, padded_size
+from ..sizes import check_size, padded_size
 from ..skeleton import Skeleton
 
 PAD_COLOR = (124, 116, 104)
@@ -43,7 +43,7 @@ def resize_pad(image: np.ndarray, long_edge: int) -> tuple[np.ndarray, Preproces
     """Scale `image` (uint8 [H, W, 3]) until its long edge is `long_edge` pixels (16 n + 1), pad it at the right and
     at the bottom with `PAD_COLOR` to sizes of the same form."""
     _check_image(image)
-    normalize_size(long_edge)
+    check_size(long_edge)
     height, width = image.shape[:2]
     # First pixel centre on first, last on last; a picture of one pixel has no length to scale.
     scale = (long_edge - 1) / max(1, max(height, width) - 1)
@@ -76,7 +76,7 @@ class TrainTransform:
     grayscale_probability: float = 0.05
 
     def __post_init__(self) -> None:
-        normalize_size(self.size, "size")
+        check_size(self.size, "size")
         try:
             low, high = map(float, self.scale_range)
         except (TypeError, ValueError):

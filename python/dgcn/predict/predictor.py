@@ -25,7 +25,7 @@ from ..data.transforms import Preprocess, resize_pad
 from ..model.checkpoint import DEFAULT_CHECKPOINT, load_model
 from ..model.network import DGCN
 from ..records import Pose
-from ..sizes import normalize_size
+from ..sizes import check_size
 from ..skeleton import Skeleton
 
 DEFAULT_LONG_EDGE = 513
@@ -294,7 +294,7 @@ def _read_defaults(path: str | os.PathLike[str], metadata: dict[str, Any]) -> tu
 
 
 def _check_long_edge(long_edge: int) -> int:
-    return normalize_size(check_integer("long_edge", long_edge, -INT_MAX, INT_MAX), "long_edge")
+    return check_size(check_integer("long_edge", long_edge, -INT_MAX, INT_MAX), "long_edge")
 
 
 def _skeleton_of(model: nn.Module) -> Skeleton:

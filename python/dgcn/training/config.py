@@ -12,7 +12,7 @@ from typing import Any, Literal
 from ..checks import check_at_least, check_below_one, check_positive, check_types
 from ..data.transforms import TrainTransform
 from ..model.config import OWN_BACKBONES, ModelConfig
-from ..sizes import normalize_size
+from ..sizes import check_size
 
 MAX_SEED = 2**32 - 1  # numpy's global generator takes no more
 _REQUIRED_PATHS = ("train_images", "train_annotations", "val_images", "val_annotations", "work_dir")
@@ -140,7 +140,7 @@ class TrainConfig:
         if self.seed > MAX_SEED:
             raise ValueError(f"seed must be at most {MAX_SEED}, got {self.seed}")
         self.transform()
-        normalize_size(self.val_long_edge, "long_edge")
+        check_size(self.val_long_edge, "long_edge")
         for name, is_given in (("init_trunk", self.init_trunk is not None), ("freeze_stem", self.freeze_stem)):
             if is_given and self.model.backbone not in OWN_BACKBONES:
                 raise ValueError(f"{name} needs the backbone {' or '.join(OWN_BACKBONES)}, got {self.model.backbone}")
