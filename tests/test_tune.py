@@ -31,7 +31,7 @@ def annotations(tmp_path) -> Path:
 @pytest.fixture(autouse=True)
 def few_choices(monkeypatch) -> None:
     monkeypatch.setattr(tune_module, "LONG_EDGES", (97, 385))
-    monkeypatch.setattr(tune_module, "THRESHOLDS", {"map_threshold": (0.3, 0.4), "seed_threshold": (0.2, 1.0)})
+    monkeypatch.setattr(tune_module, "OPTIONS", {"map_threshold": (0.3, 0.4), "seed_threshold": (0.2, 1.0)})
 
 
 class ShortSighted(Oracle):

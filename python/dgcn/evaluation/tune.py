@@ -23,13 +23,14 @@ log = logging.getLogger(__name__)
 LONG_EDGES = (385, 449, 513, 577, 641)
 """Input sizes that are tried, in pixels."""
 
-THRESHOLDS: Mapping[str, Sequence[float]] = {
+OPTIONS: Mapping[str, Sequence[float]] = {
     "connection_threshold": (0.01, 0.02, 0.05, 0.1, 0.2, 0.3),
     "map_threshold": (0.05, 0.1, 0.15, 0.2, 0.3),
     "seed_threshold": (0.05, 0.1, 0.15, 0.2, 0.3),
     "keypoint_threshold": (0.02, 0.05, 0.1, 0.15),
     "keypoint_threshold_relative": (0.1, 0.3, 0.5),
     "instance_threshold": (0.02, 0.05, 0.1, 0.15),
+    "refine_rounds": (0, 1, 2),
 }
 """Values that are tried for fields of `DecoderConfig`."""
 
@@ -73,12 +74,12 @@ def tune(
     def scorer_at(long_edge: int) -> _Scorer:
         return _Scorer(Predictor(model, long_edge=long_edge, flip_test=flip_test, device=device), records)
 
-    best = scorer_at(long_edge).choose_thresholds(config or DecoderConfig())
+    best = scorer_at(long_edge).choose_options(config or DecoderConfig())
     sizes = [best, *(scorer_at(size).score(best.config) for size in LONG_EDGES if size != long_edge)]
     best = max(sizes, key=lambda tuned: tuned.ap)
     for tuned in sorted(sizes, key=lambda tuned: tuned.long_edge):
         log.info(f"long edge {tuned.long_edge}: AP {tuned.ap:.4f}")
-    return best if best is sizes[0] else scorer_at(best.long_edge).choose_thresholds(best.config)
+    return best if best is sizes[0] else scorer_at(best.long_edge).choose_options(best.config)
 
 
 class _Scorer:
@@ -104,12 +105,12 @@ class _Scorer:
         ap = evaluate_keypoints(self.records, results, sigmas=self.predictor.skeleton.sigmas)["AP"]
         return Tuned(self.predictor.long_edge, config, ap)
 
-    def choose_thresholds(self, config: DecoderConfig) -> Tuned:
+    def choose_options(self, config: DecoderConfig) -> Tuned:
         """The best value of each threshold in turn, until a round changes none."""
         best, before = self.score(config), None
         while before != best.config:
             before = best.config
-            for name, values in THRESHOLDS.items():
+            for name, values in OPTIONS.items():
                 changes: list[dict[str, Any]] = [{name: value} for value in values if value != getattr(before, name)]
                 tried = [self.score(replace(best.config, **change)) for change in changes]
                 best = max([best, *tried], key=lambda tuned: tuned.ap)
