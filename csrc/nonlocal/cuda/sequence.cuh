@@ -10,16 +10,17 @@
 
 namespace dgcn::nonlocal::cuda {
 
-/// The key, with the lowest finite number in place of −∞. No finite key is active with −∞ nor with that number, and so
-/// the differences of keys stay finite wherever the dense form is finite.
+/// The key, with −∞ replaced by the lowest finite number. The sum of either and a finite key is not above 0, so the
+/// result does not change. Differences of keys stay finite wherever the dense form is finite.
 template <typename A>
 __host__ __device__ A clamp_to_finite(A key) {
   constexpr A kLowest = std::numeric_limits<A>::lowest();
   return key < kLowest ? kLowest : key;
 }
 
-/// Bits in the order of the values in the sequence, b or −a. NaN is active with every other key: as b it is the
-/// largest, as a the smallest. 0 − a and not −a, which could be −0: the bits of b and −a must be equal where a + b = 0.
+/// Unsigned bits that sort as the values of the sequence, b or −a. NaN is active with every other key, so a NaN in b
+/// sorts last and a NaN in a sorts first. The code takes 0 − a for −a, which gives +0 for a = 0: the bits of −0 differ
+/// from those of b = 0, although a + b = 0.
 template <typename A>
 __host__ __device__ auto sequence_bits(A key, bool is_a) {
   key = clamp_to_finite(key);

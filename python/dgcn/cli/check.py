@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name, check in checks.items():
         try:
             verdict, finding = "ok", check()
-        except Exception as error:  # whatever is broken here, the report is to say so and to go on
+        except Exception as error:  # whatever is broken, the report names it and goes on
             verdict, finding = "failed", f"{type(error).__name__}: {error}".partition("\n")[0]
             failures += 1
         print(f"{verdict:<8}{name:<25}{finding}")
