@@ -15,6 +15,7 @@ from dgcn.graph import (
     identity_adjacency,
     ones_adjacency,
     soft_adjacency,
+    strongest_edges,
 )
 from dgcn.skeleton import COCO
 
@@ -138,6 +139,17 @@ def test_fixed_graphs():
     assert hand[0, 16] == 0
     assert torch.equal(identity_adjacency(5), torch.eye(5))
     assert torch.equal(ones_adjacency(5), torch.ones(5, 5))
+
+
+def test_strongest_edges_are_those_of_the_soft_adjacency_with_mirror_images_together():
+    edges = strongest_edges(COCO, coco_distances())
+    assert len(edges) == 17 * 16 // 2 - COCO.num_limbs == len(set(edges))
+    assert not {frozenset(edge) for edge in edges} & {frozenset(limb) for limb in COCO.limbs}
+    names = [{COCO.keypoints[end] for end in edge} for edge in edges]
+    assert names[:2] == [{"left_knee", "right_knee"}, {"left_ankle", "right_ankle"}]
+    mirrored = [{COCO.keypoints[COCO.flip[end]] for end in edge} for edge in edges]
+    for index, edge in enumerate(mirrored):
+        assert abs(names.index(edge) - index) <= 1
 
 
 def test_coco_distances_are_plausible():

@@ -25,20 +25,14 @@ import numpy as np
 
 from benchmarks import machine, report
 from benchmarks.decoder.scenes import COCO_LIMBS, STRIDE, Fields, add_noise, data_dir, layouts, paint
-from dgcn.graph import coco_distances, soft_adjacency
+from dgcn.graph import coco_distances, strongest_edges
+from dgcn.skeleton import COCO
 from dgcn_ext.decoder import DecoderConfig, PifPafDecoder
 
 NUM_IMAGES = 60
 HIDDEN = (0.0, 0.3, 0.5, 0.7)  # share of the joints left out
 ADDED = ((0, 1.0), (10, 1.0), (20, 1.0), (40, 1.0), (117, 1.0), (40, 0.5), (117, 0.5))  # number of limbs, weight
-
-
-def added_limbs() -> list[tuple[int, int]]:
-    """All 117 pairs of keypoints that no limb joins, by decreasing weight in A_s."""
-    bond = soft_adjacency(coco_distances()).numpy()
-    limbs = {frozenset(limb) for limb in COCO_LIMBS}
-    pairs = [(i, j) for i in range(17) for j in range(i + 1, 17) if frozenset((i, j)) not in limbs]
-    return sorted(pairs, key=lambda pair: -(bond[pair] + bond[pair[::-1]]))
+ADDED_LIMBS = strongest_edges(COCO, coco_distances())  # all 117 pairs that no limb joins
 
 
 def scenes(hidden: float, num_images: int) -> list[tuple[np.ndarray, Fields]]:
@@ -47,7 +41,7 @@ def scenes(hidden: float, num_images: int) -> list[tuple[np.ndarray, Fields]]:
     result = []
     for persons, scales, height, width in islice(layouts(data_dir(), 3), num_images):
         persons[..., 2] *= rng.random(persons.shape[:2]) >= hidden
-        fields = paint(persons, scales, COCO_LIMBS + added_limbs(), height, width)
+        fields = paint(persons, scales, COCO_LIMBS + ADDED_LIMBS, height, width)
         result.append((persons, add_noise(fields, rng)))
     return result
 
@@ -76,7 +70,7 @@ def main() -> None:
     for hidden in HIDDEN:
         examples = scenes(hidden, num_images)
         for num_added, weight in ADDED:
-            limbs = COCO_LIMBS + added_limbs()[:num_added]
+            limbs = COCO_LIMBS + ADDED_LIMBS[:num_added]
             decoder = PifPafDecoder(17, limbs, DecoderConfig(instance_threshold=0.02))
             counts = np.zeros(6, int)
             for persons, (pif, paf) in examples:

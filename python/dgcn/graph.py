@@ -5,6 +5,7 @@ Legend: P persons, K keypoints. Every adjacency is a float32 tensor [K, K] with 
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from pathlib import Path
@@ -102,6 +103,31 @@ def identity_adjacency(num_keypoints: int) -> Tensor:
 def ones_adjacency(num_keypoints: int) -> Tensor:
     """Every keypoint joined to every other: what the dynamic graph is at inference."""
     return torch.ones(num_keypoints, num_keypoints)
+
+
+def strongest_edges(skeleton: Skeleton, distances: np.ndarray, gamma: float = 0.5) -> list[tuple[int, int]]:
+    """The pairs of keypoints that no limb joins, by falling weight in A_s (Eq. 6): limbs that a skeleton could gain.
+
+    A pair and its mirror image, of which the weights differ by what chance put into `distances`, have the mean of both
+    and follow each other. So the first n of the list are their own mirror image as a whole, save where n cuts a couple.
+
+    Args:
+        skeleton: whose limbs are left out.
+        distances: M_d of Eq. 5 [K, K].
+        gamma: γ of Eq. 6.
+    """
+    one_way = soft_adjacency(distances, gamma).numpy()
+    weights = one_way + one_way.T
+    flip = np.array(skeleton.flip)
+    weights += weights[flip][:, flip]
+    limbs = {frozenset(limb) for limb in skeleton.limbs}
+    pairs = [pair for pair in itertools.combinations(range(skeleton.num_keypoints), 2) if frozenset(pair) not in limbs]
+
+    def key(pair: tuple[int, int]) -> tuple[float, tuple[int, int], tuple[int, int]]:
+        mirrored = sorted(skeleton.flip[end] for end in pair)
+        return -weights[pair], min(pair, (mirrored[0], mirrored[1])), pair
+
+    return sorted(pairs, key=key)
 
 
 def coco_distances() -> np.ndarray:

@@ -86,8 +86,22 @@ def movenet_small(**fields: Any) -> TrainConfig:
     return _movenet({"epochs": 40, "learning_rate": 6e-4, "backbone_lr_factor": 0.2}, fields)
 
 
+def movenet_large(**fields: Any) -> TrainConfig:
+    """Third stage, from the last checkpoint of `movenet_small` (`init_checkpoint`), on larger crops."""
+    return _movenet(
+        {
+            "size": 417,
+            "scale_range": (0.7, 1.6),
+            "epochs": 14,
+            "learning_rate": 5e-4,
+            "backbone_lr_factor": 0.2,
+        },
+        fields,
+    )
+
+
 def _movenet(stage: dict[str, Any], fields: dict[str, Any]) -> TrainConfig:
-    """The settings that both stages share, those of one stage, and the fields that the caller changes."""
+    """The settings that the stages share, those of one stage, and the fields that the caller changes."""
     shared = {
         "model": ModelConfig(backbone=MOVENET),
         "loss": LossConfig(theta=3.0, delta=3.0),
@@ -123,5 +137,6 @@ RECIPES: dict[str, Callable[..., TrainConfig]] = {
     "mobilenet-second": mobilenet_second,
     "movenet-heads": movenet_heads,
     "movenet-small": movenet_small,
+    "movenet-large": movenet_large,
 }
 """By the names that `dgcn train --recipe` takes."""
