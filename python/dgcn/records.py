@@ -22,12 +22,14 @@ class Annotation:
     box: (x, y, width, height) in pixels.
     area: of the person's mask, in square pixels.
     iscrowd: the box holds many people, none of them annotated one by one.
+    head_size: in pixels, the unit of PCKh; None in a data set without it.
     """
 
     keypoints: np.ndarray
     box: tuple[float, float, float, float]
     area: float
     iscrowd: bool = False
+    head_size: float | None = None
 
     @property
     def num_keypoints(self) -> int:
@@ -55,6 +57,7 @@ class ImageRecord:
     category_id: of the persons, as in the file; the same for every picture of a set.
     size: (width, height) in pixels that the annotations were made for; None if the file does not say.
     upright: the annotations were made on the picture as its EXIF orientation says, as those of `dgcn predict` are.
+    crowd_index: CrowdPose's `crowdIndex`, from 0 (nobody overlaps) to 1; None in other data sets.
     """
 
     image_id: CocoId
@@ -63,6 +66,7 @@ class ImageRecord:
     category_id: CocoId = 1
     size: tuple[int, int] | None = None
     upright: bool = False
+    crowd_index: float | None = None
 
     @property
     def persons(self) -> list[Annotation]:

@@ -163,6 +163,7 @@ def transform_annotation(
         keypoints=moved,
         box=(float(low[0]), float(low[1]), float(high[0] - low[0]), float(high[1] - low[1])),
         area=annotation.area * abs(float(np.linalg.det(linear))),
+        head_size=None,  # nobody measures PCKh on augmented pictures
     )
 
 
