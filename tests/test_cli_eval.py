@@ -14,8 +14,8 @@ from cli_cases import PICTURES, run
 from oracle import Oracle, coco_set, picture, standing, with_orientation
 
 from dgcn import files
-from dgcn.data.coco_format import read_coco
 from dgcn.data.images import read_record
+from dgcn.data.reader import read_records
 from dgcn.evaluation.oks import METRICS
 from dgcn.model.checkpoint import save_model
 from dgcn.model.network import build_model
@@ -166,7 +166,7 @@ def test_predictions_on_turned_photographs_are_a_coco_set(tmp_path, monkeypatch)
     for image in document["images"]:
         image["file_name"] = Path(image["file_name"]).name
     found.write_text(json.dumps(document))
-    for record in read_coco(photographs, found, COCO):
+    for record in read_records(photographs, found, COCO):
         assert read_record(record)[:50, :50].max() < 40
         assert len(record.persons) == 2
     assert run("eval", "--images", photographs, "--annotations", found, "--json-output", metrics) == 0

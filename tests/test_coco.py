@@ -14,9 +14,10 @@ import pytest
 from oracle import Oracle, box, picture, standing, with_orientation
 
 from dgcn.codec import PifPafCodec
-from dgcn.data.coco_format import AREA_OF_BOX, read_coco, read_ground_truth
-from dgcn.data.dataset import CocoKeypoints
+from dgcn.data.coco_format import AREA_OF_BOX, read_ground_truth
+from dgcn.data.dataset import KeypointDataset
 from dgcn.data.images import check_record, read_record
+from dgcn.data.reader import read_records
 from dgcn.data.transforms import TrainTransform
 from dgcn.evaluation.evaluate import evaluate, predict_records
 from dgcn.evaluation.oks import evaluate_keypoints
@@ -68,14 +69,14 @@ class Doors:
         self.predictor = Predictor(self.network, long_edge=129)
 
     def predict(self, path: Path) -> list[dict[str, Any]]:
-        return predict_records(self.predictor, read_coco(self.folder, path, COCO))
+        return predict_records(self.predictor, read_records(self.folder, path, COCO))
 
     def evaluate(self, path: Path) -> dict[str, float]:
-        return evaluate(self.predictor, read_coco(self.folder, path, COCO))
+        return evaluate(self.predictor, read_records(self.folder, path, COCO))
 
-    def train(self, path: Path) -> CocoKeypoints:
+    def train(self, path: Path) -> KeypointDataset:
         transform = TrainTransform(size=65, skeleton=COCO)
-        return CocoKeypoints(self.folder, path, COCO, transform, PifPafCodec(COCO, 8))
+        return KeypointDataset(self.folder, path, COCO, transform, PifPafCodec(COCO, 8))
 
     def all(self) -> list[Callable[[Path], object]]:
         return [
@@ -149,6 +150,10 @@ READABLE: dict[str, Change] = {
     "no category at all": both(without("categories"), every("annotations", category_id=...)),
     "categories without names": both(A_DOG, every("categories", keypoints=...)),
     "no area": every("annotations", area=...),
+    "no box of a person": on(0, bbox=...),
+    "an absolute path of another machine": lambda document: document["images"][0].update(file_name=r"C:\data\a.png"),
+    "a path in another folder": lambda document: document["images"][0].update(file_name="upload/7/a.png"),
+    "nobody's category first": lambda document: document["categories"].insert(0, {"id": 0, "name": "hands"}),
     "null": every("annotations", area=None, iscrowd=None, num_keypoints=None, segmentation=None),
     "no crowd flag": every("annotations", iscrowd=...),
     "crowd flags are booleans": both(every("annotations", iscrowd=False), on(1, iscrowd=True)),
@@ -235,7 +240,7 @@ UNREADABLE: dict[str, tuple[Change, str]] = {
     ),
     "two categories": (
         more("categories", id=2, keypoints=list(COCO.keypoints)),
-        r"must have one category .*got \[1, 2\]",
+        r"must have one category .*got \['person', 2\]: choose one by `category`",
     ),
     "a width of text": (every("images", width="96"), r"width of image 7 must be a whole number of pixels, got '96'"),
     "a height of 0": (every("images", height=0), r"height of image 7 must be a whole number of pixels, got 0"),
@@ -293,7 +298,7 @@ def test_unicode_in_every_form(folder, tmp_path, encoding) -> None:
     document = json.dumps(content() | {"info": {"contributor": "Lučić 東京"}}, ensure_ascii=False)
     path = tmp_path / "coco.json"
     path.write_bytes(document.encode(encoding))
-    assert [len(record.annotations) for record in read_coco(folder, path, COCO)] == [3, 0]
+    assert [len(record.annotations) for record in read_records(folder, path, COCO)] == [3, 0]
 
 
 @pytest.mark.parametrize("raw", [b"", b'{"images": [', b"\xff\xd8\xff\xe0 a picture", b"[" * 100_000])
@@ -317,12 +322,12 @@ def test_a_results_file(doors, tmp_path) -> None:
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        (every("images", file_name=...), ValueError, r"file_name of image 7 must be a string, got None"),
-        (every("images", file_name=5), ValueError, r"file_name of image 7 must be a string, got 5"),
-        (every("images", file_name=""), ValueError, r"file_name of image 7 must be a string, got ''"),
+        (every("images", file_name=...), ValueError, r"file_name of image 7 must be the name of a file, got None"),
+        (every("images", file_name=5), ValueError, r"file_name of image 7 must be the name of a file, got 5"),
+        (every("images", file_name=""), ValueError, r"file_name of image 7 must be the name of a file, got ''"),
         (every("images", file_name="none.png"), FileNotFoundError, r"image 7 of .*coco\.json is missing: .*none\.png"),
         (every("images", file_name="deep"), FileNotFoundError, r"image 7 of .*coco\.json is missing: .*deep"),
-        (every("images", file_name="a\0.png"), FileNotFoundError, r"image 7 of .*coco\.json is missing"),
+        (every("images", file_name="a\0.png"), ValueError, r"file_name of image 7 must be the name of a file"),
     ],
 )
 def test_pictures_are_looked_for_first(doors, tmp_path, change, error, message) -> None:
@@ -343,19 +348,19 @@ def test_pictures_anywhere(folder, tmp_path) -> None:
     (tmp_path / "empty").mkdir()
     path = write(tmp_path / "coco.json", change)
     with pytest.raises(FileNotFoundError, match=r"image 9 of"):
-        read_coco(tmp_path / "empty", path, COCO)
-    assert read_record(read_coco(folder, path, COCO)[1]).shape == (128, 96, 3)
+        read_records(tmp_path / "empty", path, COCO)
+    assert read_record(read_records(folder, path, COCO)[1]).shape == (128, 96, 3)
 
 
 def test_missing_files_are_named(folder, tmp_path) -> None:
     path = write(tmp_path / "coco.json")
     for place in ("nowhere", "coco.json"):
         with pytest.raises(FileNotFoundError, match=rf"the image folder .*{place} does not exist"):
-            read_coco(tmp_path / place, path, COCO)
+            read_records(tmp_path / place, path, COCO)
     with pytest.raises(FileNotFoundError, match=r"none\.json"):
-        read_coco(folder, tmp_path / "none.json", COCO)
+        read_records(folder, tmp_path / "none.json", COCO)
     with pytest.raises(IsADirectoryError):
-        read_coco(folder, tmp_path, COCO)
+        read_records(folder, tmp_path, COCO)
 
 
 def test_nobody_to_learn_from(doors, tmp_path) -> None:

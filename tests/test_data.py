@@ -11,7 +11,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from dgcn.codec import PifPafCodec
-from dgcn.data.dataset import CocoKeypoints, TargetBatch
+from dgcn.data.dataset import KeypointDataset, TargetBatch
 from dgcn.data.images import read_image
 from dgcn.data.loader import init_worker
 from dgcn.data.transforms import TrainTransform
@@ -79,7 +79,7 @@ def coco(tmp_path):
 
 def dataset(paths, seed=0, node_strides=(16,)):
     transform = TrainTransform(size=SIZE, skeleton=COCO)
-    return CocoKeypoints(*paths, COCO, transform, PifPafCodec(COCO, 8), node_strides=node_strides, seed=seed)
+    return KeypointDataset(*paths, COCO, transform, PifPafCodec(COCO, 8), node_strides=node_strides, seed=seed)
 
 
 def test_pictures_are_rgb_and_not_turned(tmp_path):

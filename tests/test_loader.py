@@ -15,20 +15,20 @@ from stick_figures import write_set
 
 from dgcn.codec import PifPafCodec
 from dgcn.data import loader
-from dgcn.data.dataset import CocoKeypoints
+from dgcn.data.dataset import KeypointDataset
 from dgcn.data.loader import EpochBatches, LoadingError, describe_exit, fit_to_shared_memory, open_batches, plan_workers
 from dgcn.data.transforms import TrainTransform
 from dgcn.skeleton import COCO
 
 
 @pytest.fixture
-def dataset(tmp_path) -> CocoKeypoints:
+def dataset(tmp_path) -> KeypointDataset:
     write_set(tmp_path, 4)
     transform = TrainTransform(size=65, skeleton=COCO)
-    return CocoKeypoints(tmp_path, tmp_path / "people.json", COCO, transform, PifPafCodec(COCO, 8))
+    return KeypointDataset(tmp_path, tmp_path / "people.json", COCO, transform, PifPafCodec(COCO, 8))
 
 
-def load(dataset: CocoKeypoints, workers: int) -> list[dict]:
+def load(dataset: KeypointDataset, workers: int) -> list[dict]:
     """Two batches of two."""
     batches = EpochBatches(dataset, range(4), 2)
     generator = torch.Generator()
@@ -93,7 +93,7 @@ def test_a_batch_that_cannot_be_sent(dataset, monkeypatch, message):
 
 def test_a_killed_process_is_told(dataset, monkeypatch):
     """And it raises where batches are awaited, not wherever the training process happens to be."""
-    monkeypatch.setattr(CocoKeypoints, "__getitem__", lambda self, index: os.kill(os.getpid(), signal.SIGKILL))
+    monkeypatch.setattr(KeypointDataset, "__getitem__", lambda self, index: os.kill(os.getpid(), signal.SIGKILL))
     previous = signal.getsignal(signal.SIGCHLD)
     with pytest.raises(LoadingError, match="was killed by SIGKILL; the system may be out of memory"):
         load(dataset, 1)

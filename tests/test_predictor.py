@@ -15,7 +15,7 @@ import torch
 from oracle import Oracle, coco_set, picture, standing, with_orientation
 from PIL import Image
 
-from dgcn.data.coco_format import read_coco
+from dgcn.data.reader import read_records
 from dgcn.evaluation.evaluate import evaluate, predict_records
 from dgcn.evaluation.oks import evaluate_keypoints
 from dgcn.model.network import build_model
@@ -304,7 +304,7 @@ def test_evaluation_of_a_dataset(tmp_path, predictor) -> None:
     with_orientation(tmp_path / names[0], 6)
     truth = tmp_path / "truth.json"
     truth.write_text(json.dumps(coco_set(names, list(PICTURES.values()))))
-    records = read_coco(tmp_path, truth, COCO)
+    records = read_records(tmp_path, truth, COCO)
     results = predict_records(predictor, records)
     assert len(results) == sum(len(persons) for _, persons in PICTURES.values())
     assert evaluate_keypoints(truth, results)["AP"] == pytest.approx(1.0)

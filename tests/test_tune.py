@@ -11,7 +11,7 @@ from cli_cases import PICTURES, run
 from oracle import Oracle, coco_set
 
 from dgcn.codec import Output
-from dgcn.data.coco_format import read_coco
+from dgcn.data.reader import read_records
 from dgcn.evaluation import tune as tune_module
 from dgcn.evaluation.tune import tune
 from dgcn.model.checkpoint import load_model, save_model
@@ -47,7 +47,7 @@ class ShortSighted(Oracle):
 
 def test_what_finds_nobody_is_changed(folder, annotations) -> None:
     """A threshold that no seed reaches, and a size at which keypoints are misplaced: both cost AP."""
-    records = read_coco(folder, annotations, COCO)
+    records = read_records(folder, annotations, COCO)
     tuned = tune(ShortSighted(PICTURES), records, config=DecoderConfig(seed_threshold=1.0), long_edge=97)
     assert (tuned.long_edge, tuned.config, tuned.ap) == (385, DecoderConfig(), pytest.approx(1.0))
     assert tuned.metadata() == {"long_edge": 385, "decoder": {}}

@@ -26,8 +26,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks import machine, report
-from dgcn.data.coco_format import read_coco
 from dgcn.data.images import read_record
+from dgcn.data.reader import read_records
 from dgcn.evaluation.oks import KeypointEvaluation
 from dgcn.graph import coco_distances, strongest_edges
 from dgcn.model.config import MOVENET, ModelConfig
@@ -146,7 +146,7 @@ def main() -> None:
     args = parser.parse_args()
 
     origin = machine.origin(["python", "-m", __spec__.name, *map(str, sys.argv[1:])])
-    records = read_coco(args.data / "images/val", args.data / "annotations/person_keypoints_val.json", COCO)
+    records = read_records(args.data / "images/val", args.data / "annotations/person_keypoints_val.json", COCO)
     rows = []
     for added in ADDED:
         checkpoint = train(args.data, args.trunk, args.work, added, args.device)

@@ -1,4 +1,4 @@
-"""What is known of a picture: who is annotated on it, and who was found."""
+"""What is known of pictures: who is annotated on them, what a data set says of its keypoints, and who was found."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ CocoId = int | str
 
 @dataclass(frozen=True, eq=False)
 class Annotation:
-    """One COCO annotation: a person, or a crowd.
+    """One annotation: a person, or a crowd.
 
     keypoints: float [K, 3], (x px, y px, visibility: 0 not annotated, 1 hidden, 2 visible); float64 as read from a
         file, so that evaluation rounds nothing.
@@ -49,7 +49,7 @@ class Annotation:
 
 @dataclass(frozen=True)
 class ImageRecord:
-    """One picture of a COCO keypoint set.
+    """One picture of a keypoint data set.
 
     image_id: as in the file.
     path: of the picture.
@@ -72,6 +72,51 @@ class ImageRecord:
     def persons(self) -> list[Annotation]:
         """Those of the annotations that are one person with keypoints."""
         return [annotation for annotation in self.annotations if not annotation.is_ignored]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How something that a data set left open was decided.
+
+    name: what was open, such as "limbs".
+    value: what was taken.
+    source: why, such as the file that says so.
+    is_assumed: a guess, of which users are warned.
+    """
+
+    name: str
+    value: str
+    source: str
+    is_assumed: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.value} ({self.source})"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Category:
+    """What an annotation file says of the kind of object that has keypoints, as it says it.
+
+    category_id, name: as in the file.
+    keypoints: K names; None if the file has none.
+    skeleton: limbs as pairs of keypoints, counted from 1; not checked.
+    sigmas: OKS sigmas; not checked.
+    """
+
+    category_id: CocoId = 1
+    name: str = "person"
+    keypoints: tuple[str, ...] | None = None
+    skeleton: Any = None
+    sigmas: Any = None
+
+
+@dataclass(frozen=True)
+class KeypointFile:
+    """The content of an annotation file: its pictures, in file order, and how its gaps were filled."""
+
+    category: Category
+    records: list[ImageRecord]
+    rules: tuple[Rule, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,4 +1,4 @@
-"""What a skeleton is: keypoints, limbs, OKS sigmas, mirror, reference pose. COCO's is one."""
+"""What a skeleton is: keypoints, limbs, OKS sigmas, mirror, reference pose. Those of COCO, CrowdPose and MPII."""
 
 from __future__ import annotations
 
@@ -140,4 +140,52 @@ COCO = Skeleton(
     flip=(0, 2, 1, 4, 3, 6, 5, 8, 7, 10, 9, 12, 11, 14, 13, 16, 15),
     upright_pose=np.array(list(_COCO_UPRIGHT_CM.values())),
 )
+
+_CROWDPOSE_UPRIGHT_CM = {
+    **{name: _COCO_UPRIGHT_CM[name] for name in COCO.keypoints[5:]},
+    "head": (0, 0),  # its top
+    "neck": (0, 27),
+}
+
+CROWDPOSE = Skeleton(
+    name="crowdpose",
+    keypoints=tuple(_CROWDPOSE_UPRIGHT_CM),
+    limbs=(
+        (10, 8), (8, 6), (11, 9), (9, 7), (6, 7), (0, 6), (1, 7), (0, 1), (0, 2), (1, 3), (2, 4), (3, 5), (12, 13),
+        (0, 13), (1, 13),
+    ),
+    sigmas=(0.079, 0.079, 0.072, 0.072, 0.062, 0.062, 0.107, 0.107, 0.087, 0.087, 0.089, 0.089, 0.079, 0.079),
+    flip=(1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10, 12, 13),
+    upright_pose=np.array(list(_CROWDPOSE_UPRIGHT_CM.values())),
+)
+
+# MPII has no OKS. The sigmas are COCO's for the same joints, that of the hips for the pelvis, and CrowdPose's for the
+# joints of neck and head.
+_MPII_UPRIGHT_CM = {
+    **{f"right_{joint}": _COCO_UPRIGHT_CM[f"right_{joint}"] for joint in ("ankle", "knee", "hip")},
+    **{f"left_{joint}": _COCO_UPRIGHT_CM[f"left_{joint}"] for joint in ("hip", "knee", "ankle")},
+    "pelvis": (0, 83),
+    "thorax": (0, 33),
+    "upper_neck": (0, 24),
+    "head_top": (0, 0),
+    **{f"right_{joint}": _COCO_UPRIGHT_CM[f"right_{joint}"] for joint in ("wrist", "elbow", "shoulder")},
+    **{f"left_{joint}": _COCO_UPRIGHT_CM[f"left_{joint}"] for joint in ("shoulder", "elbow", "wrist")},
+}
+
+MPII = Skeleton(
+    name="mpii",
+    keypoints=tuple(_MPII_UPRIGHT_CM),
+    limbs=(
+        (0, 1), (1, 2), (2, 6), (6, 3), (3, 4), (4, 5), (6, 7), (7, 8), (8, 9), (10, 11), (11, 12), (12, 7), (7, 13),
+        (13, 14), (14, 15),
+    ),
+    sigmas=(
+        0.089, 0.087, 0.107, 0.107, 0.087, 0.089, 0.107, 0.079, 0.079, 0.079, 0.062, 0.072, 0.079, 0.079, 0.072, 0.062,
+    ),
+    flip=(5, 4, 3, 2, 1, 0, 6, 7, 8, 9, 15, 14, 13, 12, 11, 10),
+    upright_pose=np.array(list(_MPII_UPRIGHT_CM.values())),
+)
 # fmt: on
+
+PRESETS = (COCO, CROWDPOSE, MPII)
+"""The skeletons that are known by the names of their keypoints."""

@@ -92,6 +92,12 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     add_device_argument(parser)
 
 
+def add_data_argument(parser: argparse._ActionsContainer) -> None:
+    parser.add_argument(
+        "--data", type=Path, metavar="FILE", help="description of a data set, a YAML file: see dgcn data --help"
+    )
+
+
 def add_batch_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--batch-size",

@@ -28,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     import torch
 
-    from ..data.coco_format import CocoWriter
+    from ..data.coco_writer import CocoWriter
     from ..data.images import read_image
 
     overlay, json_path = (args.output / f"{args.source.stem}.dgcn{suffix}" for suffix in (".jpg", ".json"))

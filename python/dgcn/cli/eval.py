@@ -81,13 +81,13 @@ def refuse_unused_flags(parser: argparse.ArgumentParser, args: argparse.Namespac
 
 
 def evaluate(args: argparse.Namespace) -> int:
-    from ..data.coco_format import read_coco
+    from ..data.reader import read_records
     from ..evaluation.evaluate import predict_records
     from ..evaluation.oks import KeypointEvaluation
     from ..files import write_json
 
     predictor = load_predictor(args, args.batch_size)
-    records = read_coco(args.images, args.annotations, predictor.skeleton)
+    records = read_records(args.images, args.annotations, predictor.skeleton)
     pictures = (record.path for record in records)
     check_outputs((args.json_output, args.results), (args.annotations, args.checkpoint, *pictures))
     if not any(record.persons for record in records):
@@ -117,14 +117,14 @@ def evaluate(args: argparse.Namespace) -> int:
 def tune(args: argparse.Namespace) -> int:
     import torch
 
-    from ..data.coco_format import read_coco
+    from ..data.reader import read_records
     from ..evaluation.tune import tune as choose
     from ..model.checkpoint import DEFAULT_CHECKPOINT, checkpoint_files, load_model, save_model, stored_weights
 
     outputs = checkpoint_files(args.tune, "--tune")
     checkpoint = args.checkpoint or DEFAULT_CHECKPOINT
     predictor = load_predictor(args)
-    records = read_coco(args.images, args.annotations, predictor.skeleton)
+    records = read_records(args.images, args.annotations, predictor.skeleton)
     check_outputs(outputs, [args.annotations, checkpoint, *(record.path for record in records)])
     annotated = [record for record in records if record.persons]
     if not annotated:

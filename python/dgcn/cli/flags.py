@@ -23,6 +23,7 @@ def add_flags(
     config: type,
     *,
     skip: Collection[str] = (),
+    optional: Collection[str] = (),
     parse: Mapping[str, Callable[[str], Any]] | None = None,
 ) -> None:
     """Add a flag for every field of the dataclass `config` that is no configuration itself.
@@ -31,13 +32,14 @@ def add_flags(
         parser: a parser or a group of one.
         config: a dataclass whose fields have docstrings.
         skip: fields without a flag.
+        optional: fields without a default whose flags may be left out all the same.
         parse: by field, the function that reads a value of its flag, where that is not the field's type.
     """
     helps, hints = field_docs(config), get_type_hints(config)
     for field in dataclasses.fields(config):
         if field.name in skip or dataclasses.is_dataclass(hints[field.name]):
             continue
-        required = field.default is dataclasses.MISSING
+        has_no_default = field.default is dataclasses.MISSING
         options = _options(hints[field.name])
         if parse and field.name in parse:
             options |= {"type": parse[field.name], "metavar": parse[field.name].__name__.upper()}
@@ -45,8 +47,8 @@ def add_flags(
         parser.add_argument(
             f"--{field.name.replace('_', '-')}",
             default=argparse.SUPPRESS,
-            required=required,
-            help=text if required else text + _default(field.default),
+            required=has_no_default and field.name not in optional,
+            help=text if has_no_default else text + _default(field.default),
             **options,
         )
 

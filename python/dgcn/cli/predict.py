@@ -38,7 +38,7 @@ from .common import (
 if TYPE_CHECKING:
     import numpy as np
 
-    from ..data.coco_format import CocoWriter
+    from ..data.coco_writer import CocoWriter
     from ..predict.predictor import Predictor
 
 # HEIC cannot be read: it is listed so that such a picture in a folder is reported.
@@ -60,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add_batch_argument(parser)
     args = parser.parse_args(argv)
 
-    from ..data.coco_format import CocoWriter, find_journals
+    from ..data.coco_writer import CocoWriter, find_journals
 
     paths = list_pictures(args.source)
     json_path = args.json_output or args.output / "predictions.json"

@@ -1,10 +1,14 @@
-"""Train a model on a COCO keypoint set.
+"""Train a model on a keypoint data set.
 
 examples:
+  dgcn train --data coco.yaml --work-dir runs/r50 --recipe paper
   dgcn train --train-images train2017 --train-annotations person_keypoints_train2017.json \\
-      --val-images val2017 --val-annotations person_keypoints_val2017.json --work-dir runs/r50 --recipe paper
+      --val-images val2017 --val-annotations person_keypoints_val2017.json --work-dir runs/r50
   dgcn train ... --work-dir runs/r50 --resume auto      continue after a crash, a kill or Ctrl-C: same result
   dgcn train ... --backbone mobilenetv1_075 --size 385  a small model, trained on small crops
+
+--data takes the description of a data set, which `dgcn data --help` shows. Keypoints, limbs, flip pairs and OKS sigmas
+are those of the training annotations; what these leave out follows rules, and each that was used is printed.
 
 The work folder receives best.safetensors (highest AP on the validation pictures), last.safetensors, history.json and
 training_state.pt, from which --resume goes on. Ctrl-C finishes the step, saves the state and stops. An epoch is saved
@@ -17,13 +21,17 @@ import argparse
 import contextlib
 import sys
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from .common import add_device_argument, choose_device, make_parser
+from .common import add_data_argument, add_device_argument, choose_device, make_parser
 from .flags import add_flags, field_docs, replace_given
 
 if TYPE_CHECKING:
+    from ..data.description import Description
+    from ..skeleton import Skeleton
     from ..training.config import TrainConfig
+
+DATA_FLAGS = ("train_images", "train_annotations", "val_images", "val_annotations")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -50,6 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def build_parser() -> argparse.ArgumentParser:
+    from ..data.reader import ReadOptions
     from ..model.config import ModelConfig
     from ..training.config import LossConfig, TrainConfig
     from ..training.recipes import RECIPES
@@ -61,7 +70,9 @@ def build_parser() -> argparse.ArgumentParser:
         help="settings to start from; what else is given changes them (default: the defaults below)",
     )
     run = parser.add_argument_group("run")
-    add_flags(run, TrainConfig, skip=("resume", "device"))
+    add_data_argument(run)
+    add_flags(run, TrainConfig, skip=("resume", "device", "data_notes"), optional=DATA_FLAGS)
+    add_flags(run, ReadOptions, skip=("format", "category", "keypoints"))
     run.add_argument(
         "--resume",
         nargs="?",
@@ -86,7 +97,7 @@ def level(text: str) -> int:
 
 def build_config(args: argparse.Namespace) -> TrainConfig:
     """The configuration that the flags describe; a flag has the name of its field."""
-    from dataclasses import MISSING, fields
+    from dataclasses import replace
 
     from ..training.config import TrainConfig
     from ..training.recipes import RECIPES
@@ -95,12 +106,46 @@ def build_config(args: argparse.Namespace) -> TrainConfig:
     for name in ("levels", "scale_range"):
         if name in values:
             values[name] = tuple(values[name])
-    needed = {
-        field.name: values[field.name]
-        for field in fields(TrainConfig)
-        if field.default is MISSING and field.default_factory is MISSING
+    description = describe_data(args)
+    files = {
+        f"{split}_{kind}": getattr(description.split(split), kind)
+        for split in ("train", "val")
+        for kind in ("images", "annotations")
     }
-    return replace_given(RECIPES.get(args.recipe, TrainConfig)(**needed), values)
+    reading = replace(description.reading, skip_unreadable=values.get("skip_unreadable", False))
+    skeleton, notes = read_skeleton(description)
+    config = RECIPES.get(args.recipe, TrainConfig)(**files, work_dir=args.work_dir, reading=reading, data_notes=notes)
+    return replace_given(config, values | files | {"skeleton": skeleton})
+
+
+def describe_data(args: argparse.Namespace) -> Description:
+    """What --data describes, or the four flags that name files. Raises ValueError unless it is one of both."""
+    from ..data.description import Description, Split, read_description
+
+    flags = [f"--{name.replace('_', '-')}" for name in DATA_FLAGS]
+    given = [flag for flag, name in zip(flags, DATA_FLAGS, strict=True) if name in args]
+    if args.data is not None:
+        if given:
+            raise ValueError(f"{given[0]} must be given without --data, which names that already")
+        return read_description(args.data)
+    if missing := [flag for flag in flags if flag not in given]:
+        raise ValueError(f"--data, or else {', '.join(flags)} must be given, got no {missing[0]}")
+    splits = {s: Split(getattr(args, f"{s}_images"), getattr(args, f"{s}_annotations")) for s in ("train", "val")}
+    return Description(splits=splits)
+
+
+def read_skeleton(description: Description) -> tuple[Skeleton, dict[str, Any]]:
+    """The skeleton of the training annotations, and what checkpoints are to say of it; the rules are logged."""
+    from dataclasses import asdict
+
+    from ..data.rules import log_rules, make_skeleton
+
+    file = description.read("train", with_images=False)
+    source = str(description.split("train").annotations)
+    skeleton, rules = make_skeleton(file, source, description.skeleton)
+    log_rules(rules)
+    category = {"id": file.category.category_id, "name": file.category.name}
+    return skeleton, {"category": category, "rules": [asdict(rule) for rule in (*file.rules, *rules)]}
 
 
 @contextlib.contextmanager

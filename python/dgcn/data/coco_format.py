@@ -1,32 +1,29 @@
-"""COCO keypoint data sets: the one reader of training, prediction and evaluation, and the one writer.
+"""COCO keypoint files, as COCO, CrowdPose and the export of labelling tools have them.
 
-A field that is absent or null has one default everywhere: `area` is 0.53 times that of the box, `iscrowd` is 0, and
-`keypoints` are none. `num_keypoints` is counted, not read; of a keypoint with v = 0, x and y are not read either.
-`segmentation`, `info` and `licenses` say nothing about keypoints and may be anything.
+What a file may leave out has one default everywhere: `area` is 0.53 times that of the box, `bbox` the box around the
+keypoints, `iscrowd` 0, `category_id` that of the only category, and `keypoints` are none. `num_keypoints` is counted,
+not read; of a keypoint with v = 0, x and y are not read either. `segmentation`, `info` and `licenses` say nothing about
+keypoints and may be anything. `KeypointFile.rules` tells which defaults were used, and how often.
 
 What does not fit is a ValueError of one line: the file, the entry, the field, what is required and what arrived.
 """
 
 from __future__ import annotations
 
-import contextlib
-import glob
-import itertools
 import json
 import math
 import os
 import reprlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from numbers import Real
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Any, NoReturn, TypeGuard
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ..files import write_json
-from ..records import Annotation, CocoId, ImageRecord, Pose
-from ..skeleton import Skeleton
+from ..records import Annotation, Category, CocoId, ImageRecord, KeypointFile, Rule
 
 Annotations = str | os.PathLike[str] | Mapping[str, Any]
 """Path of a COCO keypoint JSON, or its content."""
@@ -34,46 +31,39 @@ Annotations = str | os.PathLike[str] | Mapping[str, Any]
 AREA_OF_BOX = 0.53
 """A person's area as a fraction of its box, where only the box is known: the factor of the CrowdPose tools."""
 
-JOURNAL_SUFFIX = ".partial"
-"""End of the name of the file that has the results until `CocoWriter` writes the data set."""
-
 LARGEST_COORDINATE = 2.0**24
 """In pixels, and far beyond any picture: up to here float32, in which targets are made, holds every whole pixel."""
 
 
-def read_coco(images: str | Path, annotations: str | Path, skeleton: Skeleton) -> list[ImageRecord]:
+def read_coco(
+    annotations: Annotations,
+    *,
+    images: str | os.PathLike[str] | None = None,
+    keypoints: Sequence[str] | None = None,
+    num_keypoints: int | None = None,
+    category: CocoId | None = None,
+    needs_annotations: bool = True,
+) -> KeypointFile:
     """Every picture of a COCO keypoint file, in file order.
 
     Args:
-        images: the folder in which the pictures lie.
-        annotations: the JSON; one category of it has the keypoints of `skeleton`.
-        skeleton: whose keypoints are annotated.
+        annotations: the JSON, or its content.
+        images: the folder in which the pictures lie; without it the paths of the records are empty.
+        keypoints: the names of the keypoints that are wanted; default: any.
+        num_keypoints: how many keypoints are wanted, whatever their names; default: any number.
+        category: id or name of the category; default: the only one that has such keypoints.
+        needs_annotations: whether the file must have a list of annotations.
 
     Raises:
-        OSError: no such folder or file, or a picture is missing.
-        ValueError: content that is not COCO keypoints of `skeleton`.
+        OSError: no such file.
+        ValueError: content that is not COCO keypoints, or not those that are wanted.
     """
-    folder = Path(images)
-    if not folder.is_dir():
-        raise FileNotFoundError(f"the image folder {folder} does not exist")
-    records = _Reader(annotations, skeleton.num_keypoints, skeleton).records(folder)
-    for record in records:
-        if not record.path.is_file():
-            raise FileNotFoundError(f"image {record.image_id} of {annotations} is missing: {record.path}")
-    return records
+    return _Reader(annotations, keypoints, num_keypoints, category, needs_annotations).read(images)
 
 
 def read_ground_truth(annotations: Annotations, num_keypoints: int) -> list[ImageRecord]:
-    """The records of `read_coco` without looking for pictures: their paths are empty.
-
-    Args:
-        annotations: one category of it has keypoints, so many of them, whatever their names.
-        num_keypoints: K.
-
-    Raises:
-        OSError, ValueError: as `read_coco`.
-    """
-    return _Reader(annotations, num_keypoints).records()
+    """The records of `read_coco` for a category with so many keypoints, without pictures."""
+    return read_coco(annotations, num_keypoints=num_keypoints).records
 
 
 def is_id(value: Any) -> TypeGuard[CocoId]:
@@ -101,123 +91,65 @@ def to_rows(values: Sequence[Any], *shapes: tuple[int, ...]) -> np.ndarray:
     return rows
 
 
-class CocoWriter:
-    """Writes the poses of pictures as a COCO keypoint data set: images, annotations, categories.
-
-    Every picture goes to a journal beside the data set as soon as it is added, as a line of JSON, so that a killed
-    process or a full disk costs at most one picture. `finish` writes the data set and removes the journal.
-
-    Attributes:
-        journal: its path, that of the data set with the first free number and ".partial" at the end.
-    """
-
-    def __init__(self, path: Path, skeleton: Skeleton) -> None:
-        for number in itertools.count(1):
-            self.journal = path.with_name(f"{path.name}.{number}{JOURNAL_SUFFIX}")
-            with contextlib.suppress(FileExistsError):  # of another run
-                open(self.journal, "x").close()
-                break
-        self._path = path
-        self._pictures: list[dict[str, Any]] = []  # {"image": ..., "annotations": [...]}, as in the journal
-        self._category = {
-            "id": 1,
-            "name": "person",
-            "supercategory": "person",
-            "keypoints": list(skeleton.keypoints),
-            "skeleton": [[i + 1, j + 1] for i, j in skeleton.limbs],  # COCO counts from 1
-        }
-
-    @property
-    def num_images(self) -> int:
-        return len(self._pictures)
-
-    @property
-    def num_persons(self) -> int:
-        return sum(len(picture["annotations"]) for picture in self._pictures)
-
-    def add(self, source: Path, image: np.ndarray, poses: Iterable[Pose]) -> None:
-        """Add the picture `image` [H, W, 3] of the file `source`; ids count from 1 in the order of the calls.
-
-        Raises OSError that names the journal if that cannot be written."""
-        image_id = len(self._pictures) + 1
-        height, width = image.shape[:2]
-        picture = {
-            "image": {"id": image_id, "file_name": str(source), "width": width, "height": height, "upright": True},
-            "annotations": [pose.to_coco(image_id) for pose in poses],
-        }
-        try:
-            with open(self.journal, "a", encoding="utf-8") as file:
-                file.write(json.dumps(picture) + "\n")
-        except OSError as error:  # that of a full disk names no file
-            raise OSError(error.errno, error.strerror, str(self.journal)) from error
-        self._pictures.append(picture)
-
-    def finish(self) -> None:
-        """Write the data set and remove the journal; raises OSError, and keeps the journal, if there is no room."""
-        annotations = [annotation for picture in self._pictures for annotation in picture["annotations"]]
-        document = {
-            "images": [picture["image"] for picture in self._pictures],
-            "annotations": [{"id": number, **each} for number, each in enumerate(annotations, start=1)],
-            "categories": [self._category],
-        }
-        try:
-            write_json(self._path, document)
-        except OSError as error:
-            if self._pictures and error.strerror:
-                error.strerror += f"; the results are in {self.journal}"
-            raise
-        self.journal.unlink(missing_ok=True)
-
-
-def find_journals(path: Path) -> list[Path]:
-    """The journals that other runs of `CocoWriter` have left beside the data set at `path`."""
-    return sorted(path.parent.glob(f"{glob.escape(path.name)}.*{JOURNAL_SUFFIX}"))
-
-
 class _Reader:
     """The content of one file, and how it is checked."""
 
-    def __init__(self, annotations: Annotations, num_keypoints: int, skeleton: Skeleton | None = None) -> None:
-        self.num_keypoints = num_keypoints
-        self.skeleton = skeleton
+    def __init__(
+        self,
+        annotations: Annotations,
+        keypoints: Sequence[str] | None,
+        num_keypoints: int | None,
+        category: CocoId | None,
+        needs_annotations: bool,
+    ) -> None:
+        self.wanted = None if keypoints is None else tuple(keypoints)
+        self.num_keypoints = num_keypoints if self.wanted is None else len(self.wanted)
+        self.category = category
+        self.rules: list[Rule] = []
         if isinstance(annotations, Mapping):
             self.source, self.document = "annotations", annotations
         else:
-            self.source, self.document = str(annotations), _load(Path(annotations))
-        if not isinstance(self.document, Mapping) or not {"images", "annotations"} <= self.document.keys():
+            self.source, self.document = str(annotations), load_json(Path(annotations))
+        needed = {"images", "annotations"} if needs_annotations else {"images"}
+        if not isinstance(self.document, Mapping) or not needed <= self.document.keys():
             found = list(self.document) if isinstance(self.document, Mapping) else type(self.document).__name__
-            raise ValueError(
-                f"{self.source} must be a COCO file, an object with the lists 'images' and 'annotations', got {found}"
-            )
+            lists = "lists 'images' and 'annotations'" if needs_annotations else "list 'images'"
+            raise ValueError(f"{self.source} must be a COCO file, an object with the {lists}, got {found}")
 
-    def records(self, folder: Path | None = None) -> list[ImageRecord]:
-        """All pictures, their paths in `folder`; with None the paths are left empty."""
-        images = self.by_id("images")
-        if not images:
+    def read(self, images: str | os.PathLike[str] | None) -> KeypointFile:
+        pictures = self.by_id("images")
+        if not pictures:
             raise ValueError(f"{self.source} must list at least one image, got none")
-        category_id, entries = self.of_category()
-        by_image: dict[CocoId, list[Annotation]] = {image_id: [] for image_id in images}
+        category, entries = self.of_category()
+        by_image: dict[CocoId, list[Annotation]] = {image_id: [] for image_id in pictures}
         for entry in entries:
             image_id = entry.get("image_id")
-            if not is_id(image_id) or image_id not in images:
+            if not is_id(image_id) or image_id not in pictures:
                 self.refuse(_name(entry), "image_id", "the id of a listed image", image_id)
         for entry, annotation in zip(entries, self.annotations(entries), strict=True):
             by_image[entry["image_id"]].append(annotation)
-        return [
+        paths = self.paths(list(pictures.values()), images)
+        records = [
             ImageRecord(
                 image_id,
-                Path() if folder is None else folder / self.file_name(image),
+                path,
                 tuple(by_image[image_id]),
-                category_id,
+                category.category_id,
                 self.size(image),
                 image.get("upright") is True,
+                self.crowd_index(image),
             )
-            for image_id, image in images.items()
+            for (image_id, image), path in zip(pictures.items(), paths, strict=True)
         ]
+        return KeypointFile(category, records, tuple(self.rules))
+
+    def note(self, name: str, value: str, source: str) -> None:
+        """Add a rule that was used."""
+        self.rules.append(Rule(name, value, source))
 
     def entries(self, key: str) -> Sequence[Mapping[str, Any]]:
-        """The list `key` of the file, checked to hold objects."""
-        entries = self.document[key]
+        """The list `key` of the file, checked to hold objects; empty where there is none."""
+        entries = [] if self.document.get(key) is None else self.document[key]
         if not isinstance(entries, list | tuple):
             raise ValueError(f"{self.source}: {key} must be a list, got {reprlib.repr(entries)}")
         for index, entry in enumerate(entries):
@@ -237,11 +169,26 @@ class _Reader:
             by_id[entry_id] = entry
         return by_id
 
-    def file_name(self, image: Mapping[str, Any]) -> str:
-        name = image.get("file_name")
-        if not isinstance(name, str) or not name:
-            self.refuse(f"image {image['id']!r}", "file_name", "a string", name)
-        return name
+    def paths(self, images: Sequence[Mapping[str, Any]], folder: str | os.PathLike[str] | None) -> list[Path]:
+        """Where the pictures lie: under their names in `folder` or, where tools have written the path of another
+        machine, under the last part of these."""
+        for image in images:
+            name = image.get("file_name")
+            if not isinstance(name, str) or not name or "\0" in name:
+                self.refuse(f"image {image['id']!r}", "file_name", "the name of a file", name)
+        if folder is None:
+            return [Path()] * len(images)
+        paths, shortened = [], 0
+        for image in images:
+            path = Path(folder, image["file_name"])
+            if not path.is_file():
+                last = Path(folder, PureWindowsPath(image["file_name"]).name)  # which splits at / and at \
+                if last.is_file():
+                    path, shortened = last, shortened + 1
+            paths.append(path)
+        if shortened:
+            self.note("file_name", "the last part of the path", f"{shortened} pictures lie nowhere else in {folder}")
+        return paths
 
     def size(self, image: Mapping[str, Any]) -> tuple[int, int] | None:
         width, height = image.get("width"), image.get("height")
@@ -252,29 +199,86 @@ class _Reader:
                 self.refuse(f"image {image['id']!r}", field, "a whole number of pixels", value)
         return int(width), int(height)
 
-    def of_category(self) -> tuple[CocoId, list[Mapping[str, Any]]]:
-        """Id of the category of the persons, and its annotations.
+    def crowd_index(self, image: Mapping[str, Any]) -> float | None:
+        value = image.get("crowdIndex")
+        if value is not None and not (isinstance(value, int | float) and 0 <= value <= 1):
+            self.refuse(f"image {image['id']!r}", "crowdIndex", "from 0 to 1", value)
+        return None if value is None else float(value)
 
-        It is the only one with the right keypoints, or, where no category names its keypoints, the one whose
-        annotations have some."""
+    def of_category(self) -> tuple[Category, list[Mapping[str, Any]]]:
+        """The category that has the keypoints, and its annotations."""
         entries = self.entries("annotations")
-        categories = self.by_id("categories") if self.document.get("categories") else {}
+        categories = self.by_id("categories")
         ids = self.category_ids(entries, categories)
-        named = {category_id: entry["keypoints"] for category_id, entry in categories.items() if entry.get("keypoints")}
-        if named:
-            suitable = [category_id for category_id, names in named.items() if self.has_keypoints(names)]
+        chosen = self.choose_category(categories, ids, entries)
+        described = categories.get(chosen, {})
+        names = self.keypoint_names(described)
+        category = Category(
+            category_id=chosen,
+            name=str(described.get("name", "person")),
+            keypoints=names,
+            skeleton=described.get("skeleton"),
+            sigmas=described.get("sigmas"),
+        )
+        mine = [entry for i, entry in zip(ids, entries, strict=True) if i == chosen]
+        if self.num_keypoints is None:
+            lengths = (np.size(entry["keypoints"]) // 3 for entry in mine if not _is_empty(entry.get("keypoints")))
+            self.num_keypoints = len(names) if names else next(lengths, 0)
+        return category, mine
+
+    def choose_category(
+        self,
+        categories: Mapping[CocoId, Mapping[str, Any]],
+        ids: Sequence[CocoId],
+        entries: Sequence[Mapping[str, Any]],
+    ) -> CocoId:
+        """The category that was asked for, or the only one with the right keypoints. Where no category names its
+        keypoints, it is the one whose annotations have some."""
+        if self.category is not None:
+            named = [i for i, entry in categories.items() if self.category in (i, entry.get("name"))]
+            named = named or [i for i in categories if str(i) == str(self.category)]
+            if len(named) != 1:
+                known = reprlib.repr([entry.get("name", i) for i, entry in categories.items()])
+                raise ValueError(f"{self.source}: category must be one of {known}, got {self.category!r}")
+            names = self.keypoint_names(categories[named[0]])
+            if self.wanted is not None and names is not None and names != self.wanted:
+                raise ValueError(
+                    f"{self.source}: category {self.category!r} must have the keypoints {list(self.wanted)}, got"
+                    f" {list(names)}"
+                )
+            return named[0]
+        names_of = {i: self.keypoint_names(entry) for i, entry in categories.items()}
+        if any(names_of.values()):
+            suitable = [i for i, names in names_of.items() if names and self.has_keypoints(names)]
         else:
             of_entries = zip(ids, entries, strict=True)
             suitable = list(dict.fromkeys(i for i, entry in of_entries if not _is_empty(entry.get("keypoints"))))
-        if len(suitable) != 1:
-            skeleton = (
-                f" of the skeleton '{self.skeleton.name}' {list(self.skeleton.keypoints)}" if self.skeleton else ""
-            )
-            found = reprlib.repr(suitable or named) if suitable or named else "none"
-            raise ValueError(
-                f"{self.source} must have one category with the {self.num_keypoints} keypoints{skeleton}, got {found}"
-            )
-        return suitable[0], [entry for i, entry in zip(ids, entries, strict=True) if i == suitable[0]]
+        if len(suitable) == 1:
+            return suitable[0]
+        if not suitable and not entries and not any(names_of.values()):
+            # Pictures alone, as of a test set whose annotations are not public.
+            people = [i for i, entry in categories.items() if entry.get("name") == "person"]
+            return people[0] if people else next(iter(categories), 1)
+        wanted = "" if self.num_keypoints is None else f"the {self.num_keypoints} "
+        which = "" if self.wanted is None else f" {list(self.wanted)}"
+        found: Any = [categories.get(i, {}).get("name", i) for i in suitable]
+        found = found or {i: list(names or ()) for i, names in names_of.items()}
+        choice = ": choose one by `category`" if suitable else ""
+        raise ValueError(
+            f"{self.source} must have one category with {wanted}keypoints{which}, got"
+            f" {reprlib.repr(found) if any(names_of.values()) or suitable else 'none'}{choice}"
+        )
+
+    def keypoint_names(self, category: Mapping[str, Any]) -> tuple[str, ...] | None:
+        """The names of a category's keypoints, None where it has none."""
+        names = category.get("keypoints")
+        if names is None or names == []:
+            return None
+        if not isinstance(names, list | tuple) or not all(isinstance(name, str) and name for name in names):
+            self.refuse(f"category {category['id']!r}", "keypoints", "a list of names", names)
+        if twice := [name for name, count in Counter(names).items() if count > 1]:
+            self.refuse(f"category {category['id']!r}", "keypoints", "different names", twice)
+        return tuple(names)
 
     def category_ids(
         self, entries: Sequence[Mapping[str, Any]], categories: Mapping[CocoId, Mapping[str, Any]]
@@ -282,8 +286,9 @@ class _Reader:
         """The category of each annotation. It may be left out where the file has only one category, or lists none."""
         ids = []
         default = None if len(categories) > 1 else next(iter(categories), 1)
-        for entry in entries:
-            category_id = entry.get("category_id")
+        given = [entry.get("category_id") for entry in entries]
+        self.note_absent("category_id", repr(default), np.array([value is None for value in given], dtype=bool))
+        for entry, category_id in zip(entries, given, strict=True):
             if category_id is None:
                 category_id = default
             if not is_id(category_id) or (categories and category_id not in categories):
@@ -291,11 +296,9 @@ class _Reader:
             ids.append(category_id)
         return ids
 
-    def has_keypoints(self, names: Any) -> bool:
-        """Whether a category with keypoints of these names has the right ones."""
-        if not isinstance(names, list | tuple):
-            return False
-        return tuple(names) == self.skeleton.keypoints if self.skeleton else len(names) == self.num_keypoints
+    def has_keypoints(self, names: tuple[str, ...]) -> bool:
+        """Whether a category with keypoints of these names has those that are wanted."""
+        return self.num_keypoints in (None, len(names)) if self.wanted is None else names == self.wanted
 
     def annotations(self, entries: Sequence[Mapping[str, Any]]) -> list[Annotation]:
         """Entries of the list 'annotations', checked all together: one numpy call for each would take minutes."""
@@ -304,7 +307,7 @@ class _Reader:
             for index in np.flatnonzero(np.logical_not(good))[:1]:
                 self.refuse(_name(entries[index]), field, required, entries[index].get(field))
 
-        count = self.num_keypoints
+        count = self.num_keypoints or 0
         given = [entry.get("keypoints") for entry in entries]
         nobody = [0] * (3 * count)
         flat = to_rows([nobody if _is_empty(value) else value for value in given], (3 * count,), (count, 3))
@@ -316,16 +319,23 @@ class _Reader:
             required = f"x and y within {LARGEST_COORDINATE:.0f} px and v 0, 1 or 2"
             self.refuse(_name(entries[i]), f"keypoint {k}", required, keypoints[i, k].tolist())
 
-        boxes = to_rows([entry.get("bbox") for entry in entries], (4,))
+        given = [entry.get("bbox") for entry in entries]
+        absent = np.array([value is None or value == [] for value in given], dtype=bool)
+        boxes = to_rows(given, (4,))
+        with_joints = absent & (keypoints[..., 2] > 0).any(axis=1)
+        boxes[with_joints] = _boxes_around(keypoints[with_joints])
+        self.note_absent("bbox", "the box around the keypoints", with_joints)
         good = (abs(boxes) < LARGEST_COORDINATE).all(axis=1) & (boxes[:, 2:] >= 0).all(axis=1)
         check("bbox", good, f"x, y, width >= 0 and height >= 0, within {LARGEST_COORDINATE:.0f} px")
 
         given = [entry.get("area") for entry in entries]
-        areas = to_rows(given, ())[:, 0]
-        areas = np.where([value is None for value in given], AREA_OF_BOX * (boxes[:, 2] * boxes[:, 3]), areas)
+        absent = np.array([value is None for value in given], dtype=bool)
+        areas = np.where(absent, AREA_OF_BOX * (boxes[:, 2] * boxes[:, 3]), to_rows(given, ())[:, 0])
+        self.note_absent("area", f"{AREA_OF_BOX} times that of the box", absent)
         check("area", (areas >= 0) & np.isfinite(areas), "at least 0 and finite")
 
         crowds = [entry.get("iscrowd") for entry in entries]
+        self.note_absent("iscrowd", "0", np.array([value is None for value in crowds], dtype=bool))
         check("iscrowd", [value in (None, 0, 1) for value in crowds], "0 or 1")
         return [
             Annotation(points, (x, y, width, height), area, bool(crowd))
@@ -334,12 +344,19 @@ class _Reader:
             )
         ]
 
+    def note_absent(self, name: str, value: str, absent: np.ndarray) -> None:
+        """Add the rule that fills in a field where it is absent [annotations]."""
+        if absent.any():
+            self.note(
+                name, value, f"absent in {np.count_nonzero(absent)} of {len(absent)} annotations of {self.source}"
+            )
+
     def refuse(self, entry: str, field: str, required: str, got: Any) -> NoReturn:
         count = f"{len(got)} values " if isinstance(got, list | tuple) else ""
         raise ValueError(f"{self.source}: {field} of {entry} must be {required}, got {count}{reprlib.repr(got)}")
 
 
-def _load(path: Path) -> Any:
+def load_json(path: Path) -> Any:
     """The content of a JSON file in any Unicode encoding."""
 
     def drop_masks(entry: dict[str, Any]) -> dict[str, Any]:
@@ -354,6 +371,14 @@ def _load(path: Path) -> Any:
 
 def _name(entry: Mapping[str, Any]) -> str:
     return f"annotation {entry.get('id')!r} on image {entry.get('image_id')!r}"
+
+
+def _boxes_around(keypoints: np.ndarray) -> np.ndarray:
+    """(x, y, width, height) [P, 4] around the annotated ones of `keypoints` [P, K, 3]."""
+    seen = keypoints[..., 2:] > 0
+    low = np.where(seen, keypoints[..., :2], np.inf).min(axis=1, initial=np.inf)
+    high = np.where(seen, keypoints[..., :2], -np.inf).max(axis=1, initial=-np.inf)
+    return np.column_stack([low, high - low])
 
 
 def _is_empty(keypoints: Any) -> bool:

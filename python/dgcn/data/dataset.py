@@ -1,4 +1,4 @@
-"""Training data: augmented samples of a COCO keypoint set and their targets."""
+"""Training data: augmented samples of a keypoint data set and their targets."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from torch.utils.data import Dataset
 
 from ..codec import PifPafCodec, Targets
 from ..skeleton import Skeleton
-from .coco_format import read_coco
 from .images import read_record
+from .reader import ReadOptions, read_records
 from .transforms import TrainTransform
 
 
@@ -48,8 +48,8 @@ class TargetBatch:
         return TargetBatch(**moved, node_confidence=nodes)
 
 
-class CocoKeypoints(Dataset[dict[str, Any]]):
-    """Training samples from the pictures of a COCO file on which at least one person has keypoints.
+class KeypointDataset(Dataset[dict[str, Any]]):
+    """Training samples from the pictures of an annotation file on which at least one person has keypoints.
 
     An item is a dict:
         image: uint8 tensor [3, S, S], RGB, S = `transform.size`
@@ -70,11 +70,13 @@ class CocoKeypoints(Dataset[dict[str, Any]]):
         transform: TrainTransform,
         codec: PifPafCodec,
         *,
+        reading: ReadOptions | None = None,
         node_strides: Sequence[int] = (),
         seed: int = 0,
     ) -> None:
-        """Reads and checks the whole file; raises as `read_coco`, and ValueError where nobody has keypoints."""
-        self.records = [record for record in read_coco(images, annotations, skeleton) if record.persons]
+        """Reads and checks the whole file; raises as `read_records`, and ValueError where nobody has keypoints."""
+        records = read_records(Path(images), Path(annotations), skeleton, reading)
+        self.records = [record for record in records if record.persons]
         if not self.records:
             raise ValueError(f"{annotations} has no person with keypoints")
         self.annotations = annotations

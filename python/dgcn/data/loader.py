@@ -19,7 +19,7 @@ import cv2
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from .dataset import CocoKeypoints
+from .dataset import KeypointDataset
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +65,7 @@ class EpochBatches(Dataset[dict[str, Any] | Failure]):
         batch_size: samples in a batch; an incomplete last batch is left out.
     """
 
-    def __init__(self, dataset: CocoKeypoints, order: Sequence[int], batch_size: int) -> None:
+    def __init__(self, dataset: KeypointDataset, order: Sequence[int], batch_size: int) -> None:
         self.dataset = dataset
         self.order = order
         self.batch_size = batch_size
@@ -74,7 +74,7 @@ class EpochBatches(Dataset[dict[str, Any] | Failure]):
         return len(self.order) // self.batch_size
 
     def __getitem__(self, number: int) -> dict[str, Any] | Failure:
-        """Batch `number` as of `CocoKeypoints.collate`, or why there is none."""
+        """Batch `number` as of `KeypointDataset.collate`, or why there is none."""
         indices = self.order[number * self.batch_size : (number + 1) * self.batch_size]
         what = "a batch"
         try:
@@ -99,7 +99,7 @@ def fit_to_shared_memory(workers: int, batch_bytes: int, free_bytes: int) -> tup
     return (workers, prefetch) if workers else (0, 0)
 
 
-def plan_workers(dataset: CocoKeypoints, batch_size: int, workers: int) -> tuple[int, int]:
+def plan_workers(dataset: KeypointDataset, batch_size: int, workers: int) -> tuple[int, int]:
     """(processes, batches that each loads ahead): `workers` of them, or what shared memory has room for.
 
     A small one (a Docker container has 64 MB) would fill up within the first steps. Fewer processes change nothing but

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..checks import check_at_least, check_below_one, check_positive, check_types
+from ..data.reader import ReadOptions
 from ..data.transforms import TrainTransform
 from ..model.config import OWN_BACKBONES, ModelConfig
 from ..sizes import check_size
@@ -51,17 +52,22 @@ class TrainConfig:
     train_images: Path
     """Folder of training images."""
     train_annotations: Path
-    """COCO keypoint JSON of the training images."""
+    """Annotations of the training images: COCO keypoint JSON, CrowdPose's JSON or MPII's .h5, .json or .mat."""
     val_images: Path
     """Folder of validation images."""
     val_annotations: Path
-    """COCO keypoint JSON of the validation images."""
+    """Annotations of the validation images."""
     work_dir: Path
     """Folder where checkpoints, the training state and the history are written."""
     model: ModelConfig = field(default_factory=ModelConfig)
     """The network."""
     loss: LossConfig = field(default_factory=LossConfig)
     """Weights of Eq. 2 and 3."""
+    reading: ReadOptions = field(default_factory=ReadOptions)
+    """How the annotation files are read."""
+    data_notes: Mapping[str, Any] = field(default_factory=dict)
+    """What the checkpoints are to say of the data; JSON-serialisable. `dgcn train` writes the category and the rules by
+    which the skeleton was made."""
     pretrained: bool = False
     """ImageNet weights of the backbone, from timm."""
     init_trunk: Path | None = None
@@ -128,7 +134,7 @@ class TrainConfig:
             raise ValueError("resume must not be empty")
         if not isinstance(self.resume, (str, os.PathLike, type(None))):
             raise TypeError(f"resume must be 'auto', a path or None, got {self.resume!r}")
-        for name, kind in (("model", ModelConfig), ("loss", LossConfig)):
+        for name, kind in (("model", ModelConfig), ("loss", LossConfig), ("reading", ReadOptions)):
             if not isinstance(getattr(self, name), kind):
                 raise TypeError(f"{name} must be a {kind.__name__}, got {getattr(self, name)!r}")
         check_types(self)
@@ -161,7 +167,7 @@ class TrainConfig:
     @classmethod
     def tracked(cls) -> set[str]:
         """The fields that must not change when a run is resumed; where it runs and how often it saves may."""
-        free = {"work_dir", "resume", "workers", "device", "save_seconds", "eval_every"}
+        free = {"work_dir", "resume", "workers", "device", "save_seconds", "eval_every", "data_notes"}
         return {field.name for field in fields(cls)} - free
 
     def fingerprint(self) -> str:

@@ -30,6 +30,7 @@ def save_results(state: TrainingState, *checkpoints: str) -> None:
         "epoch": record["epoch"],
         "long_edge": config.val_long_edge,
         "metrics": {name: record[name] for name in METRICS if name in record},
+        "data": dict(config.data_notes),
         "training": json.loads(config.fingerprint()),
     }
     for name in checkpoints:

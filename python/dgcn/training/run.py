@@ -15,10 +15,10 @@ import torch
 from timm.utils import ModelEmaV3
 
 from ..codec import PifPafCodec
-from ..data.coco_format import read_coco
-from ..data.dataset import CocoKeypoints
+from ..data.dataset import KeypointDataset
 from ..data.images import check_record
 from ..data.loader import EpochBatches, open_batches, plan_workers
+from ..data.reader import read_records
 from ..graph import distance_matrix
 from ..model.backbones import check_backbone
 from ..model.checkpoint import load_model
@@ -57,12 +57,13 @@ class Run:
         initial = build_from_config(config.model) if is_resumed else load_initial(config)
         if initial is None:
             check_backbone(config.model.backbone, pretrained=config.pretrained)
-        self.dataset = CocoKeypoints(
+        self.dataset = KeypointDataset(
             config.train_images,
             config.train_annotations,
             config.model.skeleton,
             config.transform(),
             PifPafCodec(config.model.skeleton, DGCN.stride),
+            reading=config.reading,
             node_strides=config.model.levels,
             seed=config.seed,
         )
@@ -147,7 +148,7 @@ def load_initial(config: TrainConfig) -> DGCN | None:
     return model
 
 
-def build_initial(config: TrainConfig, dataset: CocoKeypoints) -> DGCN:
+def build_initial(config: TrainConfig, dataset: KeypointDataset) -> DGCN:
     """The network at the start of a run, with the graph of the training persons (Eq. 5)."""
     if config.freeze_epochs and not config.pretrained and config.init_trunk is None:
         own = config.model.backbone in OWN_BACKBONES
@@ -170,7 +171,7 @@ def build_initial(config: TrainConfig, dataset: CocoKeypoints) -> DGCN:
 
 def read_validation(config: TrainConfig) -> list[ImageRecord]:
     """The validation images, each looked at, so that no evaluation fails for them when an epoch is done."""
-    records = read_coco(config.val_images, config.val_annotations, config.model.skeleton)
+    records = read_records(config.val_images, config.val_annotations, config.model.skeleton, config.reading)
     for record in records:
         check_record(record)
     if not any(record.persons for record in records):

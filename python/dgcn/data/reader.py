@@ -1,0 +1,132 @@
+"""Every annotation file of training and evaluation is read here, whatever its format."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from ..checks import check_types
+from ..records import CocoId, ImageRecord, KeypointFile
+from ..skeleton import Skeleton
+from .coco_format import read_coco
+from .images import check_record
+from .mpii import is_mpii, read_mpii
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReadOptions:
+    """How annotation files are read."""
+
+    format: Literal["auto", "coco", "crowdpose", "mpii"] = "auto"
+    """The format is told from the content; crowdpose is coco with a crowdIndex for each image."""
+    category: CocoId | None = None
+    """Id or name of the category whose keypoints are meant, where a file has several."""
+    keypoints: tuple[str, ...] | None = None
+    """Names of the keypoints, in place of those in the file."""
+    skip_unreadable: bool = False
+    """Leave out pictures that are missing or damaged, and say which, in place of an error."""
+
+    def __post_init__(self) -> None:
+        check_types(self)
+
+
+def read_keypoint_file(
+    annotations: Path,
+    images: Path | None = None,
+    options: ReadOptions | None = None,
+    *,
+    skeleton: Skeleton | None = None,
+    needs_annotations: bool = True,
+) -> KeypointFile:
+    """The content of an annotation file.
+
+    Args:
+        annotations: a COCO or CrowdPose JSON, or MPII's persons as .h5, .json or .mat.
+        images: the folder of the pictures; without it the paths of the records are empty.
+        options: how to read it.
+        skeleton: whose keypoints it must have; default: any.
+        needs_annotations: whether the file must have annotations; a test set has none.
+
+    Raises:
+        OSError: no such file or folder.
+        ValueError: content that does not fit; the message names the file and the field.
+    """
+    options = options or ReadOptions()
+    if images is not None and not images.is_dir():
+        raise FileNotFoundError(f"the image folder {images} does not exist")
+    is_of_mpii = options.format == "mpii" or (options.format == "auto" and is_mpii(annotations))
+    renamed = options.keypoints
+    if is_of_mpii:
+        found = read_mpii(annotations, images)
+    else:
+        found = read_coco(
+            annotations,
+            images=images,
+            keypoints=None if skeleton is None or renamed is not None else skeleton.keypoints,
+            num_keypoints=None if renamed is None else len(renamed),
+            category=options.category,
+            needs_annotations=needs_annotations,
+        )
+    if renamed is not None:
+        found = replace(found, category=replace(found.category, keypoints=renamed))
+    if skeleton is not None and found.category.keypoints not in (None, skeleton.keypoints):
+        names = list(found.category.keypoints or ())
+        raise ValueError(f"{annotations} must have the keypoints {list(skeleton.keypoints)}, got {names}")
+    return found
+
+
+def read_records(
+    images: Path,
+    annotations: Path,
+    skeleton: Skeleton,
+    options: ReadOptions | None = None,
+    *,
+    needs_annotations: bool = True,
+) -> list[ImageRecord]:
+    """The records of `read_keypoint_file`, whose pictures exist.
+
+    With `options.skip_unreadable` those are left out of which the header cannot be read.
+
+    Raises:
+        OSError, ValueError: as `read_keypoint_file`, or a picture is missing.
+    """
+    options = options or ReadOptions()
+    file = read_keypoint_file(annotations, images, options, skeleton=skeleton, needs_annotations=needs_annotations)
+    for rule in file.rules:
+        log.info(str(rule))
+    if options.skip_unreadable:
+        return select_readable(file.records, annotations, check_record)
+    for record in file.records:
+        require_picture(record, annotations)
+    return file.records
+
+
+def require_picture(record: ImageRecord, annotations: Path) -> None:
+    """Raise FileNotFoundError unless there is a file for the picture of a record of `annotations`."""
+    if not record.path.is_file():
+        raise FileNotFoundError(f"image {record.image_id} of {annotations} is missing: {record.path}")
+
+
+def select_readable(
+    records: Sequence[ImageRecord], annotations: Path, read: Callable[[ImageRecord], Any]
+) -> list[ImageRecord]:
+    """The records of `annotations` that exist and for which `read` raises no error; a warning for each of the others.
+
+    Raises ValueError where none is left."""
+    readable = []
+    for record in records:
+        try:
+            require_picture(record, annotations)
+            read(record)
+        except (OSError, ValueError) as error:
+            log.warning(f"left out: {error}")
+        else:
+            readable.append(record)
+    if not readable:
+        raise ValueError(f"{annotations} must have at least one picture that can be read, got none of {len(records)}")
+    return readable
