@@ -2,11 +2,28 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
+
+_SIDES = {"left": "right", "right": "left", "l": "r", "r": "l"}
+
+
+def words_of(name: str) -> tuple[str, ...]:
+    """The words of a keypoint's name in lower case: of left_hip, "Left Hip" and leftHip they are left and hip."""
+    return tuple(word.lower() for word in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+", name)) or (name,)
+
+
+def mirrored_words(words: tuple[str, ...]) -> tuple[str, ...] | None:
+    """The words of the keypoint on the other side; None for a keypoint on neither."""
+    if words[0] in _SIDES:
+        return (_SIDES[words[0]], *words[1:])
+    if words[-1] in _SIDES:
+        return (*words[:-1], _SIDES[words[-1]])
+    return None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -60,6 +77,15 @@ class Skeleton:
     def num_limbs(self) -> int:
         """M."""
         return len(self.limbs)
+
+    def side(self, keypoint: int) -> Literal["left", "right"] | None:
+        """The side of the body that a keypoint is on: as its name says, else the first of two mirror images is left."""
+        words = words_of(self.keypoints[keypoint])
+        for word in (words[0], words[-1]):
+            if word in _SIDES:
+                return "left" if word.startswith("l") else "right"
+        mirrored = self.flip[keypoint]
+        return None if mirrored == keypoint else "left" if keypoint < mirrored else "right"
 
     def mirror_limbs(self) -> list[tuple[int, bool]]:
         """For every limb the index of its mirror image, and whether that runs the other way.

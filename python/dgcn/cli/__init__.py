@@ -22,8 +22,9 @@ from .common import describe
 COMMANDS = {
     "demo": "find the people in a photograph: the quickest way to see dgcn work",
     "predict": "find people in pictures: overlays and COCO-format JSON",
-    "eval": "measure a checkpoint on a COCO keypoint set",
-    "train": "train a model on a COCO keypoint set",
+    "data": "check a data set, and draw samples of it",
+    "train": "train a model on a data set",
+    "eval": "measure a checkpoint on a data set",
     "check": "report on this installation and test that it works",
 }
 

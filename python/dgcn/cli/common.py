@@ -154,7 +154,14 @@ def check_writable(path: Path) -> None:
 
 
 def write_overlay(path: Path, image: np.ndarray, poses: Sequence[Pose], skeleton: Skeleton) -> None:
-    """Write `image` (uint8 [H, W, 3] RGB) with the poses drawn on it as a JPEG, atomically.
+    """`write_jpeg` of `image` with the poses drawn on it."""
+    from ..predict.visualize import draw_poses
+
+    write_jpeg(path, draw_poses(image, poses, skeleton))
+
+
+def write_jpeg(path: Path, image: np.ndarray) -> None:
+    """Write `image` (uint8 [H, W, 3] RGB) as a JPEG, atomically.
 
     Raises:
         OSError: no room, a name too long, ...; it names `path`.
@@ -163,12 +170,11 @@ def write_overlay(path: Path, image: np.ndarray, poses: Sequence[Pose], skeleton
     from PIL import Image
 
     from ..files import atomic_write
-    from ..predict.visualize import draw_poses
 
     height, width = image.shape[:2]
     if max(height, width) > JPEG_MAX_EDGE:
         raise ValueError(f"{path}: {width} x {height} px do not fit a JPEG, whose edges have at most {JPEG_MAX_EDGE}")
     content = io.BytesIO()
-    Image.fromarray(draw_poses(image, poses, skeleton)).save(content, "JPEG", quality=92)
+    Image.fromarray(image).save(content, "JPEG", quality=92)
     with atomic_write(path) as file:
         file.write(content.getbuffer())

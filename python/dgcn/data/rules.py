@@ -12,7 +12,6 @@ Each is the first that applies:
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -23,14 +22,12 @@ from scipy.sparse.csgraph import minimum_spanning_tree
 from ..checks import check_types
 from ..graph import distance_matrix
 from ..records import Annotation, Category, KeypointFile, Rule
-from ..skeleton import COCO, PRESETS, Skeleton
+from ..skeleton import COCO, PRESETS, Skeleton, mirrored_words, words_of
 
 log = logging.getLogger(__name__)
 
 ASSUMED_SIGMA = 0.067
 """The mean of COCO's: what stands for an OKS sigma that nobody has measured."""
-
-_SIDES = (("left", "right"), ("l", "r"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,22 +85,6 @@ def log_rules(rules: Sequence[Rule]) -> None:
 def same_names(names: Sequence[str], others: Sequence[str]) -> bool:
     """Whether these are the same names in the same order, but for case and what stands between words."""
     return [words_of(name) for name in names] == [words_of(name) for name in others]
-
-
-def words_of(name: str) -> tuple[str, ...]:
-    """The words of a name in lower case: left_hip, "Left Hip" and leftHip are ("left", "hip")."""
-    return tuple(word.lower() for word in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+", name)) or (name,)
-
-
-def mirror_name(words: tuple[str, ...]) -> tuple[str, ...] | None:
-    """The words of the joint on the other side; None for a joint on neither."""
-    for pair in _SIDES:
-        for side, other in (pair, pair[::-1]):
-            if words[0] == side:
-                return (other, *words[1:])
-            if words[-1] == side:
-                return (*words[:-1], other)
-    return None
 
 
 class _Maker:
@@ -199,7 +180,7 @@ class _Maker:
         index_of = {words_of(name): index for index, name in enumerate(self.names)}
         flip_list, odd = [], []
         for index, name in enumerate(self.names):
-            mirrored = mirror_name(words_of(name))
+            mirrored = mirrored_words(words_of(name))
             partner = index if mirrored is None else index_of.get(mirrored)
             if partner is None:
                 odd.append(name)

@@ -17,6 +17,7 @@ LEFT: Color = (255, 140, 25)
 RIGHT: Color = (45, 150, 255)
 MIDDLE: Color = (245, 240, 225)
 OUTLINE: Color = (25, 25, 30)
+_SIDE_COLORS = {"left": LEFT, "right": RIGHT, None: MIDDLE}
 
 OPACITY = 0.85
 SUBPIXEL_BITS = 4  # cv2 takes fixed-point coordinates: 1/16 px, so that small skeletons do not wobble
@@ -54,7 +55,7 @@ def draw_poses(
         raise TypeError(f"image must be a uint8 array [H, W, 3], got {type(image).__name__}")
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
         raise ValueError(f"image must be uint8 [H, W, 3], got {image.dtype} {list(image.shape)}")
-    sides = [_side(name) for name in skeleton.keypoints]
+    sides = [_SIDE_COLORS[skeleton.side(k)] for k in range(skeleton.num_keypoints)]
     overlay = np.ascontiguousarray(image).copy()
     for pose in reversed(list(poses)):
         if pose.keypoints.shape != (skeleton.num_keypoints, 2):
@@ -88,12 +89,6 @@ def _draw_pose(
             color = OUTLINE if outlined else sides[k]
             radius = round((0.9 * width + border) * 2**SUBPIXEL_BITS)
             cv2.circle(canvas, points[k], radius, color, cv2.FILLED, cv2.LINE_AA, SUBPIXEL_BITS)
-
-
-def _side(name: str) -> Color:
-    if name.startswith("left"):
-        return LEFT
-    return RIGHT if name.startswith("right") else MIDDLE
 
 
 def _limb_color(start: Color, end: Color) -> Color:

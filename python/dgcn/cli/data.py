@@ -1,0 +1,141 @@
+"""Check a data set: print the rules that fill its gaps, count what it holds, read every picture, draw samples.
+
+examples:
+  dgcn data --data hand.yaml                   everything, and samples.jpg in the current folder
+  dgcn data --data hand.yaml -o report --samples 24
+  dgcn data --images train --annotations train.json
+
+The file that --data takes, of which only one split is needed:
+  path: data/hand                       # relative to this file; default: where this file is
+  format: coco                          # coco, crowdpose or mpii; default: told from the content
+  train: {images: train, annotations: train.json}
+  val:   {images: val,   annotations: val.json}
+  test:  {images: test,  annotations: image_info.json}   # needs no annotations
+  category: hand                        # only where the file has several with keypoints
+  keypoints: [wrist, thumb1, thumb2]    # default: the category's
+  skeleton: [[1, 2], [2, 3]]            # limbs, counted from 1; default: the category's, else by rule
+  flip_idx: [0, 1, 2]                   # mirror images, counted from 0; default: by the names
+  sigmas: [0.03, 0.03, 0.03]            # of OKS; default: the category's, else by rule
+
+On samples.jpg the left side of persons is orange and the right side blue; every sample has its mirror image beside it,
+with the flipped keypoints. Exit status: 0; 1 if pictures are missing or damaged; 2 if annotations cannot be used.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .common import add_data_argument, check_outputs, describe, make_parser, positive, write_jpeg
+
+if TYPE_CHECKING:
+    from ..data.description import Description
+    from ..records import ImageRecord
+    from ..skeleton import Skeleton
+
+SHEET = "samples.jpg"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = make_parser("data", __doc__)
+    add_data_argument(parser)
+    parser.add_argument("--images", type=Path, metavar="DIR", help="folder of the pictures, without --data")
+    parser.add_argument("--annotations", type=Path, metavar="FILE", help="their annotations, without --data")
+    parser.add_argument("-o", "--output", type=Path, default=Path(), metavar="DIR", help="folder of samples.jpg")
+    parser.add_argument(
+        "--samples", type=positive, default=11, metavar="N", help="pictures on samples.jpg (default: %(default)s)"
+    )
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the choice of the samples (default: 0)")
+    args = parser.parse_args(argv)
+
+    from ..data.rules import log_rules, make_skeleton
+    from ..predict.sheet import draw_sheet
+
+    description = describe_data(args)
+    sheet = args.output / SHEET
+    check_outputs([sheet], [split.annotations for split in description.splits.values()])
+    files = {name: description.read(name) for name in description.splits}
+    first = "train" if "train" in files else next(iter(files))
+    source = str(description.split(first).annotations)
+    skeleton, rules = make_skeleton(files[first], source, description.skeleton)
+    log_rules([rule for file in files.values() for rule in file.rules])
+    log_rules(rules)
+    bad = 0
+    samples: list[ImageRecord] = []
+    for name, file in files.items():
+        if file.category.keypoints not in (None, skeleton.keypoints):
+            raise ValueError(
+                f"{description.split(name).annotations} must have the keypoints of {source}, got"
+                f" {list(file.category.keypoints or ())}"
+            )
+        print(summary(name, file.records, skeleton))
+        readable = read_all(file.records)
+        bad += len(file.records) - len(readable)
+        samples += readable
+    annotated = [record for record in samples if record.annotations] or samples
+    if annotated:
+        chosen = random.Random(args.seed).sample(annotated, min(args.samples, len(annotated)))
+        write_jpeg(sheet, draw_sheet(chosen, skeleton))
+        print(f"samples  {sheet}")
+    if bad:
+        print(f"{bad} pictures are missing or damaged")
+    return 1 if bad else 0
+
+
+def describe_data(args: argparse.Namespace) -> Description:
+    """What --data describes, or --images and --annotations. Raises ValueError unless it is one of both."""
+    from ..data.description import Description, Split, read_description
+
+    if args.data is not None:
+        if args.images or args.annotations:
+            raise ValueError("--images and --annotations must be given without --data, which names them already")
+        return read_description(args.data)
+    if not args.images or not args.annotations:
+        raise ValueError("--data, or else --images and --annotations must be given")
+    return Description(splits={"train": Split(args.images, args.annotations)})
+
+
+def summary(name: str, records: Sequence[ImageRecord], skeleton: Skeleton) -> str:
+    """What a split holds, as lines of text."""
+    import numpy as np
+
+    persons = [person for record in records for person in record.persons]
+    ignored = sum(annotation.is_ignored for record in records for annotation in record.annotations)
+    lines = [f"{name}: {len(records)} pictures, {len(persons)} persons with keypoints, {ignored} ignored regions"]
+    if persons:
+        visibility = np.array([person.keypoints[:, 2] for person in persons])
+        width = max(map(len, skeleton.keypoints))
+        for index, keypoint in enumerate(skeleton.keypoints):
+            visible, hidden = (np.count_nonzero(visibility[:, index] == v) for v in (2, 1))
+            lines.append(f"  {keypoint:<{width}} {visible:>7} visible {hidden:>7} hidden")
+    return "\n".join(lines)
+
+
+def read_all(records: Sequence[ImageRecord]) -> list[ImageRecord]:
+    """Read every picture whole; a line for each that is missing or damaged. Returns the others."""
+    from ..data.images import read_record
+    from ..progress import Progress
+
+    def problem(record: ImageRecord) -> str | None:
+        if not record.path.is_file():
+            return f"image {record.image_id} is missing: {record.path}"
+        try:
+            read_record(record)
+        except (OSError, ValueError) as error:
+            return describe(error)
+        return None
+
+    readable = []
+    with ThreadPoolExecutor(os.cpu_count()) as threads, Progress("pictures", len(records), unit="image") as progress:
+        for record, found in zip(records, threads.map(problem, records), strict=True):
+            if found is None:
+                readable.append(record)
+            else:
+                print(found)
+            progress.step()
+    return readable
