@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from cli_cases import PICTURES, run
 from oracle import coco_set
+from stick_figures import write_set
 
 from dgcn.cli import COMMANDS, main
 from dgcn.cli.train import build_config, build_parser
@@ -138,12 +139,12 @@ def test_every_train_flag_reaches_the_configuration(tmp_path) -> None:
         --optimizer adamw --learning-rate 0.1 --backbone-lr-factor 0.2 --momentum 0.3 --weight-decay 0.4
         --warmup-steps 5 --freeze-epochs 6 --clip-norm 7 --ema 0.8 --amp --alpha 1 --theta 3 --beta 4 --delta 5
         --scale 6 --regression laplace --smooth-l1-beta 1 --eval-every 9 --long-edge 257 --save-seconds 10
-        --device cpu --seed 11 --deterministic --per-sample --freeze-stem"""
+        --device cpu --seed 11 --deterministic --per-sample --freeze-stem --skip-unreadable"""
     default = build_config(build_parser().parse_args([*required(tmp_path), "--device", "cuda"]))
     config = build_config(build_parser().parse_args([*required(tmp_path), *flags.split()]))
     for old, new in ((default, config), (default.model, config.model), (default.loss, config.loss)):
         paths = ("train_images", "train_annotations", "val_images", "val_annotations", "work_dir", "skeleton")
-        same = {name for name in vars(old) if vars(old)[name] == vars(new)[name]} - set(paths)
+        same = {name for name in vars(old) if vars(old)[name] == vars(new)[name]} - {*paths, "data_notes"}
         assert same == set()
     assert config.model.levels == (8, 16)
     assert config.scale_range == (0.5, 1.5)
@@ -206,7 +207,9 @@ def test_train_announces_what_it_wrote(metrics, message, tmp_path, monkeypatch, 
 
     history = [{"epoch": number, **record} for number, record in enumerate(metrics, start=1)]
     monkeypatch.setattr(loop, "fit", lambda config: history)
-    assert run("train", *required(tmp_path)) == 0
+    write_set(tmp_path, 1)
+    files = ["--train-images", tmp_path, "--train-annotations", tmp_path / "people.json"]
+    assert run("train", *required(tmp_path), *files) == 0
     assert capsys.readouterr().out == message.format(tmp_path / "work-dir") + "\n"
 
 

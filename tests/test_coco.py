@@ -150,7 +150,6 @@ READABLE: dict[str, Change] = {
     "no category at all": both(without("categories"), every("annotations", category_id=...)),
     "categories without names": both(A_DOG, every("categories", keypoints=...)),
     "no area": every("annotations", area=...),
-    "no box of a person": on(0, bbox=...),
     "an absolute path of another machine": lambda document: document["images"][0].update(file_name=r"C:\data\a.png"),
     "a path in another folder": lambda document: document["images"][0].update(file_name="upload/7/a.png"),
     "nobody's category first": lambda document: document["categories"].insert(0, {"id": 0, "name": "hands"}),

@@ -21,14 +21,13 @@ import argparse
 import contextlib
 import sys
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from .common import add_data_argument, add_device_argument, choose_device, make_parser
 from .flags import add_flags, field_docs, replace_given
 
 if TYPE_CHECKING:
     from ..data.description import Description
-    from ..skeleton import Skeleton
     from ..training.config import TrainConfig
 
 DATA_FLAGS = ("train_images", "train_annotations", "val_images", "val_annotations")
@@ -44,6 +43,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     with logging_redirect_tqdm(), errors_name_flags(args):
         config = build_config(args)
+        check_start(config)
+        config = with_skeleton(config, describe_data(args))
         try:
             history = fit(config)
         except (FloatingPointError, MemoryError) as error:
@@ -96,7 +97,7 @@ def level(text: str) -> int:
 
 
 def build_config(args: argparse.Namespace) -> TrainConfig:
-    """The configuration that the flags describe; a flag has the name of its field."""
+    """The configuration that the flags describe, for COCO's keypoints; a flag has the name of its field."""
     from dataclasses import replace
 
     from ..training.config import TrainConfig
@@ -112,10 +113,18 @@ def build_config(args: argparse.Namespace) -> TrainConfig:
         for split in ("train", "val")
         for kind in ("images", "annotations")
     }
-    reading = replace(description.reading, skip_unreadable=values.get("skip_unreadable", False))
-    skeleton, notes = read_skeleton(description)
-    config = RECIPES.get(args.recipe, TrainConfig)(**files, work_dir=args.work_dir, reading=reading, data_notes=notes)
-    return replace_given(config, values | files | {"skeleton": skeleton})
+    config = RECIPES.get(args.recipe, TrainConfig)(**files, work_dir=args.work_dir)
+    return replace_given(replace(config, reading=description.reading), values)
+
+
+def check_start(config: TrainConfig) -> None:
+    """Raise the errors of a device or a backbone that does not exist, before annotations are read."""
+    from ..model.backbones import check_backbone
+    from ..predict.predictor import check_device
+
+    check_device(config.device)
+    if config.init_checkpoint is None:
+        check_backbone(config.model.backbone, pretrained=config.pretrained)
 
 
 def describe_data(args: argparse.Namespace) -> Description:
@@ -134,18 +143,18 @@ def describe_data(args: argparse.Namespace) -> Description:
     return Description(splits=splits)
 
 
-def read_skeleton(description: Description) -> tuple[Skeleton, dict[str, Any]]:
-    """The skeleton of the training annotations, and what checkpoints are to say of it; the rules are logged."""
-    from dataclasses import asdict
+def with_skeleton(config: TrainConfig, description: Description) -> TrainConfig:
+    """`config` with the skeleton of the training annotations, and with the rules that made it, which are logged."""
+    from dataclasses import asdict, replace
 
     from ..data.rules import log_rules, make_skeleton
 
-    file = description.read("train", with_images=False)
-    source = str(description.split("train").annotations)
-    skeleton, rules = make_skeleton(file, source, description.skeleton)
+    file = description.read("train")
+    skeleton, rules = make_skeleton(file, str(config.train_annotations), description.skeleton)
     log_rules(rules)
     category = {"id": file.category.category_id, "name": file.category.name}
-    return skeleton, {"category": category, "rules": [asdict(rule) for rule in (*file.rules, *rules)]}
+    notes = {"category": category, "rules": [asdict(rule) for rule in (*file.rules, *rules)]}
+    return replace(config, model=replace(config.model, skeleton=skeleton), data_notes=notes)
 
 
 @contextlib.contextmanager

@@ -312,7 +312,7 @@ class _Reader:
         nobody = [0] * (3 * count)
         flat = to_rows([nobody if _is_empty(value) else value for value in given], (3 * count,), (count, 3))
         check("keypoints", ~np.isnan(flat).all(axis=1), f"{3 * count} numbers, x px, y px and v of each keypoint")
-        keypoints = flat.reshape(-1, count, 3)
+        keypoints = flat.reshape(len(entries), count, 3)
         keypoints[keypoints[..., 2] == 0] = 0
         valid = np.isin(keypoints[..., 2], (0, 1, 2)) & (abs(keypoints[..., :2]) < LARGEST_COORDINATE).all(axis=2)
         for i, k in np.argwhere(~valid)[:1]:

@@ -59,6 +59,7 @@ def read_mpii(annotations: Path, images: Path | None = None) -> KeypointFile:
         ModuleNotFoundError: h5py or SciPy is needed for this form, and not installed.
         ValueError: another content; the message names the file, the person and the field.
     """
+    annotations.stat()  # whose error names the file, where those of h5py and SciPy do not
     readers = {".h5": _read_h5, ".hdf5": _read_h5, ".mat": _read_mat}
     persons = readers.get(annotations.suffix.lower(), _read_json)(annotations)
     by_image: dict[str, list[Annotation]] = {}
@@ -87,7 +88,6 @@ def _read_h5(path: Path) -> list[_Person]:
         import h5py
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(f"{path} needs h5py: pip install h5py") from error
-    path.stat()  # whose error names the file, where h5py's does not
     try:
         with h5py.File(path) as file:
             columns = {name: np.asarray(file[name]) for name in H5_ENTRIES if name in file}
@@ -135,7 +135,7 @@ def _read_json(path: Path) -> list[_Person]:
                 value = np.full(1, np.nan)
             if value.shape != shape:
                 raise ValueError(
-                    f"{name}: {field} must be numbers of shape {list(shape)}, got {str(entry.get(field))[:60]}"
+                    f"{name}: {field} must be numbers of shape {list(shape)}, got {reprlib.repr(entry.get(field))}"
                 )
             values.append(value)
         joints, is_annotated, center, scale = values

@@ -1,0 +1,432 @@
+"""From annotation files to skeletons: rules, descriptions, the exports of labelling tools, MPII's three forms."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from keypoint_sets import ANIMAL, HAND, HAND_LIMBS, MARKERS, draw_set, pose_of
+
+from dgcn.data.coco_format import AREA_OF_BOX
+from dgcn.data.description import Description, Split, read_description
+from dgcn.data.mpii import read_mpii
+from dgcn.data.reader import ReadOptions, read_keypoint_file, read_records
+from dgcn.data.rules import ASSUMED_SIGMA, SkeletonOptions, make_skeleton
+from dgcn.records import Category, KeypointFile
+from dgcn.skeleton import COCO, CROWDPOSE, MPII, PRESETS, Skeleton
+
+
+def skeleton_of(path: Path, **options: Any) -> tuple[Skeleton, dict[str, str]]:
+    """The skeleton of a file, and its rules as text by name."""
+    skeleton, rules = make_skeleton(read_keypoint_file(path), "the file", SkeletonOptions(**options))
+    return skeleton, {rule.name: str(rule) for rule in rules}
+
+
+def named(names: tuple[str, ...], **fields: Any) -> KeypointFile:
+    return KeypointFile(Category(keypoints=names, **fields), [])
+
+
+# ------------------------------------------------------------------------------------------------------------- rules
+
+
+def test_known_keypoints_have_their_known_skeleton() -> None:
+    for preset in PRESETS:
+        skeleton, rules = make_skeleton(named(preset.keypoints), "the file", SkeletonOptions())
+        assert skeleton == preset
+        assert not any(rule.is_assumed for rule in rules)
+    spaced = tuple(name.replace("_", " ").title() for name in COCO.keypoints)
+    skeleton, _ = make_skeleton(named(spaced), "the file", SkeletonOptions())
+    assert (skeleton.keypoints, skeleton.limbs, skeleton.sigmas) == (spaced, COCO.limbs, COCO.sigmas)
+
+
+@pytest.mark.parametrize("preset", PRESETS, ids=lambda preset: preset.name)
+def test_known_skeletons_are_their_own_mirror_image(preset: Skeleton) -> None:
+    assert len(preset.mirror_limbs()) == preset.num_limbs
+    mirrored = preset.upright_pose[list(preset.flip)] * [-1, 1]
+    np.testing.assert_allclose(mirrored, preset.upright_pose, atol=1e-12)
+    for i, j in enumerate(preset.flip):
+        sides = preset.keypoints[i].partition("_")[0], preset.keypoints[j].partition("_")[0]
+        assert (sides in {("left", "right"), ("right", "left")}) if i != j else not {*sides} & {"left", "right"}
+
+
+def test_a_hand_has_the_limbs_of_its_category_and_no_mirror(tmp_path) -> None:
+    path = draw_set(tmp_path, HAND, category={"skeleton": HAND_LIMBS, "sigmas": [0.03] * 21})
+    skeleton, rules = skeleton_of(path)
+    assert skeleton.limbs == tuple((i - 1, j - 1) for i, j in HAND_LIMBS)
+    assert skeleton.sigmas == (0.03,) * 21
+    assert skeleton.flip == tuple(range(21))
+    assert rules["limbs"].endswith("(skeleton of the category in the file)")
+    assert skeleton.name == "thing"
+    # All objects have one shape, so the median is that shape; the scale is the root of 0.53 of the box.
+    shape = pose_of(21)
+    extent = np.ptp(shape, axis=0)
+    expected = (shape - shape.min(axis=0) - extent / 2) / np.sqrt(AREA_OF_BOX * extent.prod())
+    np.testing.assert_allclose(skeleton.upright_pose, expected, atol=1e-9)
+
+
+def test_without_a_skeleton_limbs_are_the_minimum_spanning_tree(tmp_path) -> None:
+    skeleton, rules = skeleton_of(draw_set(tmp_path, MARKERS))
+    shape = pose_of(5)
+    distances = np.linalg.norm(shape[:, None] - shape, axis=-1)
+    # Prim's algorithm, by hand.
+    tree, inside = set(), {0}
+    while len(inside) < 5:
+        i, j = min(((i, j) for i in inside for j in set(range(5)) - inside), key=lambda edge: distances[edge])
+        tree.add((min(i, j), max(i, j)))
+        inside.add(j)
+    assert set(skeleton.limbs) == tree
+    assert "minimum spanning tree" in rules["limbs"]
+    assert skeleton.sigmas == (ASSUMED_SIGMA,) * 5
+    assert rules["sigmas"] == f"sigmas: {ASSUMED_SIGMA} for all keypoints (assumed: no sigmas are known)"
+
+
+def test_flip_pairs_and_sigmas_follow_the_names() -> None:
+    names = ("Nose", "LShoulder", "RShoulder", "hip_left", "hip_right", "l_paw", "left tail", "elbow-L", "elbow-R")
+    limbs = tuple((i, i + 1) for i in range(1, 9))
+    skeleton, rules = make_skeleton(named(names), "the file", SkeletonOptions(skeleton=limbs))
+    assert skeleton.flip == (0, 2, 1, 4, 3, 5, 6, 8, 7)
+    odd = [rule for rule in rules if rule.is_assumed and rule.name == "flip pairs"]
+    assert [rule.value for rule in odd] == ["none for l_paw, left tail"]
+    assert skeleton.sigmas[0] == COCO.sigmas[0]
+    assert [skeleton.side(k) for k in range(9)] == [
+        None,
+        "left",
+        "right",
+        "left",
+        "right",
+        "left",
+        "left",
+        "left",
+        "right",
+    ]
+    animal, _ = make_skeleton(named(ANIMAL), "the file", SkeletonOptions(skeleton=limbs))
+    assert [ANIMAL[j] for i, j in enumerate(animal.flip) if i == ANIMAL.index("l_front_paw")] == ["r_front_paw"]
+
+
+def test_what_is_given_comes_first(tmp_path) -> None:
+    path = draw_set(tmp_path, MARKERS, category={"skeleton": [[1, 2]], "sigmas": [0.1] * 5})
+    given = {"skeleton": ((1, 3), (3, 1), (2, 4)), "flip_idx": (1, 0, 2, 3, 4), "sigmas": (0.2,) * 5}
+    skeleton, rules = skeleton_of(path, **given)
+    assert skeleton.limbs == ((0, 2), (1, 3))  # each once
+    assert skeleton.flip == (1, 0, 2, 3, 4)
+    assert skeleton.sigmas == (0.2,) * 5
+    assert [skeleton.side(k) for k in range(3)] == ["left", "right", None]
+    assert all("given as" in rules[name] for name in ("limbs", "flip pairs", "sigmas"))
+
+
+def test_crowdpose_numbers_its_limbs_like_coco(data_dir) -> None:
+    """Its official file has COCO's limbs, whose indices are out of range for 14 keypoints."""
+    path = data_dir / "fixtures/mmpose_tests/crowdpose/test_crowdpose.json"
+    skeleton, rules = skeleton_of(path)
+    assert skeleton == CROWDPOSE
+    assert rules["limbs"].endswith("got [16, 14])")
+    records = read_keypoint_file(path).records
+    assert [record.crowd_index for record in records] == [0.33, pytest.approx(records[1].crowd_index)]
+    person = records[0].annotations[0]
+    assert person.area == pytest.approx(AREA_OF_BOX * person.box[2] * person.box[3])
+
+
+@pytest.mark.parametrize(
+    ("names", "fields", "options", "message"),
+    [
+        (None, {}, {}, r"the file: keypoints must be named, by its category or by `keypoints`, got no names"),
+        (MARKERS, {}, {}, r"the file must have annotated persons, or a skeleton must be given"),
+        (MARKERS, {"skeleton": [[0, 1]]}, {}, r"skeleton of its category must be .* in 1\.\.5, got \[0, 1\]"),
+        (MARKERS, {"skeleton": [[1, 6]]}, {}, r"in 1\.\.5, got \[1, 6\]"),
+        (MARKERS, {"skeleton": [[2, 2]]}, {}, r"pairs of different keypoints in 1\.\.5, got \[2, 2\]"),
+        (MARKERS, {"skeleton": [[1.5, 2]]}, {}, r"got \[1\.5, 2\]"),
+        (MARKERS, {"skeleton": {"a": "b"}}, {}, r"must be a list of pairs, got {'a': 'b'}"),
+        (MARKERS, {"sigmas": [0.1] * 4}, {"skeleton": ((1, 2),)}, r"sigmas of its category must be 5 positive numbers"),
+        (MARKERS, {"sigmas": [0.1] * 4 + [0]}, {"skeleton": ((1, 2),)}, r"must be 5 positive numbers, got .*0\]"),
+        (MARKERS, {}, {"skeleton": ((1, 2),), "flip_idx": (1, 2, 0, 3, 4)}, r"flip_idx must pair up the 5 keypoints"),
+        (MARKERS, {}, {"skeleton": ((1, 2),), "flip_idx": (0, 1)}, r"flip_idx must pair up .*got \[0, 1\]"),
+        (MARKERS, {}, {"skeleton": ((1, 2),), "sigmas": (0.1, "x", 1, 1, 1)}, r"sigmas must be 5 positive numbers"),
+        (COCO.keypoints, {}, {"skeleton": ((1, 18),)}, r"skeleton must be pairs .* in 1\.\.17, got \(1, 18\)"),
+    ],
+)
+def test_what_does_not_fit_the_keypoints_is_refused(names, fields, options, message) -> None:
+    with pytest.raises(ValueError, match=message) as error:
+        make_skeleton(named(names, **fields), "the file", SkeletonOptions(**options))
+    assert "\n" not in str(error.value)
+
+
+# ------------------------------------------------------------------------------------------------------ descriptions
+
+
+def test_a_description_in_yaml_and_in_json(tmp_path) -> None:
+    values = {
+        "path": "data",
+        "format": "coco",
+        "train": {"images": "train", "annotations": "train.json"},
+        "test": {"images": "/abs", "annotations": "image_info.json"},
+        "category": "hand",
+        "keypoints": ["a", "b"],
+        "skeleton": [[1, 2]],
+        "flip_idx": [1, 0],
+        "sigmas": [0.1, 0.2],
+    }
+    lines = [f"{key}: {json.dumps(value)}" for key, value in values.items()]
+    for name, text in (("d.yaml", "\n".join(lines)), ("d.json", json.dumps(values))):
+        (tmp_path / name).write_text(text)
+        found = read_description(tmp_path / name)
+        assert found.split("train") == Split(tmp_path / "data/train", tmp_path / "data/train.json")
+        assert found.split("test").images == Path("/abs")
+        assert found.reading == ReadOptions(format="coco", category="hand", keypoints=("a", "b"))
+        assert found.skeleton == SkeletonOptions(skeleton=((1, 2),), flip_idx=(1, 0), sigmas=(0.1, 0.2))
+        with pytest.raises(ValueError, match=rf"{name} must have the split val, got \['test', 'train'\]"):
+            found.split("val")
+
+
+TRAIN = {"train": {"images": "a", "annotations": "b"}}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", r"must be a description of a data set, .*, got None"),
+        ("[1, 2]", r"must be a description of a data set"),
+        ("a: [", r"is not a YAML or JSON file: while parsing"),
+        ("\0", r"is not a YAML or JSON file"),
+        ({"images": [], "annotations": []}, r"is an annotation file: --data takes a description that names it"),
+        ({}, r"must have at least one of the splits"),
+        (TRAIN | {"names": ["a"]}, r"fields must be among .*, got \['names'\]"),
+        ({"train": "images/train"}, r"train must have the fields images and annotations, got 'images/train'"),
+        ({"train": {"images": "a"}}, r"train must have the fields images and annotations"),
+        ({"train": {"images": 3, "annotations": "b"}}, r"train\.images must be a path, got 3"),
+        (TRAIN | {"path": ["a"]}, r"path must be a path, got \['a'\]"),
+        (TRAIN | {"format": "yolo"}, r"format must be one of \('coco', 'crowdpose', 'mpii'\), got 'yolo'"),
+        (TRAIN | {"category": 1.5}, r"category must be the name or the id of one, got 1\.5"),
+        (TRAIN | {"keypoints": "nose"}, r"keypoints must be a list, got 'nose'"),
+        (TRAIN | {"keypoints": []}, r"keypoints must be different names, at least one, got \(\)"),
+        (TRAIN | {"keypoints": ["a", "a"]}, r"keypoints must be different names"),
+        (TRAIN | {"keypoints": ["a", 1]}, r"keypoints must be different names"),
+        (TRAIN | {"skeleton": [1, 2]}, r"skeleton must be pairs of keypoints, counted from 1, got"),
+        (TRAIN | {"skeleton": [["a", "b"]]}, r"skeleton must be pairs of keypoints"),
+        (TRAIN | {"flip_idx": ["x"]}, r"flip_idx must be numbers"),
+        (TRAIN | {"sigmas": {"a": 1}}, r"sigmas must be a list, got"),
+    ],
+)
+def test_what_is_no_description_is_refused(tmp_path, content, message) -> None:
+    path = tmp_path / "data.yaml"
+    path.write_text(content if isinstance(content, str) else json.dumps(content))
+    with pytest.raises(ValueError, match=message) as error:
+        read_description(path)
+    assert str(error.value).startswith(str(path))
+    assert "\n" not in str(error.value)
+
+
+# --------------------------------------------------------------------------------------------------- labelling tools
+
+XYV = np.column_stack([pose_of(5) * 40 + 20, np.full(5, 2)]).ravel().tolist()
+EXPORTS: dict[str, dict[str, Any]] = {
+    "Roboflow": {
+        "images": [{"id": 0, "license": 1, "file_name": "0_png.rf.8d.jpg", "height": 96, "width": 96, "extra": {}}],
+        "annotations": [
+            {"id": 0, "image_id": 0, "category_id": 1, "bbox": [1, 2, 80, 80], "area": 6400, "segmentation": []}
+            | {"iscrowd": 0, "keypoints": XYV}
+        ],
+        "categories": [
+            {"id": 0, "name": "things", "supercategory": "none"},
+            {"id": 1, "name": "thing", "supercategory": "things", "keypoints": list(MARKERS), "skeleton": [[1, 2]]},
+        ],
+    },
+    "CVAT": {
+        "licenses": [{"name": "", "id": 0, "url": ""}],
+        "images": [{"id": 1, "file_name": "task/0_png.rf.8d.jpg", "width": 96, "height": 96, "license": 0}],
+        "annotations": [
+            {"id": 1, "image_id": 1, "category_id": 1, "segmentation": [], "area": 6400.0, "bbox": [1.0, 2.0, 80, 80]}
+            | {"iscrowd": 0, "attributes": {"occluded": False}, "keypoints": XYV, "num_keypoints": 5}
+        ],
+        "categories": [{"id": 1, "name": "thing", "supercategory": "", "keypoints": list(MARKERS), "skeleton": []}],
+    },
+    "Label Studio": {
+        "images": [{"id": "7", "file_name": "..\\media\\upload\\3\\0_png.rf.8d.jpg", "width": 96, "height": 96}],
+        "annotations": [{"id": 0, "image_id": "7", "category_id": 0, "keypoints": XYV, "bbox": None, "area": None}],
+        "categories": [{"id": 0, "name": "thing", "keypoints": list(MARKERS)}],
+    },
+    "DeepLabCut": {
+        "images": [{"id": 3, "file_name": "/home/x/project/labeled-data/0_png.rf.8d.jpg", "width": 96, "height": 96}],
+        "annotations": [
+            {"id": 5, "image_id": 3, "category_id": 1, "bbox": [1.5, 2.5, 80, 80], "area": 6400, "iscrowd": 0}
+            | {"keypoints": [*XYV[:12], float("nan"), float("nan"), 0], "num_keypoints": 4, "individual": "mouse1"}
+        ],
+        "categories": [{"id": 1, "name": "mouse", "supercategory": "animal", "keypoints": list(MARKERS)}],
+    },
+}
+
+
+@pytest.mark.parametrize("tool", EXPORTS)
+def test_exports_are_read_as_they_are(tmp_path, tool: str) -> None:
+    path = tmp_path / "_annotations.coco.json"
+    path.write_text(json.dumps(EXPORTS[tool]))
+    cv2.imwrite(str(tmp_path / "0_png.rf.8d.jpg"), np.zeros((96, 96, 3), np.uint8))
+    found = read_keypoint_file(path, tmp_path)
+    skeleton, _ = make_skeleton(found, "the file", SkeletonOptions())
+    assert skeleton.keypoints == MARKERS
+    (record,) = read_records(tmp_path, path, skeleton)
+    assert record.path == tmp_path / "0_png.rf.8d.jpg"
+    (person,) = record.persons
+    seen = person.keypoints[:, 2] > 0
+    np.testing.assert_allclose(person.keypoints[seen], np.reshape(XYV, (5, 3))[seen])
+    assert seen.sum() == (4 if tool == "DeepLabCut" else 5)
+    assert record.category_id == EXPORTS[tool]["categories"][-1]["id"]
+
+
+def test_one_of_several_categories_is_chosen(tmp_path) -> None:
+    document = json.loads(draw_set(tmp_path, MARKERS).read_text())
+    document["categories"].append({"id": 6, "name": "other", "keypoints": ["x", "y"], "skeleton": [[1, 2]]})
+    document["annotations"].append({"id": 99, "image_id": 0, "category_id": 6, "keypoints": [1, 1, 2, 9, 9, 2]})
+    path = tmp_path / "two.json"
+    path.write_text(json.dumps(document))
+    with pytest.raises(ValueError, match=r"one category with keypoints, got \['thing', 'other'\]: choose one"):
+        read_keypoint_file(path)
+    for category in ("other", 6):
+        found = read_keypoint_file(path, options=ReadOptions(category=category))
+        assert found.category.keypoints == ("x", "y")
+        assert sum(len(record.annotations) for record in found.records) == 1
+    with pytest.raises(ValueError, match=r"category must be one of \['thing', 'other'\], got 'x'"):
+        read_keypoint_file(path, options=ReadOptions(category="x"))
+
+
+def test_keypoints_can_be_named_from_outside(tmp_path) -> None:
+    document = json.loads(draw_set(tmp_path, MARKERS).read_text())
+    del document["categories"][0]["keypoints"]
+    path = tmp_path / "unnamed.json"
+    path.write_text(json.dumps(document))
+    assert read_keypoint_file(path).category.keypoints is None
+    found = read_keypoint_file(path, options=ReadOptions(keypoints=("v", "w", "x", "y", "z")))
+    assert found.category.keypoints == ("v", "w", "x", "y", "z")
+    with pytest.raises(ValueError, match=r"keypoints of annotation 0 on image 0 must be 9 numbers"):
+        read_keypoint_file(path, options=ReadOptions(keypoints=("v", "w", "x")))
+
+
+def test_unreadable_pictures_are_fatal_or_left_out(tmp_path, caplog) -> None:
+    path = draw_set(tmp_path, MARKERS, pictures=3)
+    (tmp_path / "0.png").unlink()
+    (tmp_path / "1.png").write_bytes(b"no picture")
+    skeleton, _ = skeleton_of(path)
+    with pytest.raises(FileNotFoundError, match=r"image 0 of .*train\.json is missing: .*0\.png"):
+        read_records(tmp_path, path, skeleton)
+    caplog.set_level(logging.WARNING)
+    records = read_records(tmp_path, path, skeleton, ReadOptions(skip_unreadable=True))
+    assert [record.image_id for record in records] == [2]
+    assert [message.partition(":")[0] for message in caplog.messages] == ["left out", "left out"]
+    (tmp_path / "2.png").unlink()
+    with pytest.raises(ValueError, match=r"at least one picture that can be read, got none of 3"):
+        read_records(tmp_path, path, skeleton, ReadOptions(skip_unreadable=True))
+
+
+def test_a_test_set_needs_no_annotations(tmp_path) -> None:
+    """As COCO's image_info files: categories without keypoints, no annotations."""
+    path = tmp_path / "image_info.json"
+    categories = [{"id": 3, "name": "car"}, {"id": 7, "name": "person"}]
+    path.write_text(json.dumps({"images": [{"id": 1, "file_name": "a.png"}], "categories": categories}))
+    description = Description(splits={"test": Split(tmp_path, path), "val": Split(tmp_path, path)})
+    (record,) = description.read("test").records
+    assert (record.category_id, record.annotations) == (7, ())
+    with pytest.raises(ValueError, match=r"must be a COCO file, an object with the lists 'images' and 'annotations'"):
+        description.read("val")
+
+
+# -------------------------------------------------------------------------------------------------------------- MPII
+
+
+def test_the_forms_of_mpii_agree(data_dir) -> None:
+    """Five persons are in both files. The .h5 rounds coordinates down and enlarges the scale."""
+    pytest.importorskip("h5py")
+    folder = data_dir / "fixtures"
+    of_h5 = {record.image_id: record for record in read_mpii(folder / "mpii/mpii_valid.h5").records}
+    assert len(of_h5) == 2729
+    assert sum(len(record.annotations) for record in of_h5.values()) == 2958
+    for record in read_mpii(folder / "mmpose_tests/mpii/test_mpii.json").records:
+        (person,) = record.annotations
+        (twin, *_) = of_h5[record.image_id].annotations
+        assert person.num_keypoints == twin.num_keypoints
+        seen = person.keypoints[:, 2] > 0
+        difference = person.keypoints[seen, :2] - twin.keypoints[seen, :2]
+        assert (abs(difference) <= 1).all()
+        assert person.scale == pytest.approx(twin.scale, rel=1e-6)
+        assert person.box == pytest.approx(twin.box, rel=1e-4, abs=0.1)
+        assert person.head_size is None
+        assert twin.head_size is not None
+
+
+def test_mpii_of_matlab(tmp_path) -> None:
+    scipy_io = pytest.importorskip("scipy.io")
+
+    def point(joint: int, visible: Any) -> dict[str, Any]:
+        return {"id": joint, "x": 10.0 + joint, "y": 20.0 + joint, "is_visible": visible}
+
+    rect = {
+        **{"x1": 5.0, "y1": 5.0, "x2": 35.0, "y2": 45.0, "scale": 2.0, "objpos": {"x": 101.0, "y": 51.0}},
+        "annopoints": {"point": [point(0, 1), point(6, 0), point(9, [])]},
+    }
+    pictures = [
+        {"image": {"name": "a.jpg"}, "annorect": [rect, {"x1": 1.0, "y1": 1.0, "x2": 2.0, "y2": 2.0}]},
+        {"image": {"name": "b.jpg"}, "annorect": []},
+    ]
+    path = tmp_path / "mpii.mat"
+    scipy_io.savemat(path, {"RELEASE": {"annolist": pictures}})
+    (record,) = read_mpii(path, tmp_path).records
+    (person,) = record.annotations
+    assert record.path == tmp_path / "a.jpg"
+    assert person.keypoints[[0, 6, 9]].tolist() == [[9, 19, 2], [15, 25, 1], [18, 28, 2]]
+    assert person.num_keypoints == 3
+    assert person.head_size == pytest.approx(0.6 * 50)
+    assert person.scale == 400
+    assert person.box == (100 - 200, 50 - 200, 400, 400)
+
+
+PERSON = {"image": "a.jpg", "joints": [[5, 5]] * 16, "joints_vis": [1] * 16, "center": [1, 1], "scale": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("[]", r"must list at least one person, got none"),
+        ({"a": 1}, r"must be a list of MPII's persons, got dict"),
+        ([PERSON, 3], r"person 1 must be an object with the name of its `image`, got 3"),
+        ([PERSON | {"image": None}], r"person 0 must be an object with the name of its `image`"),
+        ([PERSON | {"joints": [[1, 2]]}], r"person 0: joints must be numbers of shape \[16, 2\], got \[\[1, 2\]\]"),
+        ([PERSON | {"joints_vis": "x"}], r"person 0: joints_vis must be numbers of shape \[16\], got 'x'"),
+        ([PERSON | {"scale": 0}], r"person 0: scale must be positive, got 0"),
+        ([PERSON | {"center": [1, float("nan")]}], r"person 0: center must be finite, got \[1\.0, nan\]"),
+        ([PERSON | {"joints": [[1, float("inf")]] * 16}], r"person 0: joints must be finite"),
+    ],
+)
+def test_what_is_not_mpii_is_refused(tmp_path, content, message) -> None:
+    path = tmp_path / "mpii.json"
+    path.write_text(content if isinstance(content, str) else json.dumps(content))
+    with pytest.raises(ValueError, match=message) as error:
+        read_keypoint_file(path, options=ReadOptions(format="mpii"))
+    assert str(error.value).startswith(str(path))
+
+
+def test_damaged_files_of_mpii_are_refused(tmp_path) -> None:
+    for name, package in (("a.h5", "h5py"), ("a.mat", "scipy.io")):
+        pytest.importorskip(package)
+        path = tmp_path / name
+        path.write_bytes(b"nothing of the kind")
+        with pytest.raises(ValueError, match=rf"{name} is not an? .* file or is damaged"):
+            read_keypoint_file(path)
+        with pytest.raises(FileNotFoundError, match=f"missing_{name}"):
+            read_keypoint_file(tmp_path / f"missing_{name}")
+    h5py = pytest.importorskip("h5py")
+    with h5py.File(tmp_path / "b.h5", "w") as file:
+        file["imgname"] = ["a.jpg"]
+    with pytest.raises(ValueError, match=r"b\.h5 must have the entries .* of MPII, got no part"):
+        read_keypoint_file(tmp_path / "b.h5")
+
+
+def test_mpii_is_checked_against_a_skeleton(tmp_path) -> None:
+    path = tmp_path / "mpii.json"
+    path.write_text(json.dumps([PERSON]))
+    (tmp_path / "a.jpg").touch()
+    assert len(read_records(tmp_path, path, MPII)) == 1
+    with pytest.raises(ValueError, match=r"must have the keypoints \['nose'.*, got \['right_ankle'"):
+        read_records(tmp_path, path, COCO)
