@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     predictor(image)  # the first pass also allocates and picks algorithms
     poses = predictor(image)
 
-    writer = CocoWriter(json_path, predictor.skeleton)
+    writer = CocoWriter(json_path, predictor.skeleton, predictor.category)
     writer.add(args.source, image, poses)
     writer.finish()
     write_overlay(overlay, image, poses, predictor.skeleton)

@@ -69,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for journal in find_journals(json_path):
         warn(f"{journal} has the results of another run, which was killed or is not done; it is left as it is")
     predictor = load_predictor(args, args.batch_size)
-    writer = CocoWriter(json_path, predictor.skeleton)
+    writer = CocoWriter(json_path, predictor.skeleton, predictor.category)
     problems = None
     with sigterm_interrupts():
         try:

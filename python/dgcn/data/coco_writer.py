@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from ..files import write_json
-from ..records import Pose
+from ..records import Category, Pose
 from ..skeleton import Skeleton
 
 JOURNAL_SUFFIX = ".partial"
@@ -30,7 +30,14 @@ class CocoWriter:
         journal: its path, that of the data set with the first free number and ".partial" at the end.
     """
 
-    def __init__(self, path: Path, skeleton: Skeleton) -> None:
+    def __init__(self, path: Path, skeleton: Skeleton, category: Category | None = None) -> None:
+        """
+        Args:
+            path: of the data set.
+            skeleton: of the poses.
+            category: id and name of what they are the poses of; default: 1, person.
+        """
+        category = category or Category()
         for number in itertools.count(1):
             self.journal = path.with_name(f"{path.name}.{number}{JOURNAL_SUFFIX}")
             with contextlib.suppress(FileExistsError):  # of another run
@@ -38,10 +45,10 @@ class CocoWriter:
                 break
         self._path = path
         self._pictures: list[dict[str, Any]] = []  # {"image": ..., "annotations": [...]}, as in the journal
-        self._category = {
-            "id": 1,
-            "name": "person",
-            "supercategory": "person",
+        self._category: dict[str, Any] = {
+            "id": category.category_id,
+            "name": category.name,
+            "supercategory": category.name,
             "keypoints": list(skeleton.keypoints),
             "skeleton": [[i + 1, j + 1] for i, j in skeleton.limbs],  # COCO counts from 1
         }
@@ -62,7 +69,7 @@ class CocoWriter:
         height, width = image.shape[:2]
         picture = {
             "image": {"id": image_id, "file_name": str(source), "width": width, "height": height, "upright": True},
-            "annotations": [pose.to_coco(image_id) for pose in poses],
+            "annotations": [pose.to_coco(image_id, self._category["id"]) for pose in poses],
         }
         try:
             with open(self.journal, "a", encoding="utf-8") as file:

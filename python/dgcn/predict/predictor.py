@@ -24,7 +24,7 @@ from ..data.images import EncodedImage, read_image
 from ..data.transforms import Preprocess, resize_pad
 from ..model.checkpoint import DEFAULT_CHECKPOINT, load_model
 from ..model.network import DGCN
-from ..records import Pose
+from ..records import Category, Pose
 from ..sizes import check_size
 from ..skeleton import Skeleton
 
@@ -77,8 +77,8 @@ class Predictor:
 
     On a CPU a predictor also works in a process that is forked from the one that built it. Torch has one thread there.
 
-    Attributes: `skeleton` of the keypoints, `metadata` of the checkpoint, `long_edge` in pixels, and the `timings` of
-    the last call.
+    Attributes: `skeleton` of the keypoints, `category` of what is found, `metadata` of the checkpoint, `long_edge` in
+    pixels, and the `timings` of the last call.
     """
 
     def __init__(
@@ -114,13 +114,14 @@ class Predictor:
         check_flag("flip_test", flip_test)
         self.flip_test = flip_test
         self.metadata: dict[str, Any] = {}
+        self.category = Category()
         default_long_edge, default_config = DEFAULT_LONG_EDGE, DecoderConfig()
         if not isinstance(model, nn.Module):
             path = DEFAULT_CHECKPOINT if model is None else model
             if not isinstance(path, str | os.PathLike):
                 raise TypeError(f"model must be a DGCN or the path of a checkpoint, got {path!r}")
             model, self.metadata = load_model(path)
-            default_long_edge, default_config = _read_defaults(path, self.metadata)
+            default_long_edge, default_config, self.category = _read_defaults(path, self.metadata)
         self.long_edge = default_long_edge if long_edge is None else long_edge
         self.skeleton = _skeleton_of(model)
         if flip_test:
@@ -284,12 +285,16 @@ def _use_one_thread_if_forked() -> None:
         torch.set_num_threads(1)
 
 
-def _read_defaults(path: str | os.PathLike[str], metadata: dict[str, Any]) -> tuple[int, DecoderConfig]:
-    """Long edge and decoder constants that a checkpoint was evaluated with. Raises ValueError that names `path`."""
+def _read_defaults(path: str | os.PathLike[str], metadata: dict[str, Any]) -> tuple[int, DecoderConfig, Category]:
+    """Long edge and decoder constants that a checkpoint was evaluated with, and the category of what it finds.
+
+    Raises ValueError that names `path`."""
     try:
         long_edge = _check_long_edge(metadata.get("long_edge", DEFAULT_LONG_EDGE))
-        return long_edge, DecoderConfig(**metadata.get("decoder", {}))
-    except (TypeError, ValueError) as error:
+        config = DecoderConfig(**metadata.get("decoder", {}))
+        entry = metadata.get("data", {}).get("category", {"id": 1, "name": "person"})
+        return long_edge, config, Category(category_id=entry["id"], name=str(entry["name"]))
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} has metadata that this version of dgcn cannot use: {error}") from error
 
 
