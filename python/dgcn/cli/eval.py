@@ -12,7 +12,8 @@ examples:
 metrics:
   coco       AP and AR are means over OKS thresholds 0.50 to 0.95; 50 and 75 are single thresholds, M and L medium and
              large persons (32² to 96² pixels, and above)
-  crowdpose  as coco, with CrowdPose's areas; AP of easy, medium and hard images (crowd index below 0.2, to 0.8, above)
+  crowdpose  as coco, with CrowdPose's areas; AP of easy, medium and hard images (crowd index below 0.2, below 0.8, and
+             from there on)
   pckh       the fraction of MPII's keypoints within half a head size, in all and by the columns of the paper's Table 8
   mpii-ap    MPII's average precision for several persons, mean and the same columns
 A number without any ground truth is shown as n/a and written as -1. --json-output writes the numbers by name; those of

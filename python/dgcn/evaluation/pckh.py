@@ -8,7 +8,7 @@ them. K = 14 below.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -56,10 +56,10 @@ class PckhEvaluation:
             correct += (distances[assign(distances, HEADS)] <= HEADS).sum(axis=0)
 
     def metrics(self) -> dict[str, float]:
-        """ "Mean" over all annotated keypoints, and the columns of Table 8: those of "Head" and of the six limbs.
+        """The columns of Table 8: "Mean", "Head", "Shoulder", "Elbow", "Wrist", "Hip", "Knee", "Ankle".
 
-        "Head" is the top of the head; left and right are averaged. The upper neck counts in the mean only. A number
-        without an annotated keypoint is -1.
+        "Mean" is over all annotated keypoints, as in MPII's evaluation. "Head" is the top of the head, the others are
+        the means of left and right; the upper neck counts in "Mean" only. -1 where nothing is annotated.
         """
         annotated, correct = self._annotated.sum(axis=0), self._correct.sum(axis=0)
         rates = np.where(annotated > 0, correct / np.maximum(annotated, 1), -1.0)
@@ -91,37 +91,33 @@ class MpiiApEvaluation:
     ) -> None:
         people = _collect("mpii-ap", records, results, skeleton)
         self._truths = np.array([image.annotated.sum(axis=0) for image in people]).reshape(-1, len(KEYPOINTS))  # [I, K]
-        owner = np.repeat(np.arange(len(people)), [len(image.found) for image in people])
-        rows = [np.empty((0, len(KEYPOINTS)))]
-        scores, found, correct = (
-            np.concatenate([*rows, *of_images])
-            for of_images in (
-                [image.scores for image in people],
-                [image.found for image in people],
-                [_true_positives(image) for image in people],
-            )
-        )
-        # By keypoint and falling score: the image, and whether it is a true positive.
-        self._ranked = []
-        for k in range(len(KEYPOINTS)):
-            order = np.argsort(-scores[:, k], kind="stable")
-            order = order[found[order, k] > 0]
-            self._ranked.append((owner[order], correct[order, k] > 0))
+        detections: list[list[tuple[float, int, bool]]] = [[] for _ in KEYPOINTS]  # score, image, whether it is right
+        for index, image in enumerate(people):
+            positives = _true_positives(image)
+            for person, k in np.argwhere(image.found).tolist():
+                detections[k].append((image.scores[person, k], index, positives[person, k]))
+        self._ranked = []  # by keypoint, from the best score down: images int [D], whether they are right bool [D]
+        for of_keypoint in detections:
+            of_keypoint.sort(key=lambda detection: -detection[0])
+            images = np.array([index for _, index, _ in of_keypoint], dtype=np.int64)
+            self._ranked.append((images, np.array([hit for _, _, hit in of_keypoint], dtype=bool)))
 
     def metrics(self) -> dict[str, float]:
-        """ "Mean" of the columns of Table 8, and these: "Head", "Shoulder", "Elbow", "Wrist", "Hip", "Knee", "Ankle".
+        """The columns of Table 8: "Mean", "Head", "Shoulder", "Elbow", "Wrist", "Hip", "Knee", "Ankle".
 
-        "Head" is the mean of upper neck and top of the head, the others that of left and right. What is annotated
-        nowhere is left out of the means; a mean of nothing is -1.
+        "Mean" is that of the other seven. "Head" is the mean of upper neck and top of the head, the others are the
+        means of left and right. A keypoint that is annotated nowhere is left out of the means; a mean of none is -1.
         """
         groups = self._average_precisions(np.ones(len(self._truths), dtype=np.int64))
-        return {"Mean": _mean(list(groups.values())), **groups}
+        return {"Mean": _mean(groups.values()), **groups}
 
     def interval(self, resamples: int = 1000, seed: int = 0) -> tuple[float, float]:
         """95 % interval of the mean under resampling of the images; (-1, -1) without ground truth."""
-        return resample(
-            lambda counts: _mean(list(self._average_precisions(counts).values())), len(self._truths), resamples, seed
-        )
+
+        def mean(counts: np.ndarray) -> float:
+            return _mean(self._average_precisions(counts).values())
+
+        return resample(mean, len(self._truths), resamples, seed)
 
     def _average_precisions(self, counts: np.ndarray) -> dict[str, float]:
         """By column of Table 8, of the set in which image i occurs `counts[i]` times."""
@@ -170,7 +166,7 @@ def _groups(values: np.ndarray, head: Sequence[str]) -> dict[str, float]:
     return {column: _mean([by_name[name] for name in names]) for column, names in columns.items()}
 
 
-def _mean(values: Sequence[float]) -> float:
+def _mean(values: Iterable[float]) -> float:
     """Of those that are defined; -1 if none is."""
     defined = [value for value in values if value >= 0]
     return sum(defined) / len(defined) if defined else -1.0
