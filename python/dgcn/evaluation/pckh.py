@@ -50,10 +50,10 @@ class PckhEvaluation:
         people = _collect("pckh", records, results, skeleton)
         self._annotated = np.zeros((len(people), len(KEYPOINTS)), dtype=np.int64)  # how many persons, [I, K]
         self._correct = np.zeros_like(self._annotated)
-        for image, (annotated, correct) in enumerate(zip(self._annotated, self._correct, strict=True)):
-            distances = people[image].distances()
-            annotated += people[image].annotated.sum(axis=0)
-            correct += (distances[assign(distances, HEADS)] <= HEADS).sum(axis=0)
+        for index, image in enumerate(people):
+            distances = image.distances()
+            self._annotated[index] = image.annotated.sum(axis=0)
+            self._correct[index] = (distances[assign(distances, HEADS)] <= HEADS).sum(axis=0)
 
     def metrics(self) -> dict[str, float]:
         """The columns of Table 8: "Mean", "Head", "Shoulder", "Elbow", "Wrist", "Hip", "Knee", "Ankle".
