@@ -1,14 +1,18 @@
-"""COCO keypoint metrics against hand-made cases, pycocotools itself, and resampling done the slow way."""
+"""COCO keypoint metrics against hand-made cases, pycocotools itself, and resampling done the slow way; what all metrics
+have in common."""
 
 from __future__ import annotations
 
 import copy
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from metric_cases import MPII, annotated, find_badly, image
 
 from dgcn.data.coco_format import read_ground_truth
+from dgcn.evaluation.metrics import EVALUATIONS
 from dgcn.evaluation.oks import METRICS, bootstrap_interval, evaluate_keypoints
 from dgcn.skeleton import COCO
 
@@ -273,3 +277,45 @@ def test_real_ground_truth_against_itself(data_dir) -> None:
     persons = [a for a in json.loads(path.read_text())["annotations"] if a["num_keypoints"]]
     metrics = evaluate_keypoints(path, [found(annotation, 0.9) for annotation in persons])
     assert list(metrics.values()) == pytest.approx([1.0] * 10, abs=1e-3)  # unlabelled (0, 0) widen some boxes
+
+
+@pytest.fixture(scope="module")
+def people() -> tuple[list, list[dict]]:
+    """Persons of 16 keypoints with all that any metric asks for, found badly."""
+    rng = np.random.default_rng(8)
+    records = [
+        image(
+            i,
+            *(annotated(rng.uniform(1, 400, (16, 2)), 60) for _ in range(rng.integers(1, 4))),
+            crowd_index=rng.random(),
+        )
+        for i in range(12)
+    ]
+    return records, find_badly(records, seed=9)
+
+
+@pytest.mark.parametrize("metric", EVALUATIONS)
+def test_every_metric_without_persons_and_without_results(metric, people) -> None:
+    records, results = people
+    evaluation = EVALUATIONS[metric]
+    nobody = [replace(record, annotations=()) for record in records]
+    undefined = evaluation(nobody, results, MPII)
+    assert set(undefined.metrics().values()) == {-1.0}
+    assert undefined.interval(5) == (-1.0, -1.0)
+    missed = evaluation(records, [], MPII)
+    assert {name: value for name, value in missed.metrics().items() if value not in (0.0, -1.0)} == {}
+    assert next(iter(missed.metrics().values())) == 0.0
+    assert missed.interval(5) == (0.0, 0.0)
+
+
+@pytest.mark.parametrize("metric", EVALUATIONS)
+def test_every_metric_whatever_the_ids_and_the_order(metric, people) -> None:
+    records, results = people
+    evaluation = EVALUATIONS[metric](records, results, MPII)
+    renamed = [replace(record, image_id=f"{record.image_id:03}", category_id="x") for record in records]
+    found_there = [result | {"image_id": f"{result['image_id']:03}", "category_id": "x"} for result in results]
+    other = EVALUATIONS[metric](renamed[::-1], found_there[::-1], MPII)
+    main = next(iter(evaluation.metrics().values()))
+    assert other.metrics() == pytest.approx(evaluation.metrics())
+    assert other.interval(10) == pytest.approx(evaluation.interval(10))
+    assert evaluation.interval(10)[0] < main < evaluation.interval(200)[1]

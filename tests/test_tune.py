@@ -87,6 +87,7 @@ def test_tune_checks_its_request_first(folder, annotations, tmp_path, monkeypatc
         (["--tune", start], "a.safetensors cannot be written: it is an input or another output"),
         (["--tune", annotations.with_suffix(".safetensors")], "annotations.json cannot be written: it is an input"),
         (["--tune", tmp_path / "b.safetensors", "--results", "r.json"], "--results must be given without --tune, got"),
+        (["--tune", tmp_path / "b.safetensors", "--metric", "pckh"], "--metric must be given without --tune, got"),
         (["--tune", tmp_path / "b.safetensors", "--no-force-complete"], "--no-force-complete must be given without"),
         (["--tune", tmp_path / "b.safetensors", "--half", "--checkpoint", large], "dtype must hold all weights"),
         (["--half"], "--half needs --tune, got --half"),

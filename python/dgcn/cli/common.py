@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import numpy as np
 
+    from ..data.description import Description
     from ..predict.predictor import Predictor
     from ..records import Pose
     from ..skeleton import Skeleton
@@ -96,6 +97,28 @@ def add_data_argument(parser: argparse._ActionsContainer) -> None:
     parser.add_argument(
         "--data", type=Path, metavar="FILE", help="description of a data set, a YAML file: see dgcn data --help"
     )
+
+
+def add_data_arguments(parser: argparse.ArgumentParser) -> None:
+    """The flags that `describe_data` reads: a description, or a folder of pictures and an annotation file."""
+    add_data_argument(parser)
+    parser.add_argument("--images", type=Path, metavar="DIR", help="folder of the pictures, without --data")
+    parser.add_argument("--annotations", type=Path, metavar="FILE", help="their annotations, without --data")
+
+
+def describe_data(args: argparse.Namespace, split: str) -> Description:
+    """What --data describes; --images and --annotations are described as `split`.
+
+    Raises ValueError unless it is one of both."""
+    from ..data.description import Description, Split, read_description
+
+    if args.data is not None:
+        if args.images or args.annotations:
+            raise ValueError("--images and --annotations must be given without --data, which names them already")
+        return read_description(args.data)
+    if not args.images or not args.annotations:
+        raise ValueError("--data, or else --images and --annotations must be given")
+    return Description(splits={split: Split(args.images, args.annotations)})
 
 
 def add_batch_argument(parser: argparse.ArgumentParser) -> None:

@@ -23,7 +23,6 @@ with the flipped keypoints. Exit status: 0; 1 if pictures are missing or damaged
 
 from __future__ import annotations
 
-import argparse
 import os
 import random
 from collections.abc import Sequence
@@ -31,10 +30,17 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .common import add_data_argument, check_outputs, describe, make_parser, positive, write_jpeg
+from .common import (
+    add_data_arguments,
+    check_outputs,
+    describe,
+    describe_data,
+    make_parser,
+    positive,
+    write_jpeg,
+)
 
 if TYPE_CHECKING:
-    from ..data.description import Description
     from ..records import ImageRecord
     from ..skeleton import Skeleton
 
@@ -43,9 +49,7 @@ SHEET = "samples.jpg"
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = make_parser("data", __doc__)
-    add_data_argument(parser)
-    parser.add_argument("--images", type=Path, metavar="DIR", help="folder of the pictures, without --data")
-    parser.add_argument("--annotations", type=Path, metavar="FILE", help="their annotations, without --data")
+    add_data_arguments(parser)
     parser.add_argument("-o", "--output", type=Path, default=Path(), metavar="DIR", help="folder of samples.jpg")
     parser.add_argument(
         "--samples", type=positive, default=11, metavar="N", help="pictures on samples.jpg (default: %(default)s)"
@@ -56,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from ..data.rules import log_rules, make_skeleton
     from ..predict.sheet import draw_sheet
 
-    description = describe_data(args)
+    description = describe_data(args, "train")
     sheet = args.output / SHEET
     check_outputs([sheet], [split.annotations for split in description.splits.values()])
     files = {name: description.read(name) for name in description.splits}
@@ -85,19 +89,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     if bad:
         print(f"{bad} pictures are missing or damaged")
     return 1 if bad else 0
-
-
-def describe_data(args: argparse.Namespace) -> Description:
-    """What --data describes, or --images and --annotations. Raises ValueError unless it is one of both."""
-    from ..data.description import Description, Split, read_description
-
-    if args.data is not None:
-        if args.images or args.annotations:
-            raise ValueError("--images and --annotations must be given without --data, which names them already")
-        return read_description(args.data)
-    if not args.images or not args.annotations:
-        raise ValueError("--data, or else --images and --annotations must be given")
-    return Description(splits={"train": Split(args.images, args.annotations)})
 
 
 def summary(name: str, records: Sequence[ImageRecord], skeleton: Skeleton) -> str:

@@ -172,17 +172,16 @@ class _Reader:
     def paths(self, images: Sequence[Mapping[str, Any]], folder: str | os.PathLike[str] | None) -> list[Path]:
         """Where the pictures lie: under their names in `folder` or, where tools have written the path of another
         machine, under the last part of these."""
-        for image in images:
-            name = image.get("file_name")
-            if not isinstance(name, str) or not name or "\0" in name:
-                self.refuse(f"image {image['id']!r}", "file_name", "the name of a file", name)
         if folder is None:
             return [Path()] * len(images)
         paths, shortened = [], 0
         for image in images:
-            path = Path(folder, image["file_name"])
+            name = image.get("file_name")
+            if not isinstance(name, str) or not name or "\0" in name:
+                self.refuse(f"image {image['id']!r}", "file_name", "the name of a file", name)
+            path = Path(folder, name)
             if not path.is_file():
-                last = Path(folder, PureWindowsPath(image["file_name"]).name)  # which splits at / and at \
+                last = Path(folder, PureWindowsPath(name).name)  # which splits at / and at \
                 if last.is_file():
                     path, shortened = last, shortened + 1
             paths.append(path)
