@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     poses = predictor(image)
 
     writer = CocoWriter(json_path, predictor.skeleton, predictor.category)
-    writer.add(args.source, image, poses)
+    writer.add(args.source.name, image, poses)
     writer.finish()
     write_overlay(overlay, image, poses, predictor.skeleton)
 

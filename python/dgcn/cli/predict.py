@@ -9,7 +9,8 @@ Of a folder, the pictures directly inside are taken, by name. A picture that can
 written is reported: the rest is done, and the exit status is 1. Ctrl-C and SIGTERM stop and write what is done.
 
 The JSON is a COCO keypoint data set, {"images", "annotations", "categories"}: keypoints (x, y, v) in pixels of the
-upright picture, v = 2 where found, else 0, 0, 0; with score and keypoint_scores beside COCO's own fields. It is written
+upright picture, v = 2 where found, else 0, 0, 0; with score and keypoint_scores beside COCO's own fields; file_name is
+relative to the deepest folder that holds all pictures. CVAT and Label Studio import it as pre-labels. It is written
 at the end. Until then FILE.NUMBER.partial has the results, a line of JSON for each picture: {"image", "annotations"}.
 After a kill or on a full disk it stays.
 """
@@ -17,6 +18,7 @@ After a kill or on a full disk it stays.
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import sys
 from collections import deque
@@ -111,10 +113,11 @@ def predict(predictor: Predictor, paths: Sequence[Path], output: Path, writer: C
             waiting.append((path, output / name, image))
             yield image
 
+    root = common_folder(paths)
     with progress:
         for poses in predictor.batch(read()):
             path, overlay, image = waiting.popleft()
-            writer.add(path, image, poses)
+            writer.add(os.path.relpath(path, root), image, poses)
             try:
                 write_overlay(overlay, image, poses, predictor.skeleton)
             except (OSError, ValueError) as error:
@@ -149,6 +152,11 @@ def list_pictures(sources: Sequence[Path]) -> list[Path]:
             warn(f"skipped {len(others)} files in {source} that are not pictures: {shown}")
         paths += pictures
     return paths
+
+
+def common_folder(paths: Sequence[Path]) -> str:
+    """The deepest folder that all files are in, or in folders of."""
+    return os.path.commonpath([os.path.abspath(path.parent) for path in paths])
 
 
 def overlay_names(paths: Sequence[Path]) -> list[str]:

@@ -61,15 +61,16 @@ class CocoWriter:
     def num_persons(self) -> int:
         return sum(len(picture["annotations"]) for picture in self._pictures)
 
-    def add(self, source: Path, image: np.ndarray, poses: Iterable[Pose]) -> None:
-        """Add the picture `image` [H, W, 3] of the file `source`; ids count from 1 in the order of the calls.
+    def add(self, name: str, image: np.ndarray, poses: Iterable[Pose]) -> None:
+        """Add the picture `image` [H, W, 3] of the file `name`; ids count from 1 in the order of the calls.
 
         Raises OSError that names the journal if that cannot be written."""
         image_id = len(self._pictures) + 1
         height, width = image.shape[:2]
         picture = {
-            "image": {"id": image_id, "file_name": str(source), "width": width, "height": height, "upright": True},
-            "annotations": [pose.to_coco(image_id, self._category["id"]) for pose in poses],
+            "image": {"id": image_id, "file_name": name, "width": width, "height": height, "upright": True},
+            # An empty mask, because the import of labelling tools asks for the field.
+            "annotations": [pose.to_coco(image_id, self._category["id"]) | {"segmentation": []} for pose in poses],
         }
         try:
             with open(self.journal, "a", encoding="utf-8") as file:

@@ -41,5 +41,5 @@ def predict_records(
 
 
 def evaluate(predictor: Predictor, records: Sequence[ImageRecord]) -> dict[str, float]:
-    """The ten numbers of `evaluate_keypoints` on a data set that `read_records` has read; raises as `predict_records`."""
+    """The ten numbers of `evaluate_keypoints` on what `read_records` has read; raises as `predict_records`."""
     return evaluate_keypoints(records, predict_records(predictor, records), sigmas=predictor.skeleton.sigmas)
