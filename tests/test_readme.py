@@ -19,6 +19,7 @@ from torch import conv2d, einsum, relu, softmax
 
 from dgcn.cli import main
 from dgcn.cli.demo import PICTURE
+from dgcn.data.description import read_description
 from dgcn.skeleton import COCO
 from dgcn_ext.functional import sample_adjacency
 from dgcn_ext.reference import graph_conv
@@ -39,7 +40,14 @@ SMALL = "--backbone mobilenetv1_075 --lift-channels 8 --no-non-local --size 65 -
 SMALL += " --no-pretrained --freeze-epochs 0"
 
 
-WRITTEN = ("history.json", "out/predictions.json", "include/dgcn/pifpaf/*.h")  # by dgcn and by cmake --install
+WRITTEN = (
+    "history.json",
+    "samples.jpg",
+    "train.json",
+    "val.json",
+    "out/predictions.json",
+    "include/dgcn/pifpaf/*.h",
+)  # by dgcn and by cmake --install
 
 
 def blocks(page: str, language: str) -> list[str]:
@@ -62,10 +70,28 @@ def folder(tmp_path, monkeypatch) -> Path:
             cv2.imwrite(str(tmp_path / split / name), picture(60, 90, 120))
         content = coco_set(["a.png", "b.png"], [((90, 120), [standing(45, 20, 90)])] * 2)
         (tmp_path / f"{split}.json").write_text(json.dumps(content))
+    write_described_sets(tmp_path)
     shutil.copy(PICTURE, tmp_path / "photo.jpg")
-    (tmp_path / "folder").mkdir()
-    shutil.copy(PICTURE, tmp_path / "folder")
+    for name in ("folder", "pictures"):
+        (tmp_path / name).mkdir()
+        shutil.copy(PICTURE, tmp_path / name)
     return tmp_path
+
+
+def write_described_sets(folder: Path) -> None:
+    """Write the descriptions of docs/data.md under the names in their first lines, and small sets that fit them."""
+    for block in blocks("docs/data.md", "yaml"):
+        path = folder / block.partition("\n")[0].removeprefix("# ")
+        path.write_text(block)
+        for name, split in read_description(path).splits.items():
+            split.images.mkdir(parents=True, exist_ok=True)
+            split.annotations.parent.mkdir(parents=True, exist_ok=True)
+            for picture_name in ("a.png", "b.png"):
+                cv2.imwrite(str(split.images / picture_name), picture(60, 90, 120))
+            content = coco_set(["a.png", "b.png"], [((90, 120), [standing(45, 20, 90)])] * 2)
+            if name == "test":
+                del content["annotations"]
+            split.annotations.write_text(json.dumps(content))
 
 
 def test_the_three_commands_of_the_readme():
