@@ -40,14 +40,8 @@ SMALL = "--backbone mobilenetv1_075 --lift-channels 8 --no-non-local --size 65 -
 SMALL += " --no-pretrained --freeze-epochs 0"
 
 
-WRITTEN = (
-    "history.json",
-    "samples.jpg",
-    "train.json",
-    "val.json",
-    "out/predictions.json",
-    "include/dgcn/pifpaf/*.h",
-)  # by dgcn and by cmake --install
+WRITTEN = ("history.json", "samples.jpg", "train.json", "val.json", "out/predictions.json", "include/dgcn/pifpaf/*.h")
+"""By dgcn, or by cmake --install."""
 
 
 def blocks(page: str, language: str) -> list[str]:
