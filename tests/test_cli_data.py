@@ -48,7 +48,7 @@ def test_data_names_every_bad_picture(tmp_path, capsys) -> None:
     arguments = ("--images", tmp_path, "--annotations", tmp_path / "train.json", "-o", tmp_path)
     assert run("data", *arguments) == 1
     output = capsys.readouterr().out
-    assert f"image 0 is missing: {tmp_path / '0.png'}" in output
+    assert f"image 0 of {tmp_path / 'train.json'} is missing: {tmp_path / '0.png'}" in output
     assert f"{tmp_path / '2.png'} cannot be read as a picture" in output
     assert output.endswith("2 pictures are missing or damaged\n")
 

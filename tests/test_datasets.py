@@ -308,14 +308,14 @@ def test_keypoints_can_be_named_from_outside(tmp_path) -> None:
 def test_unreadable_pictures_are_fatal_or_left_out(tmp_path, caplog) -> None:
     path = draw_set(tmp_path, MARKERS, pictures=3)
     (tmp_path / "0.png").unlink()
-    (tmp_path / "1.png").write_bytes(b"no picture")
+    (tmp_path / "1.png").write_bytes((tmp_path / "1.png").read_bytes()[:500])  # whose header can be read
     skeleton, _ = skeleton_of(path)
     with pytest.raises(FileNotFoundError, match=r"image 0 of .*train\.json is missing: .*0\.png"):
         read_records(tmp_path, path, skeleton)
     caplog.set_level(logging.WARNING)
     records = read_records(tmp_path, path, skeleton, ReadOptions(skip_unreadable=True))
     assert [record.image_id for record in records] == [2]
-    assert [message.partition(":")[0] for message in caplog.messages] == ["left out", "left out"]
+    assert [message.partition(":")[0] for message in caplog.messages if "left" in message] == ["left out", "left out"]
     (tmp_path / "2.png").unlink()
     with pytest.raises(ValueError, match=r"at least one picture that can be read, got none of 3"):
         read_records(tmp_path, path, skeleton, ReadOptions(skip_unreadable=True))

@@ -23,10 +23,8 @@ with the flipped keypoints. Exit status: 0; 1 if pictures are missing or damaged
 
 from __future__ import annotations
 
-import os
 import random
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -57,6 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the choice of the samples (default: 0)")
     args = parser.parse_args(argv)
 
+    from ..data.reader import read_errors
     from ..data.rules import log_rules, make_skeleton
     from ..predict.sheet import draw_sheet
 
@@ -72,15 +71,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     bad = 0
     samples: list[ImageRecord] = []
     for name, file in files.items():
+        annotations = description.split(name).annotations
         if file.category.keypoints not in (None, skeleton.keypoints):
             raise ValueError(
-                f"{description.split(name).annotations} must have the keypoints of {source}, got"
-                f" {list(file.category.keypoints or ())}"
+                f"{annotations} must have the keypoints of {source}, got {list(file.category.keypoints or ())}"
             )
         print(summary(name, file.records, skeleton))
-        readable = read_all(file.records)
-        bad += len(file.records) - len(readable)
-        samples += readable
+        for record, error in zip(file.records, read_errors(file.records, annotations), strict=True):
+            if error is None:
+                samples.append(record)
+            else:
+                print(describe(error))
+                bad += 1
     annotated = [record for record in samples if record.annotations] or samples
     if annotated:
         chosen = random.Random(args.seed).sample(annotated, min(args.samples, len(annotated)))
@@ -105,28 +107,3 @@ def summary(name: str, records: Sequence[ImageRecord], skeleton: Skeleton) -> st
             visible, hidden = (np.count_nonzero(visibility[:, index] == v) for v in (2, 1))
             lines.append(f"  {keypoint:<{width}} {visible:>7} visible {hidden:>7} hidden")
     return "\n".join(lines)
-
-
-def read_all(records: Sequence[ImageRecord]) -> list[ImageRecord]:
-    """Read every picture whole; a line for each that is missing or damaged. Returns the others."""
-    from ..data.images import read_record
-    from ..progress import Progress
-
-    def problem(record: ImageRecord) -> str | None:
-        if not record.path.is_file():
-            return f"image {record.image_id} is missing: {record.path}"
-        try:
-            read_record(record)
-        except (OSError, ValueError) as error:
-            return describe(error)
-        return None
-
-    readable = []
-    with ThreadPoolExecutor(os.cpu_count()) as threads, Progress("pictures", len(records), unit="image") as progress:
-        for record, found in zip(records, threads.map(problem, records), strict=True):
-            if found is None:
-                readable.append(record)
-            else:
-                print(found)
-            progress.step()
-    return readable

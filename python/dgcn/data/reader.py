@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from ..checks import check_types
+from ..progress import Progress
 from ..records import CocoId, ImageRecord, KeypointFile
 from ..skeleton import Skeleton
 from .coco_format import read_coco
-from .images import check_record
+from .images import read_record
 from .mpii import is_mpii, read_mpii
 
 log = logging.getLogger(__name__)
@@ -90,7 +93,7 @@ def read_records(
 ) -> list[ImageRecord]:
     """The records of `read_keypoint_file`, whose pictures exist.
 
-    With `options.skip_unreadable` those are left out of which the header cannot be read.
+    With `options.skip_unreadable` every picture is read once, and those that cannot be are left out with a warning.
 
     Raises:
         OSError, ValueError: as `read_keypoint_file`, or a picture is missing.
@@ -100,7 +103,7 @@ def read_records(
     for rule in file.rules:
         log.info(str(rule))
     if options.skip_unreadable:
-        return select_readable(file.records, annotations, check_record)
+        return select_readable(file.records, annotations)
     for record in file.records:
         require_picture(record, annotations)
     return file.records
@@ -112,21 +115,33 @@ def require_picture(record: ImageRecord, annotations: Path) -> None:
         raise FileNotFoundError(f"image {record.image_id} of {annotations} is missing: {record.path}")
 
 
-def select_readable(
-    records: Sequence[ImageRecord], annotations: Path, read: Callable[[ImageRecord], Any]
-) -> list[ImageRecord]:
-    """The records of `annotations` that exist and for which `read` raises no error; a warning for each of the others.
+def select_readable(records: Sequence[ImageRecord], annotations: Path) -> list[ImageRecord]:
+    """The records of `annotations` whose pictures can be read; a warning for each of the others.
 
     Raises ValueError where none is left."""
     readable = []
-    for record in records:
-        try:
-            require_picture(record, annotations)
-            read(record)
-        except (OSError, ValueError) as error:
-            log.warning(f"left out: {error}")
-        else:
+    for record, error in zip(records, read_errors(records, annotations), strict=True):
+        if error is None:
             readable.append(record)
+        else:
+            log.warning(f"left out: {error}")
     if not readable:
         raise ValueError(f"{annotations} must have at least one picture that can be read, got none of {len(records)}")
     return readable
+
+
+def read_errors(records: Sequence[ImageRecord], annotations: Path) -> Iterator[OSError | ValueError | None]:
+    """For each record of `annotations` the error that reading its whole picture raises, if it does."""
+
+    def read(record: ImageRecord) -> OSError | ValueError | None:
+        try:
+            require_picture(record, annotations)
+            read_record(record)
+        except (OSError, ValueError) as error:
+            return error
+        return None
+
+    with ThreadPoolExecutor(os.cpu_count()) as threads, Progress("pictures", len(records), unit="image") as progress:
+        for error in threads.map(read, records):
+            progress.step()
+            yield error
