@@ -202,7 +202,7 @@ def test_a_state_from_before_a_setting_existed_goes_on(config):
     path = config.work_dir / STATE_FILE
     state = load_training_state(path)
     fingerprint = json.loads(state["fingerprint"])
-    del fingerprint["model"]["per_sample"], fingerprint["freeze_stem"]
+    del fingerprint["model"]["per_sample"], fingerprint["model"]["propagation"], fingerprint["freeze_stem"]
     save_training_state(path, state | {"fingerprint": json.dumps(fingerprint)})
     assert len(fit(dataclasses.replace(config, eval_every=1, resume="auto"))) == 2
 

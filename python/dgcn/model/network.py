@@ -101,6 +101,7 @@ class DGCN(nn.Module):
                 lift_channels=config.lift_channels,
                 non_local=config.non_local,
                 dynamic=config.graph == "dynamic",
+                propagation=config.propagation,
                 semantics=config.semantics,
                 aggregate=config.aggregate,
                 eval_graph=config.eval_graph,
