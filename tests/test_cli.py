@@ -132,13 +132,14 @@ def test_train_flags_have_the_defaults_of_the_configuration(tmp_path) -> None:
 
 
 def test_every_train_flag_reaches_the_configuration(tmp_path) -> None:
-    flags = """--workers 0 --backbone mobilenetv1_075 --levels F8 F16 --graph soft --gamma 1 --semantics mask
+    flags = """--propagation eq4 --graph-file graph.json
+        --workers 0 --backbone mobilenetv1_075 --levels F8 F16 --graph soft --gamma 1 --semantics mask
         --aggregate target --eval-graph soft --no-non-local --lift-channels 32 --init-trunk a.npz --resume auto
         --init-checkpoint b.safetensors --pretrained --size 129 --scale-range 0.5 1.5 --epochs 2 --batch-size 3
         --optimizer adamw --learning-rate 0.1 --backbone-lr-factor 0.2 --momentum 0.3 --weight-decay 0.4
         --warmup-steps 5 --freeze-epochs 6 --clip-norm 7 --ema 0.8 --amp --alpha 1 --theta 3 --beta 4 --delta 5
         --scale 6 --regression laplace --smooth-l1-beta 1 --eval-every 9 --long-edge 257 --save-seconds 10
-        --device cpu --seed 11 --deterministic --per-sample --freeze-stem --propagation eq4"""
+        --device cpu --seed 11 --deterministic --per-sample --freeze-stem"""
     default = build_config(build_parser().parse_args([*required(tmp_path), "--device", "cuda"]))
     config = build_config(build_parser().parse_args([*required(tmp_path), *flags.split()]))
     for old, new in ((default, config), (default.model, config.model), (default.loss, config.loss)):

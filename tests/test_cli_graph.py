@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import logging
 import sys
 from pathlib import Path
 
@@ -40,13 +41,14 @@ def annotations(tmp_path) -> Path:
     return path
 
 
-def test_graphs_of_a_data_set(annotations, tmp_path, capsys) -> None:
+def test_graphs_of_a_data_set(annotations, tmp_path, caplog) -> None:
     pytest.importorskip("matplotlib")
     out = tmp_path / "out"
     names = {"distances", "identity", "hand", "soft_gamma_0.5", "soft_gamma_2", "adjacency", "edges"}
     flags = ["--gamma", "0.5", "2", "--adjacency-samples", "2", "--seed", "7"]
-    assert run("graph", "--annotations", annotations, "-o", out, *flags) == 0
-    assert capsys.readouterr().err == ""
+    with caplog.at_level(logging.INFO):
+        assert run("graph", "--annotations", annotations, "-o", out, *flags) == 0
+    assert not [record for record in caplog.records if record.name.startswith("fontTools")]
     assert {path.name for path in out.iterdir()} == {
         "graph.json",
         *(f"{name}{suffix}" for name in names for suffix in (".pdf", ".png")),
@@ -67,7 +69,8 @@ def test_graphs_of_a_data_set(annotations, tmp_path, capsys) -> None:
 
     from dgcn.data.coco_format import read_ground_truth
 
-    distances = distance_matrix(*measurements(read_ground_truth(annotations, 17), annotations))
+    (record,) = read_ground_truth(annotations, 17)
+    distances = distance_matrix(*measurements(record.persons, annotations))
     np.testing.assert_allclose(read_distances(out / "graph.json", COCO), distances, rtol=1e-5)
     adjacencies = graph["adjacencies"]
     np.testing.assert_array_equal(adjacencies["identity"], np.eye(17))

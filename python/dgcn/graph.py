@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .records import ImageRecord
+from .records import Annotation
 from .skeleton import COCO, Skeleton
 
 _ASSETS = Path(__file__).parent / "assets"
@@ -29,12 +29,12 @@ SCALE = "square root of the person's area; where that is 0, of width times heigh
 """s_n of Eq. 5, `Annotation.scale`, in words."""
 
 
-def measurements(records: Iterable[ImageRecord], source: object) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """What `distance_matrix` takes of a data set: everybody who has keypoints and a size.
+def measurements(persons: Iterable[Annotation], source: object) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """What `distance_matrix` takes of a data set: everybody who has a size.
 
     Args:
-        records: the pictures.
-        source: what to call them in the message of an error.
+        persons: with keypoints, such as `ImageRecord.persons`.
+        source: what the data set is called in the message of an error.
 
     Returns:
         keypoints [P, K, 2] px, visibility [P, K] and `Annotation.scale` [P] px.
@@ -42,14 +42,14 @@ def measurements(records: Iterable[ImageRecord], source: object) -> tuple[np.nda
     Raises:
         ValueError: there is nobody.
     """
-    persons = [person for record in records for person in record.persons if person.scale > 0]
-    if not persons:
+    measured = [person for person in persons if person.scale > 0]
+    if not measured:
         raise ValueError(
             f"{source} must have a person with keypoints and with an area or a box above 0: distances of keypoints are"
             " measured in units of it (Eq. 5), got none"
         )
-    keypoints = np.array([person.keypoints for person in persons])
-    return keypoints[..., :2], keypoints[..., 2], np.array([person.scale for person in persons])
+    keypoints = np.array([person.keypoints for person in measured])
+    return keypoints[..., :2], keypoints[..., 2], np.array([person.scale for person in measured])
 
 
 def persons_per_pair(visibility: np.ndarray) -> np.ndarray:

@@ -24,8 +24,8 @@ COMMANDS = {
     "predict": "find people in pictures: overlays and COCO-format JSON",
     "eval": "measure a checkpoint on a COCO keypoint set",
     "train": "train a model on a COCO keypoint set",
-    "graph": "write the graphs of a data set or of a checkpoint as JSON and figures",
     "check": "report on this installation and test that it works",
+    "graph": "write the graphs of a data set or of a checkpoint as JSON and figures",
 }
 
 

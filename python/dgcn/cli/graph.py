@@ -124,7 +124,8 @@ def graphs_of_data(records: Sequence[ImageRecord], skeleton: Skeleton, source: P
     """M_d of the persons (Eq. 5), and A_s for every γ (Eq. 6)."""
     from ..graph import SCALE, distance_matrix, measurements, persons_per_pair, soft_adjacency
 
-    keypoints_xy, visibility, scale = measurements(records, source)
+    persons = [person for record in records for person in record.persons]
+    keypoints_xy, visibility, scale = measurements(persons, source)
     distances = distance_matrix(keypoints_xy, visibility, scale)
     adjacencies = fixed_adjacencies(skeleton)
     for value in gammas:
