@@ -123,7 +123,7 @@ def test_a_graph_without_edges(tmp_path) -> None:
     assert figures.keys() == {"identity", "hand", *learned, "adjacency", "edges"}
 
 
-@pytest.mark.parametrize("skeleton", [COCO, HAND])
+@pytest.mark.parametrize("skeleton", [COCO, HAND], ids=lambda skeleton: skeleton.name)
 def test_names_are_whole_and_apart(skeleton) -> None:
     pytest.importorskip("matplotlib")
     from matplotlib import rc_context

@@ -42,7 +42,7 @@ ADJACENCY = PowerNorm(0.5, 0, 1)  # most entries of A_s are below 0.1
 ADJACENCY_LABEL = "$A_{ij}$ (square-root scale)"
 CELL = 0.24  # edge of a matrix's cell that has a name
 LETTER = 0.065  # width of a letter at 8 points
-POSE = 5.0  # longer side of the reference pose
+POSE = 5.0  # longer side of the reference pose, if it has no more than 50 keypoints
 PANELS = 4  # at most side by side in one figure
 
 
@@ -110,7 +110,7 @@ def matrix_figure(names: Sequence[str], title: str, matrix: np.ndarray, norm: No
     cell = min(CELL, 12 / len(names))
     figure = Figure(figsize=(cell * len(names) + 2.6, cell * len(names) + 1.8), layout="constrained")
     axes = figure.add_subplot(title=title)
-    draw_matrix(axes, matrix, norm)
+    draw_matrix(axes, matrix, norm, cell)
     name_cells(axes, names, cell)
     has_more = bool((matrix[np.isfinite(matrix)] > norm.vmax).any())
     bar = figure.colorbar(axes.images[0], label=label, extend="max" if has_more else "neither", shrink=0.8)
@@ -130,7 +130,7 @@ def panels_figure(names: Sequence[str], panels: Sequence[tuple[str, np.ndarray]]
             axes.set_axis_off()
             continue
         title, matrix = panels[number]
-        draw_matrix(axes, matrix, ADJACENCY)
+        draw_matrix(axes, matrix, ADJACENCY, cell)
         axes.set_title(title)
         name_cells(axes, names, cell, rows=number % columns == 0, columns=number // columns == rows - 1)
     bar = figure.colorbar(ScalarMappable(ADJACENCY, CELLS), ax=grid, label=ADJACENCY_LABEL, aspect=30)
@@ -144,13 +144,13 @@ def arrangement(count: int) -> tuple[int, int]:
     return rows, -(-count // rows)
 
 
-def draw_matrix(axes: Axes, matrix: np.ndarray, norm: Normalize) -> None:
-    """The cells of `matrix`, with white lines between them."""
+def draw_matrix(axes: Axes, matrix: np.ndarray, norm: Normalize, cell: float) -> None:
+    """The cells of `matrix`, of the edge `cell`, with white lines between them."""
     axes.imshow(np.ma.masked_invalid(matrix), cmap=CELLS, norm=norm, interpolation="nearest")
     borders = np.arange(1, len(matrix)) - 0.5
     axes.set_xticks(borders, minor=True)
     axes.set_yticks(borders, minor=True)
-    axes.grid(which="minor", color="white", linewidth=0.4)
+    axes.grid(which="minor", color="white", linewidth=2 * cell)
     axes.tick_params(which="both", length=0)
     axes.spines[:].set_visible(False)
 
@@ -232,22 +232,23 @@ def place(skeleton: Skeleton) -> tuple[np.ndarray, np.ndarray]:
     pushed apart until edges between them can be told apart. The names stand in two columns beside it."""
     pose = skeleton.upright_pose * (1, -1)
     count = len(pose)
+    size = max(POSE, 0.1 * count)
     turn = np.arange(count)
-    points = (pose - pose.mean(axis=0)) * (POSE / max(np.ptp(pose, axis=0).max(), 1e-9))
+    points = (pose - pose.mean(axis=0)) * (size / max(np.ptp(pose, axis=0).max(), 1e-9))
     points += 1e-6 * np.column_stack([np.cos(turn), np.sin(turn)])  # so that points in one place part, too
-    points = push_apart(points, POSE * min(0.065, 0.4 / np.sqrt(count)))
+    points = push_apart(points, size * min(0.065, 0.4 / np.sqrt(count)))
     points[:, 0] -= points[:, 0].mean()
     labels = np.empty_like(points)
     left, right = np.split(np.argsort(points[:, 0], kind="stable"), [count // 2])
     for members, x in ((left, points[:, 0].min() - 0.4), (right, points[:, 0].max() + 0.4)):
         depth = abs(points[members, 0] - x)
         y = points[members, 1] + 0.2 * depth  # lines with a slope pass over the keypoints between them and their name
-        labels[members] = np.column_stack([np.full(len(members), x), push_apart(y[:, None], 0.19)[:, 0]])
+        labels[members] = np.column_stack([np.full(len(members), x), keep_apart(y, 0.19)])
     return points, labels
 
 
 def push_apart(points: np.ndarray, gap: float) -> np.ndarray:
-    """`points` [K, D] moved as little as it takes that none is closer than `gap` to another, or nearly so."""
+    """`points` [K, 2], those closer than `gap` moved away from each other until 99 % of it is kept, or 300 times."""
     for _ in range(300):
         apart = points[:, None] - points
         distance = np.linalg.norm(apart, axis=2)
@@ -257,6 +258,18 @@ def push_apart(points: np.ndarray, gap: float) -> np.ndarray:
             break
         points = points + ((missing / np.maximum(distance, 1e-9))[..., None] * apart).sum(axis=1) / 2
     return points
+
+
+def keep_apart(heights: np.ndarray, gap: float) -> np.ndarray:
+    """`heights` [K] moved up and down until none is closer than `gap` to another, in the same order."""
+    order = np.argsort(heights, kind="stable")
+    room = gap * np.arange(len(heights))
+    wanted = heights[order] - room
+    # Only upwards, and only downwards: both keep the gaps, and so does their mean.
+    moved = (np.maximum.accumulate(wanted) + np.minimum.accumulate(wanted[::-1])[::-1]) / 2
+    placed = np.empty_like(heights)
+    placed[order] = moved + room
+    return placed
 
 
 def readable(name: str) -> str:
