@@ -32,12 +32,16 @@ _LARGEST_SEED = 2**63 - 1
 
 
 class GraphConv(AdjacencyModule):
-    """Graph convolution over keypoint channels, ReLU(X W' S + b), with its parameters and its graph (Eq. 7, 8).
+    """Graph convolution over keypoint channels, ReLU(X W' S + b), with its parameters and its graph (Eq. 4, 7, 8).
 
     Args:
         adjacency: A [K, K] in [0, 1]; kept as a buffer, in the ``state_dict``.
         dynamic: draw a new graph A_d ~ Bernoulli(A) in each training forward (Eq. 7); False uses A as it is, always.
-        semantics, aggregate: as in :func:`dgcn_ext.functional.graph_conv`.
+        propagation: "eq8": S is the softmax over each row of W_d ⊙ A; "eq4": S is Ã = D^-½ A D^-½, D the sums of A's
+            rows. Eq. 4 is of static graphs: it needs ``dynamic=False``, and has no W_d (``edge_weight`` is None). A is
+            taken as it is: an edge from a node to itself is its 1 on the diagonal.
+        semantics: of "eq8", as in :func:`dgcn_ext.functional.graph_conv`.
+        aggregate: as there.
         eval_graph: what a dynamic graph is frozen to in ``eval()``: "ones" (the paper) or "soft", A itself.
         per_sample: draw one graph per image rather than one for the batch.
         device, dtype: of the parameters and the buffer, as in ``torch.nn``.
@@ -49,12 +53,14 @@ class GraphConv(AdjacencyModule):
     """
 
     graph_conv = staticmethod(reference.graph_conv)
+    edge_weight: nn.Parameter | None  # None: Eq. 4
 
     def __init__(
         self,
         adjacency: Tensor,
         *,
         dynamic: bool = True,
+        propagation: str = "eq8",
         semantics: str = "literal",
         aggregate: str = "source",
         eval_graph: str = "ones",
@@ -64,6 +70,9 @@ class GraphConv(AdjacencyModule):
     ) -> None:
         super().__init__(adjacency, device=device, dtype=dtype)
         check_flag("dynamic", dynamic)
+        check_option("propagation", propagation, ("eq8", "eq4"))
+        if propagation == "eq4" and dynamic:
+            raise ValueError("dynamic must be False with propagation='eq4', which is of static graphs, got True")
         check_option("semantics", semantics, ("literal", "mask"))
         check_option("aggregate", aggregate, ("source", "target"))
         check_option("eval_graph", eval_graph, ("ones", "soft"))
@@ -76,7 +85,8 @@ class GraphConv(AdjacencyModule):
         num_nodes = len(adjacency)
         self.weight = nn.Parameter(torch.empty(num_nodes, num_nodes, device=device, dtype=dtype))
         self.bias = nn.Parameter(torch.empty(num_nodes, device=device, dtype=dtype))
-        self.edge_weight = nn.Parameter(torch.empty(num_nodes, num_nodes, device=device, dtype=dtype))
+        edge_weight = nn.Parameter(torch.empty(num_nodes, num_nodes, device=device, dtype=dtype))
+        self.register_parameter("edge_weight", edge_weight if propagation == "eq8" else None)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -91,6 +101,8 @@ class GraphConv(AdjacencyModule):
         nn.init.uniform_(self.weight, -bound, bound)
         if self.bias is not None:  # users may take it away, as from nn.Conv2d
             nn.init.uniform_(self.bias, -bound, bound)
+        if self.edge_weight is None:
+            return
         with torch.no_grad():  # with functions that DTensor implements
             diagonal = torch.full_like(self.edge_weight[0], math.log(num_nodes - 1) if num_nodes > 1 else 0.0)
             self.edge_weight.copy_(torch.diag_embed(diagonal))
@@ -105,6 +117,9 @@ class GraphConv(AdjacencyModule):
         """
         _check_features(x, "K", len(self.adjacency))
         self.check_adjacency_is_loaded()
+        if self.edge_weight is None:
+            bias = None if self.bias is None else self.bias.to(x.dtype)
+            return conv2d(x, self._matrix().to(x.dtype)[:, :, None, None], bias).relu()
         drawn = self.dynamic and self.training
         return self.graph_conv(
             x,
@@ -122,6 +137,17 @@ class GraphConv(AdjacencyModule):
         """The graph [K, K] where none is drawn: A of a static graph, and what ``eval_graph`` names of a dynamic one."""
         return torch.ones_like(self.adjacency) if self.dynamic and self.eval_graph == "ones" else self.adjacency
 
+    def mixing(self) -> Tensor:
+        """S [K, K] where no graph is drawn: β(W_d ⊙ A) of Eq. 8 over ``frozen_adjacency()``, or Ã of Eq. 4."""
+        if self.edge_weight is None:
+            return reference.normalized_adjacency(self.adjacency)
+        return reference.edge_softmax(self.edge_weight, self.frozen_adjacency(), self.semantics)
+
+    def _matrix(self) -> Tensor:
+        """W and S as the one matrix of a 1×1 convolution."""
+        mixing = self.mixing()
+        return (mixing.T if self.aggregate == "source" else mixing) @ self.weight
+
     @torch.no_grad()
     def fold(self) -> nn.Sequential:
         """The 1×1 convolution and ReLU that this layer is while its graph is frozen: W and S in one matrix.
@@ -136,11 +162,10 @@ class GraphConv(AdjacencyModule):
         num_nodes = len(self.adjacency)
         x = torch.arange(num_nodes * 4, dtype=torch.float64, device=self.adjacency.device).sin().view(1, -1, 2, 2)
         expected = exact(x)  # before the parameters are read: pruning and weight norm recompute them in the call
-        mixing = reference.edge_softmax(exact.edge_weight, exact.frozen_adjacency(), self.semantics)
-        weight = (mixing.T if self.aggregate == "source" else mixing) @ exact.weight
+        weight = exact._matrix()
         if not computes_the_same(expected, conv2d(x, weight[:, :, None, None], exact.bias).relu()):
             raise ValueError("a hook of the graph convolution changes its output: remove it before fold()")
-        like: dict[str, Any] = {"device": self.edge_weight.device, "dtype": self.edge_weight.dtype}
+        like: dict[str, Any] = {"device": self.weight.device, "dtype": self.weight.dtype}
         conv = skip_init(nn.Conv2d, num_nodes, num_nodes, 1, bias=exact.bias is not None, **like)
         conv.weight.copy_(weight[:, :, None, None])
         if conv.bias is not None:
@@ -149,7 +174,8 @@ class GraphConv(AdjacencyModule):
 
     def extra_repr(self) -> str:
         graph = f"eval_graph={self.eval_graph!r}, per_sample={self.per_sample}" if self.dynamic else "dynamic=False"
-        return f"{len(self.adjacency)}, semantics={self.semantics!r}, aggregate={self.aggregate!r}, {graph}"
+        rule = "propagation='eq4'" if self.edge_weight is None else f"semantics={self.semantics!r}"
+        return f"{len(self.adjacency)}, {rule}, aggregate={self.aggregate!r}, {graph}"
 
 
 class _FoldedGraphConv(nn.Sequential):
@@ -244,7 +270,7 @@ class DGCM(nn.Module):
         adjacency: A [K, K] in [0, 1], as in :class:`GraphConv`.
         lift_channels: width of the lifted features; at least 2 with ``non_local``.
         non_local: whether the non-local layer is there.
-        dynamic, semantics, aggregate, eval_graph, per_sample: as in :class:`GraphConv`.
+        dynamic, propagation, semantics, aggregate, eval_graph, per_sample: as in :class:`GraphConv`.
         device, dtype: of the parameters and buffers, as in ``torch.nn``.
 
     In training the seed of each graph comes from torch's default generator for the device of x, so
@@ -265,6 +291,7 @@ class DGCM(nn.Module):
         lift_channels: int = 256,
         non_local: bool = True,
         dynamic: bool = True,
+        propagation: str = "eq8",
         semantics: str = "literal",
         aggregate: str = "source",
         eval_graph: str = "ones",
@@ -280,6 +307,7 @@ class DGCM(nn.Module):
         graph_conv = self.graph_layer(
             adjacency,
             dynamic=dynamic,
+            propagation=propagation,
             semantics=semantics,
             aggregate=aggregate,
             eval_graph=eval_graph,

@@ -133,7 +133,8 @@ def test_train_flags_have_the_defaults_of_the_configuration(tmp_path) -> None:
 
 
 def test_every_train_flag_reaches_the_configuration(tmp_path) -> None:
-    flags = """--workers 0 --backbone mobilenetv1_075 --levels F8 F16 --graph soft --gamma 1 --semantics mask
+    flags = """--propagation eq4 --graph-file graph.json
+        --workers 0 --backbone mobilenetv1_075 --levels F8 F16 --graph soft --gamma 1 --semantics mask
         --aggregate target --eval-graph soft --no-non-local --lift-channels 32 --init-trunk a.npz --resume auto
         --init-checkpoint b.safetensors --pretrained --size 129 --scale-range 0.5 1.5 --epochs 2 --batch-size 3
         --optimizer adamw --learning-rate 0.1 --backbone-lr-factor 0.2 --momentum 0.3 --weight-decay 0.4
@@ -167,7 +168,7 @@ def test_the_shipped_model_is_that_of_its_recipe(tmp_path) -> None:
     start = ["--recipe", "mobilenet-second", "--init-checkpoint", "a.safetensors"]
     settings = json.loads(build_config(build_parser().parse_args([*required(tmp_path), *start])).fingerprint())
     paths = {"train_images", "train_annotations", "val_images", "val_annotations", "init_checkpoint", "init_trunk"}
-    trained["model"] = {"per_sample": False, **trained["model"]}
+    trained["model"] = {"per_sample": False, "propagation": "eq8", **trained["model"]}
     assert {name: settings[name] for name in trained.keys() - paths} == {
         name: trained[name] for name in trained.keys() - paths
     }

@@ -180,30 +180,11 @@ def test_batch(coco):
     np.testing.assert_array_equal(targets.node_confidence[16][1], alone.node_confidence[16])
 
 
-def test_persons_for_the_distance_matrix(coco):
-    document = content()
-    document["annotations"][0]["area"] = 0  # unknown: the box has to do
-    document["annotations"][4].update(area=0, bbox=[0, 0, 0, 5])  # without any size: cannot be measured
-    xy, visibility, scale = dataset(coco(document)).persons()
-    assert xy.shape == (2, 17, 2)
-    assert visibility.shape == (2, 17)
-    np.testing.assert_allclose(scale, np.sqrt([2000, 400]))
-
-
-def test_nobody_has_a_size(coco):
-    document = content()
-    for entry in document["annotations"]:
-        entry.update(area=0, bbox=[0, 0, 0, 0])
-    with pytest.raises(ValueError, match=r"coco\.json must give at least one person .* an area or a box above 0"):
-        dataset(coco(document)).persons()
-
-
 def test_real_pictures(data_dir):
     root = data_dir / "coco320"
     data = dataset((root / "images" / "val", root / "annotations" / "person_keypoints_val.json"))
     assert len(data) == 250
-    xy, visibility, scale = data.persons()
-    assert len(xy) == len(visibility) == len(scale) == 683
+    assert sum(len(record.persons) for record in data.records) == 683
     for index in range(20):
         targets = data.collate([data[index]])["targets"]
         assert (targets.pif_confidence == 1).any()

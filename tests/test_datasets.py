@@ -135,7 +135,7 @@ def test_crowdpose_numbers_its_limbs_like_coco(data_dir) -> None:
     ("names", "fields", "options", "message"),
     [
         (None, {}, {}, r"the file: keypoints must be named, by its category or by `keypoints`, got no names"),
-        (MARKERS, {}, {}, r"the file must have annotated persons, or a skeleton must be given"),
+        (MARKERS, {}, {}, r"the file must have a person with keypoints .*, got none, and no skeleton is given"),
         (MARKERS, {"skeleton": [[0, 1]]}, {}, r"skeleton of its category must be .* in 1\.\.5, got \[0, 1\]"),
         (MARKERS, {"skeleton": [[1, 6]]}, {}, r"in 1\.\.5, got \[1, 6\]"),
         (MARKERS, {"skeleton": [[2, 2]]}, {}, r"pairs of different keypoints in 1\.\.5, got \[2, 2\]"),

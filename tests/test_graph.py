@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import gzip
+import json
 import math
 
 import numpy as np
 import pytest
 import torch
 
+from dgcn.data.coco_format import read_ground_truth
 from dgcn.graph import (
     coco_distances,
     distance_matrix,
     hand_crafted_adjacency,
     identity_adjacency,
+    known_distances,
+    measurements,
     ones_adjacency,
+    read_distances,
     soft_adjacency,
     strongest_edges,
 )
-from dgcn.skeleton import COCO
+from dgcn.records import Annotation
+from dgcn.skeleton import COCO, Skeleton
 
 
 def random_persons(seed, persons=40, keypoints=6):
@@ -164,8 +171,89 @@ def test_coco_distances_are_plausible():
     np.testing.assert_allclose(soft_adjacency(distances).sum(dim=1), 2, rtol=1e-5)
 
 
-def test_coco_distances_are_what_the_coco_persons_give(data_dir):
-    persons = np.load(data_dir / "coco_train2017_person_keypoints.npz")
-    scale = np.sqrt(persons["bbox_wh"].astype(np.float64).prod(axis=1))
-    distances = distance_matrix(persons["keypoints_xy"], persons["visibility"], scale)
-    np.testing.assert_allclose(coco_distances(), distances, atol=5.1e-5)
+def test_who_is_measured_and_in_which_unit():
+    seen = np.column_stack([np.arange(34.0).reshape(17, 2), np.full(17, 2)])
+    persons = [
+        Annotation(seen, (0, 0, 10, 50), 900.0),
+        Annotation(seen, (0, 0, 40, 50), 0.0),  # unknown: the box has to do
+        Annotation(seen, (0, 0, 0, 5), 0.0),  # without any size: cannot be measured
+    ]
+    xy, visibility, scale = measurements(persons, "a.json")
+    np.testing.assert_array_equal(xy, [seen[:, :2]] * 2)
+    np.testing.assert_array_equal(visibility, np.full((2, 17), 2))
+    np.testing.assert_allclose(scale, [30, np.sqrt(2000)])
+    with pytest.raises(ValueError, match=r"a\.json must have a person .* with an area or a box above 0"):
+        measurements(persons[2:], "a.json")
+
+
+@pytest.mark.parametrize(
+    ("document", "message"),
+    [
+        ("{", "is not a JSON file"),
+        ([1], r"must have the entries 'keypoints' and 'distances' of a graph\.json, got list"),
+        ({"keypoints": ["a", "b"]}, r"must have the entries .*, got \['keypoints'\]"),
+        (
+            {"keypoints": ["b", "a"], "distances": [[0, 1], [1, 0]]},
+            r"of the skeleton 'two', \['a', 'b'\], got \['b', 'a'\]",
+        ),
+        ({"keypoints": ["a", "b"], "distances": [[0, 1]]}, "distances must be 2 rows of 2 numbers of at least 0"),
+        ({"keypoints": ["a", "b"], "distances": [[0, -1], [-1, 0]]}, "distances must be 2 rows"),
+        ({"keypoints": ["a", "b"], "distances": [[0, "far"], [1, 0]]}, "distances must be 2 rows"),
+        ({"keypoints": ["a", "b"], "distances": 3}, "distances must be 2 rows"),
+    ],
+)
+def test_files_of_other_graphs_are_refused(document, message, tmp_path):
+    path = tmp_path / "graph.json"
+    path.write_text(document if isinstance(document, str) else json.dumps(document))
+    with pytest.raises(ValueError, match=message) as error:
+        read_distances(path, skeleton("two", ["a", "b"]))
+    assert str(error.value).startswith(str(path))
+
+
+def skeleton(name, keypoints):
+    count = len(keypoints)
+    return Skeleton(
+        name=name,
+        keypoints=tuple(keypoints),
+        limbs=(),
+        sigmas=(0.1,) * count,
+        flip=tuple(range(count)),
+        upright_pose=np.zeros((count, 2)),
+    )
+
+
+def check_shipped(names, persons):
+    """What ships for keypoints of these names is Eq. 5 of these persons, to the digits it is written with."""
+    distances = distance_matrix(*measurements(persons, "persons"))
+    np.testing.assert_allclose(known_distances(skeleton("any", names)), distances, rtol=1e-5)
+
+
+def test_no_distances_are_known_of_other_keypoints():
+    assert known_distances(skeleton("other", ["nose", "tail"])) is None
+
+
+def test_coco_distances_are_those_of_the_coco_persons(data_dir):
+    """Whose areas are not in the file, so that their boxes have to do."""
+    file = np.load(data_dir / "coco_train2017_person_keypoints.npz")
+    keypoints = np.dstack([file["keypoints_xy"], file["visibility"]])
+    sizes = file["bbox_wh"].astype(np.float64).tolist()
+    check_shipped(COCO.keypoints, [Annotation(k, (0, 0, w, h), 0) for k, (w, h) in zip(keypoints, sizes, strict=True)])
+
+
+def test_crowdpose_distances_are_those_of_its_validation_persons(data_dir):
+    content = gzip.decompress((data_dir / "fixtures" / "crowdpose" / "crowdpose_val.json.gz").read_bytes())
+    document = json.loads(content)
+    records = read_ground_truth(document, 14)
+    check_shipped(document["categories"][0]["keypoints"], [person for each in records for person in each.persons])
+
+
+def test_mpii_distances_are_those_of_its_validation_persons(data_dir):
+    """A joint that nobody marked is at (0, 0); the file's scale is MPII's, enlarged by 1.25."""
+    h5py = pytest.importorskip("h5py")
+    with h5py.File(data_dir / "fixtures" / "mpii" / "mpii_valid.h5") as file:
+        joints, scale = file["part"][:], 200 * file["scale"][:] / 1.25
+    keypoints = np.dstack([joints, (joints != 0).any(axis=2)])
+    right = [f"right_{joint}" for joint in ("ankle", "knee", "hip", "wrist", "elbow", "shoulder")]
+    left = [name.replace("right", "left") for name in right]
+    names = [*right[:3], *left[2::-1], "pelvis", "thorax", "upper_neck", "head_top", *right[3:], *left[:2:-1]]
+    check_shipped(names, [Annotation(k, (0, 0, s, s), s * s) for k, s in zip(keypoints, scale.tolist(), strict=True)])

@@ -148,11 +148,24 @@ def test_fused_and_plain_modules_share_a_state_dict_and_agree():
 
 
 def test_configuration_survives_json():
-    config = ModelConfig(backbone="mobilenetv1_075", levels=(8, 16), graph="hand", gamma=1.5, non_local=False)
+    options = {"non_local": False, "propagation": "eq4"}
+    config = ModelConfig(backbone="mobilenetv1_075", levels=(8, 16), graph="hand", gamma=1.5, **options)
     restored = ModelConfig.from_dict(json.loads(json.dumps(config.to_dict())))
     assert restored == config
     model = build_from_config(restored)
-    model.load_state_dict(build_model("mobilenetv1_075", ("F8", "F16"), "hand", non_local=False).state_dict())
+    model.load_state_dict(build_model("mobilenetv1_075", ("F8", "F16"), "hand", **options).state_dict())
+
+
+def test_the_first_row_of_table_1_is_a_convolution_alone():
+    """GCN-A_I: Eq. 4 with A = I, in which Ã = I, so that K² parameters a module fewer are left."""
+    torch.manual_seed(0)
+    model = build_model("mobilenetv1_075", graph="identity", propagation="eq4").eval()
+    assert count(build_model("mobilenetv1_075", graph="identity")) - count(model) == 2 * 17**2
+    layer = model.pif_stream.dgcms["16"].graph_conv
+    nodes = torch.randn(1, 17, 3, 3)
+    torch.testing.assert_close(
+        layer(nodes), torch.nn.functional.conv2d(nodes, layer.weight[:, :, None, None], layer.bias).relu()
+    )
 
 
 def test_a_skeleton_of_ones_own():
@@ -211,6 +224,7 @@ def test_images_of_the_wrong_shape_are_refused(shape):
         ({"lift_channels": 1}, "lift_channels must be at least 2, got 1"),
         ({"lift_channels": 0, "non_local": False}, "lift_channels must be at least 1, got 0"),
         ({"non_local": "no"}, "non_local must be True or False, got 'no'"),
+        ({"propagation": "eq4"}, "propagation must be 'eq8' with the graph 'dynamic', got 'eq4'"),
         ({"semantics": "soft"}, r"semantics must be one of \('literal', 'mask'\), got 'soft'"),
         ({"eval_graph": "mask"}, r"eval_graph must be one of \('ones', 'soft'\), got 'mask'"),
         ({"levels": [16]}, r"levels must be a tuple of strides, got \[16\]"),

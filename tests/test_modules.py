@@ -26,6 +26,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "per_sample": True,
     },
     "static": {"dynamic": False},
+    "Eq. 4": {"dynamic": False, "propagation": "eq4"},
     "without non-local": {"non_local": False},
 }
 
@@ -176,6 +177,29 @@ def test_graph_of_inference(device: torch.device, options: dict[str, Any], froze
     torch.testing.assert_close(result, fused(x))
 
 
+def test_equation_4_has_no_edge_weight_and_is_its_formula(device: torch.device) -> None:
+    """Against loops over the nodes, with a graph that is not symmetric and a node without any edge."""
+    adjacency = soft_adjacency(5).where(torch.tensor([1, 1, 0, 1, 1])[:, None] == 1, 0.0)
+    x = torch.randn(2, 5, 3, 4, dtype=torch.float64, device=device)
+    for aggregate in ("source", "target"):
+        options: dict[str, Any] = {"dynamic": False, "propagation": "eq4", "aggregate": aggregate}
+        layer = GraphConv(adjacency, **options, dtype=torch.float64).to(device)
+        assert set(layer.state_dict()) == {"weight", "bias", "adjacency"}
+        degree = adjacency.double().sum(dim=1).tolist()
+        transformed = torch.einsum("oi,bihw->bohw", layer.weight, x)
+        expected = layer.bias[:, None, None].expand(2, 5, 3, 4).clone()
+        for i in range(5):
+            for j in range(5):
+                if degree[i] and degree[j]:
+                    weight = adjacency[i, j].item() / math.sqrt(degree[i] * degree[j])
+                    source, target = (i, j) if aggregate == "source" else (j, i)
+                    expected[:, target] += weight * transformed[:, source]
+        torch.testing.assert_close(layer(x), expected.relu())
+        torch.testing.assert_close(layer(x, seed=3), layer(x))
+    alone = GraphConv(torch.eye(5), **options, dtype=torch.float64).to(device)
+    torch.testing.assert_close(alone.mixing(), torch.eye(5, dtype=torch.float64, device=device))
+
+
 def test_a_static_graph_ignores_the_generator(device: torch.device) -> None:
     fused = make_pair(device, dynamic=False)[1]
     torch.manual_seed(0)
@@ -220,10 +244,18 @@ def test_fold(device: torch.device, options: dict[str, Any], module_type: type[D
 # ---- Compilation, autocast, other places ----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("module_type", "training"), [(DGCM, True), (DGCMFused, True), (DGCMFused, False)])
-def test_compile(device: torch.device, training: bool, module_type: type[DGCM]) -> None:
+@pytest.mark.parametrize(
+    ("module_type", "training", "options"),
+    [
+        (DGCM, True, {}),
+        (DGCMFused, True, {}),
+        (DGCMFused, False, {}),
+        (DGCMFused, True, {"dynamic": False, "propagation": "eq4"}),
+    ],
+)
+def test_compile(device: torch.device, training: bool, module_type: type[DGCM], options: dict[str, Any]) -> None:
     torch.compiler.reset()
-    module = make_pair(device)[module_type is DGCMFused].train(training)
+    module = make_pair(device, **options)[module_type is DGCMFused].train(training)
     x = features(device)
     expected = forward_backward(copy.deepcopy(module), x)
     compiled = torch.compile(module, fullgraph=True, backend="aot_eager")
@@ -280,6 +312,8 @@ def test_channels_last(device: torch.device) -> None:
         ({"adjacency": torch.ones(0, 0)}, ValueError, r"adjacency must have shape \[K, K\].*got \[0, 0\]"),
         ({"adjacency": torch.full((3, 3), 1.5)}, ValueError, r"adjacency must be in \[0, 1\], got values from 1.5"),
         ({"adjacency": torch.full((3, 3), torch.nan)}, ValueError, r"adjacency must be in \[0, 1\].*nan"),
+        ({"propagation": "eq5"}, ValueError, "propagation must be 'eq8' or 'eq4', got 'eq5'"),
+        ({"propagation": "eq4"}, ValueError, "dynamic must be False with propagation='eq4'"),
         ({"semantics": "soft"}, ValueError, "semantics must be 'literal' or 'mask', got 'soft'"),
         ({"aggregate": "mean"}, ValueError, "aggregate must be 'source' or 'target', got 'mean'"),
         ({"eval_graph": "zeros"}, ValueError, "eval_graph must be 'ones' or 'soft', got 'zeros'"),

@@ -283,9 +283,12 @@ def test_every_layer_sharded(module_type: type[DGCM]) -> None:
 # ---- Tracing, copies ------------------------------------------------------------------------------------------------
 
 
-@both
-def test_traces_exports_and_copies(module_type: type[DGCM]) -> None:
-    module, x = make(module_type).eval(), features()
+@pytest.mark.parametrize(
+    ("module_type", "options"),
+    [(DGCM, {}), (DGCMFused, {}), (DGCMFused, {"dynamic": False, "propagation": "eq4"})],
+)
+def test_traces_exports_and_copies(module_type: type[DGCM], options: dict[str, object]) -> None:
+    module, x = make(module_type, **options).eval(), features()
     expected = module(x)
     dynamic = {"x": {0: torch.export.Dim.AUTO, 2: torch.export.Dim.AUTO, 3: torch.export.Dim.AUTO}}
     for same in (
@@ -296,7 +299,7 @@ def test_traces_exports_and_copies(module_type: type[DGCM]) -> None:
         lambda x: functional_call(module, dict(module.named_parameters()), (x,)),
     ):
         torch.testing.assert_close(same(x), expected)
-    training = make(module_type)
+    training = make(module_type, **options)
     seed = torch.tensor(4)
     program = torch.export.export(training, (x,), {"seed": seed}).module()
     torch.testing.assert_close(program(x, seed=torch.tensor(9)), training(x, seed=9))

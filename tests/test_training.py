@@ -21,9 +21,11 @@ import torch
 from stick_figures import write_set
 
 from dgcn.data.loader import LoadingError
+from dgcn.graph import distance_matrix, measurements, soft_adjacency
 from dgcn.model.checkpoint import load_model, load_training_state, save_model, save_training_state
 from dgcn.model.config import ModelConfig
 from dgcn.model.network import build_model
+from dgcn.skeleton import COCO
 from dgcn.training import interrupt, loop
 from dgcn.training import run as run_module
 from dgcn.training.config import TrainConfig
@@ -202,7 +204,7 @@ def test_a_state_from_before_a_setting_existed_goes_on(config):
     path = config.work_dir / STATE_FILE
     state = load_training_state(path)
     fingerprint = json.loads(state["fingerprint"])
-    del fingerprint["model"]["per_sample"], fingerprint["freeze_stem"]
+    del fingerprint["model"]["per_sample"], fingerprint["model"]["propagation"], fingerprint["freeze_stem"]
     save_training_state(path, state | {"fingerprint": json.dumps(fingerprint)})
     assert len(fit(dataclasses.replace(config, eval_every=1, resume="auto"))) == 2
 
@@ -277,10 +279,21 @@ def test_a_frozen_stem_stays_frozen(config):
 
 def test_the_graph_is_that_of_the_training_persons(config):
     run = Run(config)
+    persons = [person for record in run.dataset.records for person in record.persons]
+    distances = distance_matrix(*measurements(persons, "people.json"))
     adjacency = run.state.model.pif_stream.dgcms["16"].graph_conv.adjacency
-    assert torch.equal(adjacency.diagonal(), torch.ones(17))
+    torch.testing.assert_close(adjacency, soft_adjacency(distances))
     nose_to_eye, nose_to_ankle = adjacency[0, 1], adjacency[0, 15]
     assert nose_to_eye > 10 * nose_to_ankle
+
+
+def test_the_graph_of_a_file(config, tmp_path):
+    distances = np.arange(17.0) + np.arange(17.0)[:, None]
+    path = tmp_path / "graph.json"
+    path.write_text(json.dumps({"keypoints": COCO.keypoints, "distances": distances.tolist()}))
+    run = Run(dataclasses.replace(config, graph_file=path))
+    adjacency = run.state.model.paf_stream.dgcms["16"].graph_conv.adjacency
+    torch.testing.assert_close(adjacency, soft_adjacency(distances))
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(config, monkeypatch):
@@ -468,6 +481,11 @@ def test_paths_may_be_strings(config):
         ({"model": "resnet50"}, "model must be a ModelConfig, got 'resnet50'"),
         ({"loss": None}, "loss must be a LossConfig, got None"),
         ({"init_checkpoint": "a.safetensors", "pretrained": True}, "init_checkpoint must be given without init_trunk"),
+        (
+            {"init_checkpoint": "a.safetensors", "graph_file": "graph.json"},
+            "init_checkpoint must be given without .* A",
+        ),
+        ({"graph_file": "graph.json", "model": ModelConfig(graph="hand")}, "graph_file needs the graph 'dynamic' or"),
         ({"batch_size": 9}, "batch_size must be at most the 8 training images, got 9"),
     ],
 )

@@ -132,6 +132,22 @@ def edge_softmax(edge_weight: Tensor, adjacency: Tensor, semantics: str = "liter
     return logits.masked_fill(~(present | isolated), -torch.inf).softmax(-1) * present
 
 
+def normalized_adjacency(adjacency: Tensor) -> Tensor:
+    """Ã = D^-½ A D^-½ (Eq. 4), D the diagonal matrix of the sums of A's rows.
+
+    A is taken as it is: no edge from a node to itself is added. Where a row of A is zero, row and column of Ã are, too.
+
+    Args:
+        adjacency: A [K, K], entries at least 0.
+
+    Returns:
+        Ã [K, K].
+    """
+    degree = adjacency.sum(-1)
+    scale = torch.where(degree > 0, degree, torch.inf).rsqrt()
+    return scale[:, None] * adjacency * scale
+
+
 @overridable
 def relu_affinity(a: Tensor, b: Tensor, g: Tensor) -> Tensor:
     """The non-local layer's aggregation y_i = Σ_j ReLU(a_i + b_j) g_j / N (Zhao et al. 2019), with its N×N matrix.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
@@ -48,7 +49,11 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
 
 
 def write_json(path: str | os.PathLike[str], document: Any) -> None:
-    """Write `document` as indented JSON, atomically. NaN and infinities raise ValueError: they are not JSON."""
+    """Write `document` as indented JSON, each list of numbers on a line, atomically.
+
+    NaN and infinities raise ValueError: they are not JSON."""
     text = json.dumps(document, indent=2, allow_nan=False) + "\n"
+    # The line break keeps this from matching within a string, where it would be written as \\n.
+    text = re.sub(r'\[\n\s*([^][{}"]+?)\n\s*\]', lambda found: f"[{' '.join(found[1].split())}]", text)
     with atomic_write(path) as file:
         file.write(text.encode())

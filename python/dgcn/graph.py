@@ -1,5 +1,8 @@
 """The graphs of the paper: distances between keypoints (Eq. 5) and the adjacency matrices made of them (Eq. 6, Fig. 3).
 
+M_d is measured in one way everywhere: `measurements` takes the persons of a data set and their scale s_n, and
+`distance_matrix` averages. Training, `dgcn graph` and the matrices that ship in assets/ all come from these two.
+
 Legend: P persons, K keypoints. Every adjacency is a float32 tensor [K, K] with entries in [0, 1] and 1 on the diagonal.
 """
 
@@ -8,16 +11,53 @@ from __future__ import annotations
 import itertools
 import json
 import math
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from .skeleton import Skeleton
+from .records import Annotation
+from .skeleton import COCO, Skeleton
 
-_COCO_DISTANCES = Path(__file__).parent / "assets" / "coco_distances.json"
+_ASSETS = Path(__file__).parent / "assets"
 _MIN_DISTANCE = 1e-6  # in units of the person's scale; keeps gamma / distance finite for keypoints that always coincide
+
+
+SCALE = (
+    "square root of the person's area (MPII: 200 times its scale); where that is 0, of width times height of its box"
+)
+"""s_n of Eq. 5, `Annotation.scale`, in words."""
+
+
+def measurements(persons: Iterable[Annotation], source: object) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """What `distance_matrix` takes of a data set: everybody who has a size.
+
+    Args:
+        persons: with keypoints, such as `ImageRecord.persons`.
+        source: what the data set is called in the message of an error.
+
+    Returns:
+        keypoints [P, K, 2] px, visibility [P, K] and `Annotation.scale` [P] px.
+
+    Raises:
+        ValueError: there is nobody.
+    """
+    measured = [person for person in persons if person.scale > 0]
+    if not measured:
+        raise ValueError(
+            f"{source} must have a person with keypoints and with an area or a box above 0: distances of keypoints are"
+            " measured in units of it (Eq. 5), got none"
+        )
+    keypoints = np.array([person.keypoints for person in measured])
+    return keypoints[..., :2], keypoints[..., 2], np.array([person.scale for person in measured])
+
+
+def persons_per_pair(visibility: np.ndarray) -> np.ndarray:
+    """Of `visibility` [P, K], int64 [K, K]: in how many persons both keypoints are annotated."""
+    seen = (np.asarray(visibility) > 0).astype(np.int64)
+    return seen.T @ seen
 
 
 def distance_matrix(keypoints_xy: np.ndarray, visibility: np.ndarray, scale: np.ndarray) -> np.ndarray:
@@ -26,7 +66,7 @@ def distance_matrix(keypoints_xy: np.ndarray, visibility: np.ndarray, scale: np.
     Args:
         keypoints_xy: [P, K, 2] pixels.
         visibility: [P, K], annotated where > 0.
-        scale: [P] pixels, the square root of the person's area (of its box where no area is known).
+        scale: s_n [P], pixels.
 
     Returns:
         float64 [K, K], symmetric, diagonal 0. The mean is over the persons in whom both keypoints are annotated. For a
@@ -54,7 +94,7 @@ def distance_matrix(keypoints_xy: np.ndarray, visibility: np.ndarray, scale: np.
     for i in range(xy.shape[1]):  # one row at a time: [P, K, K, 2] for all of COCO would be half a gigabyte
         distance = np.linalg.norm(normalized - normalized[:, i : i + 1], axis=-1)
         total[i] = (distance * (seen & seen[:, i : i + 1])).sum(axis=0)
-    together = seen.T.astype(np.float64) @ seen
+    together = persons_per_pair(seen)
     mean = np.divide(total, together, out=np.full_like(total, np.inf), where=together > 0)
     np.fill_diagonal(mean, 0)
     return mean
@@ -130,8 +170,52 @@ def strongest_edges(skeleton: Skeleton, distances: np.ndarray, gamma: float = 0.
     return sorted(pairs, key=key)
 
 
-def coco_distances() -> np.ndarray:
-    """Eq. 5 for the persons of COCO train2017, float64 [17, 17] in the order of `dgcn.skeleton.COCO`.
+def read_distances(path: str | Path, skeleton: Skeleton) -> np.ndarray:
+    """M_d of Eq. 5 from a `graph.json` of `dgcn graph`, float64 [K, K].
 
-    assets/coco_distances.json, which says where it comes from."""
-    return np.array(json.loads(_COCO_DISTANCES.read_text(encoding="utf-8"))["distances"])
+    Args:
+        path: the file.
+        skeleton: whose K keypoints the file must have, in the same order.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is not such a file, or of other keypoints.
+    """
+    try:
+        document = json.loads(Path(path).read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is not a JSON file: {error}") from error
+    if not isinstance(document, dict) or not {"keypoints", "distances"} <= document.keys():
+        found = list(document) if isinstance(document, dict) else type(document).__name__
+        raise ValueError(f"{path} must have the entries 'keypoints' and 'distances' of a graph.json, got {found}")
+    if document["keypoints"] != list(skeleton.keypoints):
+        raise ValueError(
+            f"{path} must be of the keypoints of the skeleton '{skeleton.name}', {list(skeleton.keypoints)}, got"
+            f" {document['keypoints']}"
+        )
+    count = skeleton.num_keypoints
+    try:  # null, which has no order, stands for a pair that is never annotated together
+        rows = [[math.inf if value is None else float(value) for value in row] for row in document["distances"]]
+        distances = np.array(rows, dtype=np.float64)
+    except (TypeError, ValueError):
+        distances = np.zeros(0)
+    if distances.shape != (count, count) or not (distances >= 0).all():
+        raise ValueError(f"{path}: distances must be {count} rows of {count} numbers of at least 0, or null")
+    return distances
+
+
+def known_distances(skeleton: Skeleton) -> np.ndarray | None:
+    """M_d of Eq. 5, float64 [K, K], where it ships with dgcn for keypoints of these names; else None.
+
+    The files assets/*_distances.json say where each comes from."""
+    for path in sorted(_ASSETS.glob("*_distances.json")):
+        if json.loads(path.read_bytes())["keypoints"] == list(skeleton.keypoints):
+            return read_distances(path, skeleton)
+    return None
+
+
+def coco_distances() -> np.ndarray:
+    """Eq. 5 for the persons of COCO train2017, float64 [17, 17] in the order of `dgcn.skeleton.COCO`."""
+    distances = known_distances(COCO)
+    assert distances is not None
+    return distances

@@ -57,7 +57,7 @@ class ImageRecord:
     category_id: of the persons, as in the file; the same for every picture of a set.
     size: (width, height) in pixels that the annotations were made for; None if the file does not say.
     upright: the annotations were made on the picture as its EXIF orientation says, as those of `dgcn predict` are.
-    crowd_index: CrowdPose's `crowdIndex`, from 0 (nobody overlaps) to 1; None in other data sets.
+    crowd_index: CrowdPose's `crowdIndex`, from 0 (nobody overlaps) to about 1; None in other data sets.
     """
 
     image_id: CocoId

@@ -26,6 +26,7 @@ COMMANDS = {
     "train": "train a model on a data set",
     "eval": "measure a checkpoint on a data set",
     "check": "report on this installation and test that it works",
+    "graph": "write the graphs of a data set or of a checkpoint as JSON and figures",
 }
 
 

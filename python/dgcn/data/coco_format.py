@@ -200,8 +200,8 @@ class _Reader:
 
     def crowd_index(self, image: Mapping[str, Any]) -> float | None:
         value = image.get("crowdIndex")
-        if value is not None and not (isinstance(value, int | float) and 0 <= value <= 1):
-            self.refuse(f"image {image['id']!r}", "crowdIndex", "from 0 to 1", value)
+        if value is not None and not (isinstance(value, int | float) and 0 <= value < math.inf):
+            self.refuse(f"image {image['id']!r}", "crowdIndex", "at least 0 and finite", value)
         return None if value is None else float(value)
 
     def of_category(self) -> tuple[Category, list[Mapping[str, Any]]]:

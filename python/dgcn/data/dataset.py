@@ -79,7 +79,6 @@ class KeypointDataset(Dataset[dict[str, Any]]):
         self.records = [record for record in records if record.persons]
         if not self.records:
             raise ValueError(f"{annotations} has no person with keypoints")
-        self.annotations = annotations
         self.transform = transform
         self.codec = codec
         self.node_strides = tuple(node_strides)
@@ -93,19 +92,6 @@ class KeypointDataset(Dataset[dict[str, Any]]):
     def set_epoch(self, epoch: int) -> None:
         """Draw the samples of this epoch (from 0) from now on, in every worker."""
         self._epoch.value = epoch
-
-    def persons(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Keypoints [P, K, 2] px, visibility [P, K] and scale [P] px of everybody annotated, for `distance_matrix`.
-
-        Raises ValueError where nobody has a size."""
-        persons = [person for record in self.records for person in record.persons if person.scale > 0]
-        if not persons:
-            raise ValueError(
-                f"{self.annotations} must give at least one person with keypoints an area or a box above 0: the graphs"
-                " 'dynamic' and 'soft' measure distances in units of it (Eq. 5), got 0 for all"
-            )
-        keypoints = np.array([person.keypoints for person in persons])
-        return keypoints[..., :2], keypoints[..., 2], np.array([person.scale for person in persons])
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         record = self.records[index]

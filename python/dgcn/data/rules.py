@@ -20,7 +20,7 @@ import numpy as np
 from scipy.sparse.csgraph import minimum_spanning_tree
 
 from ..checks import check_types
-from ..graph import distance_matrix
+from ..graph import distance_matrix, measurements
 from ..records import Annotation, Category, KeypointFile, Rule
 from ..skeleton import COCO, PRESETS, Skeleton, mirrored_words, words_of
 
@@ -149,14 +149,10 @@ class _Maker:
     def spanning_tree(self) -> tuple[tuple[int, int], ...]:
         """The edges of the minimum spanning tree of M_d over the persons; of several trees where some keypoints are
         never annotated together."""
-        persons = [person for person in self.persons if person.scale > 0]
-        if not persons:
-            raise ValueError(
-                f"{self.source} must have annotated persons, or a skeleton must be given: without either there are no"
-                " limbs"
-            )
-        keypoints = np.array([person.keypoints for person in persons])
-        distances = distance_matrix(keypoints[..., :2], keypoints[..., 2], np.array([p.scale for p in persons]))
+        try:
+            distances = distance_matrix(*measurements(self.persons, self.source))
+        except ValueError as error:
+            raise ValueError(f"{error}, and no skeleton is given") from error
         # 0 is no edge to SciPy, and joints may coincide.
         graph = np.where(np.isfinite(distances), distances + 1e-9, 0)
         tree = minimum_spanning_tree(np.triu(graph, 1)).tocoo()

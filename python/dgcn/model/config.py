@@ -27,6 +27,8 @@ class ModelConfig:
     """Adjacency: A_d, drawn from A_s at every step, A_s itself, the skeleton's A_h, the identity A_I, or all ones."""
     gamma: float = 0.5
     """γ of the soft adjacency A_s, Eq. 6."""
+    propagation: Literal["eq8", "eq4"] = "eq8"
+    """The softmax of Eq. 8 with learnable W_d, or the normalised adjacency of Eq. 4 for graphs that are not dynamic."""
     semantics: Literal["literal", "mask"] = "literal"
     """An absent edge has logit 0, as Eq. 8 is written, or -inf."""
     aggregate: Literal["source", "target"] = "source"
@@ -46,6 +48,8 @@ class ModelConfig:
         check_types(self)
         check_at_least(self, 0, "gamma")
         check_at_least(self, 2 if self.non_local else 1, "lift_channels")  # the non-local layer works on half of them
+        if self.propagation == "eq4" and self.graph == "dynamic":
+            raise ValueError("propagation must be 'eq8' with the graph 'dynamic', got 'eq4', which is of static graphs")
         if not isinstance(self.levels, tuple):
             raise TypeError(f"levels must be a tuple of strides, got {self.levels!r}")
         if not isinstance(self.skeleton, Skeleton):
@@ -63,7 +67,7 @@ class ModelConfig:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> ModelConfig:
         """Raises ValueError on entries this version does not know or misses, TypeError or ValueError on bad values."""
-        values = {"per_sample": False, **values}  # older checkpoints lack it
+        values = {"per_sample": False, "propagation": "eq8", **values}  # older checkpoints lack these
         names = set(cls.__dataclass_fields__)
         if unknown := set(values) - names:
             raise ValueError(f"model configuration has unknown entries {sorted(unknown)}; a newer dgcn wrote it")

@@ -11,8 +11,7 @@ from dgcn_ext import DGCM, DGCMFused
 from dgcn_ext.folding import inference_copy, merge_norms
 
 from ..codec import PAF_COMPONENTS, PIF_COMPONENTS, Output
-from ..graph import coco_distances, hand_crafted_adjacency, identity_adjacency, ones_adjacency, soft_adjacency
-from ..skeleton import COCO
+from ..graph import hand_crafted_adjacency, identity_adjacency, known_distances, ones_adjacency, soft_adjacency
 from .backbones import build_backbone
 from .config import Graph, ModelConfig
 
@@ -101,6 +100,7 @@ class DGCN(nn.Module):
                 lift_channels=config.lift_channels,
                 non_local=config.non_local,
                 dynamic=config.graph == "dynamic",
+                propagation=config.propagation,
                 semantics=config.semantics,
                 aggregate=config.aggregate,
                 eval_graph=config.eval_graph,
@@ -161,7 +161,7 @@ class DGCN(nn.Module):
 
 
 def graph_adjacency(config: ModelConfig, distances: Any | None = None) -> Tensor:
-    """A [K, K] for `config.graph`; `distances` is M_d of Eq. 5 (default: COCO's, for 'dynamic' and 'soft')."""
+    """A [K, K] for `config.graph`; 'dynamic' and 'soft' need M_d of Eq. 5, `distances` (default: `known_distances`)."""
     skeleton = config.skeleton
     if config.graph == "identity":
         return identity_adjacency(skeleton.num_keypoints)
@@ -170,11 +170,12 @@ def graph_adjacency(config: ModelConfig, distances: Any | None = None) -> Tensor
     if config.graph == "hand":
         return hand_crafted_adjacency(skeleton)
     if distances is None:
-        if skeleton.keypoints != COCO.keypoints:
-            raise ValueError(
-                f"distances (M_d of Eq. 5) must be given for the skeleton '{skeleton.name}'; only COCO's are known"
-            )
-        distances = coco_distances()
+        distances = known_distances(skeleton)
+    if distances is None:
+        raise ValueError(
+            f"distances (M_d of Eq. 5) must be given for the skeleton '{skeleton.name}'; COCO's, CrowdPose's and MPII's"
+            " are known"
+        )
     return soft_adjacency(distances, config.gamma)
 
 
@@ -196,7 +197,7 @@ def build_model(
         levels: feature maps with a DGCN head, among 'F4', 'F8', 'F16'; () is the PifPaf baseline.
         graph: 'dynamic', 'soft', 'hand', 'identity' or 'ones' (Figure 3).
         pretrained: whether timm fetches ImageNet weights for the backbone.
-        distances: M_d of Eq. 5 [K, K]; default: that of the COCO training persons.
+        distances: M_d of Eq. 5 [K, K]; default: that of COCO, CrowdPose or MPII for their keypoints.
         fused: `DGCMFused` with the compiled kernels, or the plain PyTorch `DGCM`; both share one `state_dict`.
         options: further fields of `ModelConfig`.
 

@@ -17,7 +17,7 @@ from ..sizes import check_size
 
 MAX_SEED = 2**32 - 1  # numpy's global generator takes no more
 _REQUIRED_PATHS = ("train_images", "train_annotations", "val_images", "val_annotations", "work_dir")
-_OPTIONAL_PATHS = ("init_trunk", "init_checkpoint")
+_OPTIONAL_PATHS = ("init_trunk", "init_checkpoint", "graph_file")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +74,9 @@ class TrainConfig:
     """.npz file of a trained trunk of mobilenetv1_075 or movenet_multipose to start from."""
     init_checkpoint: Path | None = None
     """dgcn checkpoint of the same model whose weights to start from."""
+    graph_file: Path | None = None
+    """graph.json of `dgcn graph` with the distances (Eq. 5) of which the graphs 'dynamic' and 'soft' are made; measured
+    on the training persons by default."""
     size: int = 641
     """Edge of the training crops in pixels, 16n+1."""
     scale_range: tuple[float, float] = (0.4, 2.0)
@@ -150,6 +153,9 @@ class TrainConfig:
         for name, is_given in (("init_trunk", self.init_trunk is not None), ("freeze_stem", self.freeze_stem)):
             if is_given and self.model.backbone not in OWN_BACKBONES:
                 raise ValueError(f"{name} needs the backbone {' or '.join(OWN_BACKBONES)}, got {self.model.backbone}")
+
+        if self.graph_file is not None and self.model.graph not in ("dynamic", "soft"):
+            raise ValueError(f"graph_file needs the graph 'dynamic' or 'soft', got {self.model.graph!r}")
 
     def transform(self) -> TrainTransform:
         """The augmentation."""

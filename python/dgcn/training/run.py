@@ -7,7 +7,7 @@ import copy
 import logging
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,7 @@ from ..data.dataset import KeypointDataset
 from ..data.images import check_record
 from ..data.loader import EpochBatches, open_batches, plan_workers
 from ..data.reader import read_records
-from ..graph import distance_matrix
+from ..graph import distance_matrix, measurements, read_distances
 from ..model.backbones import check_backbone
 from ..model.checkpoint import load_model
 from ..model.config import OWN_BACKBONES, ModelConfig
@@ -137,8 +137,10 @@ def load_initial(config: TrainConfig) -> DGCN | None:
     """The model of `init_checkpoint`. Raises ValueError unless it is the configured one, and the only start."""
     if config.init_checkpoint is None:
         return None
-    if config.pretrained or config.init_trunk is not None:
-        raise ValueError("init_checkpoint must be given without init_trunk and pretrained: it holds every weight")
+    if config.pretrained or config.init_trunk is not None or config.graph_file is not None:
+        raise ValueError(
+            "init_checkpoint must be given without init_trunk, pretrained and graph_file: it holds every weight and A"
+        )
     model, _ = load_model(config.init_checkpoint)
     if changes := list(differences(config.model.to_dict(), model.config.to_dict())):
         raise ValueError(
@@ -158,7 +160,7 @@ def build_initial(config: TrainConfig, dataset: KeypointDataset) -> DGCN:
             " or --freeze-epochs 0"
         )
     values = {name: getattr(config.model, name) for name in ModelConfig.__dataclass_fields__}
-    distances = distance_matrix(*dataset.persons()) if config.model.graph in ("dynamic", "soft") else None
+    distances = load_distances(config, dataset.records) if config.model.graph in ("dynamic", "soft") else None
     model = build_model(**values, pretrained=config.pretrained, distances=distances)
     if config.init_trunk is not None:
         images = torch.stack([dataset[i]["image"] for i in range(min(CALIBRATION_IMAGES, len(dataset)))])
@@ -167,6 +169,14 @@ def build_initial(config: TrainConfig, dataset: KeypointDataset) -> DGCN:
         except ValueError as error:
             raise ValueError(f"init_trunk must hold a trunk of {config.model.backbone}: {error}") from error
     return model
+
+
+def load_distances(config: TrainConfig, records: Sequence[ImageRecord]) -> np.ndarray:
+    """M_d of Eq. 5: that of `graph_file`, else that of the training persons."""
+    if config.graph_file is not None:
+        return read_distances(config.graph_file, config.model.skeleton)
+    persons = [person for record in records for person in record.persons]
+    return distance_matrix(*measurements(persons, config.train_annotations))
 
 
 def read_validation(config: TrainConfig) -> list[ImageRecord]:
