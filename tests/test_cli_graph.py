@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 import torch
 from cli_cases import run
+from keypoint_sets import HAND as HAND_NAMES
+from keypoint_sets import draw_set
 from oracle import coco_set, standing
 from PIL import Image
 
@@ -78,6 +80,19 @@ def test_graphs_of_a_data_set(annotations, tmp_path, caplog) -> None:
     np.testing.assert_allclose(adjacencies["soft_gamma_2"], soft_adjacency(distances, 2), rtol=1e-5)
     drawn = sample_adjacency(soft_adjacency(distances, 0.5), torch.tensor(7), 2)
     assert graph["samples"] == {"of": "soft_gamma_0.5", "seed": 7, "adjacencies": drawn.tolist()}
+
+
+def test_a_description_and_keypoints_of_ones_own(tmp_path, monkeypatch) -> None:
+    pytest.importorskip("matplotlib")
+    monkeypatch.setattr("dgcn.graph_figures.write_figures", lambda folder, figures: None)
+    draw_set(tmp_path, HAND_NAMES)
+    description = tmp_path / "hand.yaml"
+    description.write_text("train: {images: ., annotations: train.json}")
+    assert run("graph", "--data", description, "-o", tmp_path) == 0
+    graph = json.loads((tmp_path / "graph.json").read_text())
+    assert graph["keypoints"] == list(HAND_NAMES)
+    assert graph["source"] == str(tmp_path / "train.json")
+    assert len(graph["limbs"]) == len(HAND_NAMES) - 1  # no skeleton is given: a tree of M_d
 
 
 def test_graphs_of_a_checkpoint(tmp_path, monkeypatch) -> None:

@@ -51,7 +51,7 @@ def blocks(page: str, language: str) -> list[str]:
 def commands(page: str) -> list[list[str]]:
     """The `dgcn` commands of a page, as words."""
     lines = [line for block in blocks(page, "bash") for line in block.splitlines()]
-    return [shlex.split(line) for line in lines if line.startswith("dgcn ")]
+    return [shlex.split(line, comments=True) for line in lines if line.startswith("dgcn ")]
 
 
 @pytest.fixture

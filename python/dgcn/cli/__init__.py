@@ -23,10 +23,10 @@ COMMANDS = {
     "demo": "find the people in a photograph: the quickest way to see dgcn work",
     "predict": "find people in pictures: overlays and COCO-format JSON",
     "data": "check a data set, and draw samples of it",
+    "graph": "write the graphs of a data set or of a checkpoint as JSON and figures",
     "train": "train a model on a data set",
     "eval": "measure a checkpoint on a data set",
     "check": "report on this installation and test that it works",
-    "graph": "write the graphs of a data set or of a checkpoint as JSON and figures",
 }
 
 
