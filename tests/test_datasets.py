@@ -108,6 +108,33 @@ def test_flip_pairs_and_sigmas_follow_the_names() -> None:
     assert [ANIMAL[j] for i, j in enumerate(animal.flip) if i == ANIMAL.index("l_front_paw")] == ["r_front_paw"]
 
 
+@pytest.mark.parametrize(
+    ("names", "flip", "odd"),
+    [
+        (("snout", "leftear", "rightear", "tailbase"), (0, 2, 1, 3), ""),
+        (("front_left_paw", "front_right_paw", "eye_left.1", "eye_right.1"), (1, 0, 3, 2), ""),
+        (("眼_left", "眼_right", "рука_l", "рука_r", "鼻"), (1, 0, 3, 2, 4), ""),
+        (("眼_left", "耳_right"), (0, 1), "眼_left, 耳_right"),
+        (("l_eye", "L Eye", "r_eye"), (0, 1, 2), "l_eye, L Eye, r_eye"),  # which of two is the mirror image?
+        (("bright", "eclair"), (0, 1), ""),
+    ],
+)
+def test_left_and_right_are_found_wherever_names_tell_them(names, flip, odd) -> None:
+    limbs = ((1, 2),)
+    skeleton, rules = make_skeleton(named(names), "the file", SkeletonOptions(skeleton=limbs))
+    assert skeleton.flip == flip
+    missing = [rule.value for rule in rules if rule.name == "flip pairs" and rule.value.startswith("none for")]
+    assert missing == ([f"none for {odd}"] if odd else [])
+    if flip == tuple(range(len(names))):
+        assert any(rule.value == "none" and rule.is_assumed for rule in rules)
+
+
+def test_limbs_of_the_rule_are_their_own_mirror_image(tmp_path) -> None:
+    path = draw_set(tmp_path, ANIMAL)
+    skeleton, _ = skeleton_of(path)
+    assert len(skeleton.mirror_limbs()) == skeleton.num_limbs >= len(ANIMAL) - 1
+
+
 def test_what_is_given_comes_first(tmp_path) -> None:
     path = draw_set(tmp_path, MARKERS, category={"skeleton": [[1, 2]], "sigmas": [0.1] * 5})
     given = {"skeleton": ((1, 3), (3, 1), (2, 4)), "flip_idx": (1, 0, 2, 3, 4), "sigmas": (0.2,) * 5}
@@ -140,9 +167,17 @@ def test_crowdpose_numbers_its_limbs_like_coco(data_dir) -> None:
         (MARKERS, {"skeleton": [[1, 6]]}, {}, r"in 1\.\.5, got \[1, 6\]"),
         (MARKERS, {"skeleton": [[2, 2]]}, {}, r"pairs of different keypoints in 1\.\.5, got \[2, 2\]"),
         (MARKERS, {"skeleton": [[1.5, 2]]}, {}, r"got \[1\.5, 2\]"),
+        (MARKERS, {"skeleton": [[1, float("inf")]]}, {}, r"got \[1, inf\]"),
+        (MARKERS, {}, {"skeleton": ()}, r"skeleton must have at least one limb for the keypoints"),
+        (MARKERS, {"sigmas": [10**400] * 5}, {"skeleton": ((1, 2),)}, r"must be 5 positive numbers below"),
         (MARKERS, {"skeleton": {"a": "b"}}, {}, r"must be a list of pairs, got {'a': 'b'}"),
         (MARKERS, {"sigmas": [0.1] * 4}, {"skeleton": ((1, 2),)}, r"sigmas of its category must be 5 positive numbers"),
-        (MARKERS, {"sigmas": [0.1] * 4 + [0]}, {"skeleton": ((1, 2),)}, r"must be 5 positive numbers, got .*0\]"),
+        (
+            MARKERS,
+            {"sigmas": [0.1] * 4 + [0]},
+            {"skeleton": ((1, 2),)},
+            r"must be 5 positive numbers below 1e\+06, got .*0\]",
+        ),
         (MARKERS, {}, {"skeleton": ((1, 2),), "flip_idx": (1, 2, 0, 3, 4)}, r"flip_idx must pair up the 5 keypoints"),
         (MARKERS, {}, {"skeleton": ((1, 2),), "flip_idx": (0, 1)}, r"flip_idx must pair up .*got \[0, 1\]"),
         (MARKERS, {}, {"skeleton": ((1, 2),), "sigmas": (0.1, "x", 1, 1, 1)}, r"sigmas must be 5 positive numbers"),
@@ -177,7 +212,8 @@ def test_a_description_in_yaml_and_in_json(tmp_path) -> None:
         assert found.split("train") == Split(tmp_path / "data/train", tmp_path / "data/train.json")
         assert found.split("test").images == Path("/abs")
         assert found.reading == ReadOptions(format="coco", category="hand", keypoints=("a", "b"))
-        assert found.skeleton == SkeletonOptions(skeleton=((1, 2),), flip_idx=(1, 0), sigmas=(0.1, 0.2))
+        given = {"skeleton": ((1, 2),), "flip_idx": (1, 0), "sigmas": (0.1, 0.2)}
+        assert found.skeleton == SkeletonOptions(**given, source=str(tmp_path / name))
         with pytest.raises(ValueError, match=rf"{name} must have the split val, got \['test', 'train'\]"):
             found.split("val")
 
@@ -202,7 +238,7 @@ TRAIN = {"train": {"images": "a", "annotations": "b"}}
         (TRAIN | {"format": "yolo"}, r"format must be one of \('coco', 'crowdpose', 'mpii'\), got 'yolo'"),
         (TRAIN | {"category": 1.5}, r"category must be the name or the id of one, got 1\.5"),
         (TRAIN | {"keypoints": "nose"}, r"keypoints must be a list, got 'nose'"),
-        (TRAIN | {"keypoints": []}, r"keypoints must be different names, at least one, got \(\)"),
+        (TRAIN | {"keypoints": []}, r"keypoints must be different names of text, at least one, got \(\)"),
         (TRAIN | {"keypoints": ["a", "a"]}, r"keypoints must be different names"),
         (TRAIN | {"keypoints": ["a", 1]}, r"keypoints must be different names"),
         (TRAIN | {"skeleton": [1, 2]}, r"skeleton must be pairs of keypoints, counted from 1, got"),
@@ -289,7 +325,7 @@ def test_one_of_several_categories_is_chosen(tmp_path) -> None:
         found = read_keypoint_file(path, options=ReadOptions(category=category))
         assert found.category.keypoints == ("x", "y")
         assert sum(len(record.annotations) for record in found.records) == 1
-    with pytest.raises(ValueError, match=r"category must be one of \['thing', 'other'\], got 'x'"):
+    with pytest.raises(ValueError, match=r"category must be one of {5: 'thing', 6: 'other'}, got 'x'"):
         read_keypoint_file(path, options=ReadOptions(category="x"))
 
 
@@ -303,6 +339,40 @@ def test_keypoints_can_be_named_from_outside(tmp_path) -> None:
     assert found.category.keypoints == ("v", "w", "x", "y", "z")
     with pytest.raises(ValueError, match=r"keypoints of annotation 0 on image 0 must be 9 numbers"):
         read_keypoint_file(path, options=ReadOptions(keypoints=("v", "w", "x")))
+
+
+def test_names_in_another_order_are_no_other_names(tmp_path) -> None:
+    """Left and right would change places without a word."""
+    path = draw_set(tmp_path, MARKERS)
+    with pytest.raises(
+        ValueError, match=r"keypoints must be in the order of .*, \['a', 'b', 'c', 'd', 'e'\], got \['b'"
+    ):
+        read_keypoint_file(path, options=ReadOptions(keypoints=("b", "a", "c", "d", "e")))
+    found = read_keypoint_file(path, options=ReadOptions(keypoints=("v", "b", "c", "d", "e")))
+    assert str(found.rules[-1]) == "keypoints: v, b, c, d, e (given, in place of a, b, c, d, e)"
+
+
+def test_two_images_are_not_one_picture(tmp_path) -> None:
+    document = json.loads(draw_set(tmp_path, MARKERS, pictures=2).read_text())
+    for number, image in enumerate(document["images"]):
+        image["file_name"] = f"clip{number}/0.png"
+    path = tmp_path / "clips.json"
+    path.write_text(json.dumps(document))
+    with pytest.raises(ValueError, match=r"file_name of image 1 must be that of a picture of its own, .* of image 0"):
+        read_keypoint_file(path, tmp_path)
+
+
+def test_sizes_of_zero_are_those_of_the_keypoints(tmp_path) -> None:
+    document = json.loads(draw_set(tmp_path, MARKERS, pictures=1).read_text())
+    (entry,) = document["annotations"]
+    path = tmp_path / "zero.json"
+    for change in ({"area": 0}, {"bbox": [0, 0, 0, 0]}, {"bbox": [0, 0, 0, 0], "area": 0}):
+        path.write_text(json.dumps(document | {"annotations": [entry | change]}))
+        found = read_keypoint_file(path)
+        (person,) = found.records[0].annotations
+        assert person.box == pytest.approx(entry["bbox"])
+        assert person.area == pytest.approx(AREA_OF_BOX * entry["bbox"][2] * entry["bbox"][3])
+        assert {*change} <= {rule.name for rule in found.rules}
 
 
 def test_unreadable_pictures_are_fatal_or_left_out(tmp_path, caplog) -> None:
@@ -394,9 +464,11 @@ PERSON = {"image": "a.jpg", "joints": [[5, 5]] * 16, "joints_vis": [1] * 16, "ce
         ([PERSON | {"image": None}], r"person 0 must be an object with the name of its `image`"),
         ([PERSON | {"joints": [[1, 2]]}], r"person 0: joints must be numbers of shape \[16, 2\], got \[\[1, 2\]\]"),
         ([PERSON | {"joints_vis": "x"}], r"person 0: joints_vis must be numbers of shape \[16\], got 'x'"),
-        ([PERSON | {"scale": 0}], r"person 0: scale must be positive, got 0"),
-        ([PERSON | {"center": [1, float("nan")]}], r"person 0: center must be finite, got \[1\.0, nan\]"),
-        ([PERSON | {"joints": [[1, float("inf")]] * 16}], r"person 0: joints must be finite"),
+        ([PERSON | {"scale": 0}], r"person 0: scale must be positive and below .*, got 0\.0"),
+        ([PERSON | {"center": [1, float("nan")]}], r"person 0: center must be within 16777216 px, got \[1\.0, nan\]"),
+        ([PERSON | {"joints": [[1, float("inf")]] * 16}], r"person 0: joints must be within 16777216 px"),
+        ([PERSON | {"head_size": "abc"}], r"person 0: head_size must be numbers of shape \[\], got 'abc'"),
+        ([PERSON | {"scale": 10**400}], r"person 0: scale must be numbers of shape \[\], got 1000"),
     ],
 )
 def test_what_is_not_mpii_is_refused(tmp_path, content, message) -> None:
@@ -426,7 +498,7 @@ def test_damaged_files_of_mpii_are_refused(tmp_path) -> None:
 def test_mpii_is_checked_against_a_skeleton(tmp_path) -> None:
     path = tmp_path / "mpii.json"
     path.write_text(json.dumps([PERSON]))
-    (tmp_path / "a.jpg").touch()
+    cv2.imwrite(str(tmp_path / "a.jpg"), np.zeros((8, 8, 3), np.uint8))
     assert len(read_records(tmp_path, path, MPII)) == 1
     with pytest.raises(ValueError, match=r"must have the keypoints \['nose'.*, got \['right_ankle'"):
         read_records(tmp_path, path, COCO)

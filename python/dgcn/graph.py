@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from .records import Annotation
-from .skeleton import COCO, Skeleton
+from .skeleton import COCO, Skeleton, same_names
 
 _ASSETS = Path(__file__).parent / "assets"
 _MIN_DISTANCE = 1e-6  # in units of the person's scale; keeps gamma / distance finite for keypoints that always coincide
@@ -188,10 +188,12 @@ def read_distances(path: str | Path, skeleton: Skeleton) -> np.ndarray:
     if not isinstance(document, dict) or not {"keypoints", "distances"} <= document.keys():
         found = list(document) if isinstance(document, dict) else type(document).__name__
         raise ValueError(f"{path} must have the entries 'keypoints' and 'distances' of a graph.json, got {found}")
-    if document["keypoints"] != list(skeleton.keypoints):
+    names = document["keypoints"]
+    is_of_names = isinstance(names, list) and all(isinstance(name, str) for name in names)
+    if not is_of_names or not same_names(names, skeleton.keypoints):
         raise ValueError(
             f"{path} must be of the keypoints of the skeleton '{skeleton.name}', {list(skeleton.keypoints)}, got"
-            f" {document['keypoints']}"
+            f" {names}"
         )
     count = skeleton.num_keypoints
     try:  # null, which has no order, stands for a pair that is never annotated together
@@ -209,7 +211,7 @@ def known_distances(skeleton: Skeleton) -> np.ndarray | None:
 
     The files assets/*_distances.json say where each comes from."""
     for path in sorted(_ASSETS.glob("*_distances.json")):
-        if json.loads(path.read_bytes())["keypoints"] == list(skeleton.keypoints):
+        if same_names(json.loads(path.read_bytes())["keypoints"], skeleton.keypoints):
             return read_distances(path, skeleton)
     return None
 

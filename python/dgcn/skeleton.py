@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -14,15 +14,35 @@ _SIDES = {"left": "right", "right": "left", "l": "r", "r": "l"}
 
 def words_of(name: str) -> tuple[str, ...]:
     """The words of a keypoint's name in lower case: of left_hip, "Left Hip" and leftHip they are left and hip."""
-    return tuple(word.lower() for word in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+", name)) or (name,)
+    words: list[str] = []
+    for part in re.findall(r"[^\W\d_]+|\d+", name):
+        # Only ASCII letters tell where a word begins that follows another without a gap.
+        words += re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+", part) if part.isascii() and part.isalpha() else [part]
+    return tuple(word.lower() for word in words) or (name,)
 
 
-def mirrored_words(words: tuple[str, ...]) -> tuple[str, ...] | None:
-    """The words of the keypoint on the other side; None for a keypoint on neither."""
-    if words[0] in _SIDES:
-        return (_SIDES[words[0]], *words[1:])
-    if words[-1] in _SIDES:
-        return (*words[:-1], _SIDES[words[-1]])
+def same_names(names: Sequence[str], others: Sequence[str]) -> bool:
+    """Whether these are the same names in the same order, but for case and what stands between words."""
+    return [words_of(name) for name in names] == [words_of(name) for name in others]
+
+
+def mirrored_words(words: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
+    """What the keypoint on the other side may be called: with another side for a word, or for a word's end."""
+    for index, word in enumerate(words):
+        if word in _SIDES:
+            yield (*words[:index], _SIDES[word], *words[index + 1 :])
+    for index, word in enumerate(words):
+        for side in ("left", "right"):
+            for bare, other in ((word.removeprefix(side), "{side}{bare}"), (word.removesuffix(side), "{bare}{side}")):
+                if bare not in (word, ""):
+                    yield (*words[:index], other.format(side=_SIDES[side], bare=bare), *words[index + 1 :])
+
+
+def side_of(words: tuple[str, ...]) -> Literal["left", "right"] | None:
+    """The side that a keypoint's name tells, by a word or by the beginning of one: not by its end, as of "upright"."""
+    for word in words:
+        if word in _SIDES or word.startswith(("left", "right")):
+            return "left" if word.startswith("l") else "right"
     return None
 
 
@@ -80,12 +100,9 @@ class Skeleton:
 
     def side(self, keypoint: int) -> Literal["left", "right"] | None:
         """The side of the body that a keypoint is on: as its name says, else the first of two mirror images is left."""
-        words = words_of(self.keypoints[keypoint])
-        for word in (words[0], words[-1]):
-            if word in _SIDES:
-                return "left" if word.startswith("l") else "right"
         mirrored = self.flip[keypoint]
-        return None if mirrored == keypoint else "left" if keypoint < mirrored else "right"
+        told = side_of(words_of(self.keypoints[keypoint]))
+        return told or (None if mirrored == keypoint else "left" if keypoint < mirrored else "right")
 
     def mirror_limbs(self) -> list[tuple[int, bool]]:
         """For every limb the index of its mirror image, and whether that runs the other way.

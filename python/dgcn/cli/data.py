@@ -58,24 +58,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     from ..data.reader import read_errors
     from ..data.rules import log_rules, make_skeleton
     from ..predict.sheet import draw_sheet
+    from ..skeleton import same_names
 
     description = describe_data(args, "train")
     sheet = args.output / SHEET
-    check_outputs([sheet], [split.annotations for split in description.splits.values()])
     files = {name: description.read(name) for name in description.splits}
+    pictures = [record.path for file in files.values() for record in file.records]
+    check_outputs([sheet], [args.data, *(split.annotations for split in description.splits.values()), *pictures])
     first = "train" if "train" in files else next(iter(files))
     source = str(description.split(first).annotations)
     skeleton, rules = make_skeleton(files[first], source, description.skeleton)
-    log_rules([rule for file in files.values() for rule in file.rules])
-    log_rules(rules)
+    log_rules(dict.fromkeys([*(rule for file in files.values() for rule in file.rules), *rules]))
     bad = 0
     samples: list[ImageRecord] = []
     for name, file in files.items():
         annotations = description.split(name).annotations
-        if file.category.keypoints not in (None, skeleton.keypoints):
-            raise ValueError(
-                f"{annotations} must have the keypoints of {source}, got {list(file.category.keypoints or ())}"
-            )
+        if file.category.keypoints is not None and not same_names(file.category.keypoints, skeleton.keypoints):
+            raise ValueError(f"{annotations} must have the keypoints of {source}, got {list(file.category.keypoints)}")
         print(summary(name, file.records, skeleton))
         for record, error in zip(file.records, read_errors(file.records, annotations), strict=True):
             if error is None:
@@ -106,4 +105,16 @@ def summary(name: str, records: Sequence[ImageRecord], skeleton: Skeleton) -> st
         for index, keypoint in enumerate(skeleton.keypoints):
             visible, hidden = (np.count_nonzero(visibility[:, index] == v) for v in (2, 1))
             lines.append(f"  {keypoint:<{width}} {visible:>7} visible {hidden:>7} hidden")
+        outside = sum(count_outside(record) for record in records)
+        if outside:
+            lines.append(f"  {outside} annotated keypoints lie outside of their pictures, and will not be learned")
     return "\n".join(lines)
+
+
+def count_outside(record: ImageRecord) -> int:
+    """How many annotated keypoints lie outside of a picture whose size the file gives."""
+    if record.size is None:
+        return 0
+    width, height = record.size
+    points = [point for person in record.persons for point in person.keypoints.tolist()]
+    return sum(v > 0 and not (-0.5 <= x <= width and -0.5 <= y <= height) for x, y, v in points)

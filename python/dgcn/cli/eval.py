@@ -5,7 +5,7 @@ examples:
   dgcn eval --checkpoint runs/a/best.safetensors --images val2017 --annotations person_keypoints_val2017.json \\
       --json-output metrics.json --results results.json --bootstrap 1000 --per-keypoint
   dgcn eval --checkpoint runs/a/best.safetensors --images test2017 --annotations image_info_test-dev2017.json \\
-      --submit submission.zip
+      --split test --submit submission.zip
   dgcn eval --checkpoint runs/a/best.safetensors --data coco.yaml --tune tuned.safetensors
 
 metrics:
@@ -47,8 +47,8 @@ from .common import (
 
 if TYPE_CHECKING:
     from ..data.description import Split
+    from ..predict.predictor import Predictor
     from ..records import ImageRecord
-    from ..skeleton import Skeleton
 
 METRICS = ("coco", "crowdpose", "pckh", "mpii-ap")
 """The names of `dgcn.evaluation.metrics.EVALUATIONS`, which takes long to import; the first is the default."""
@@ -62,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--split",
         choices=("train", "val", "test"),
-        help="of --data (default: val, and train with --tune); a test set needs no annotations",
+        help="which of --data (default: val, and train with --tune); of a test set the file needs no annotations",
     )
     parser.add_argument("--skip-unreadable", action="store_true", help="leave out pictures that are missing or damaged")
     parser.add_argument("--metric", choices=METRICS, default=METRICS[0], help="what to measure (default: %(default)s)")
@@ -125,18 +125,26 @@ def refuse_unused_flags(parser: argparse.ArgumentParser, args: argparse.Namespac
             raise ValueError(f"{flag} {reason}, got {flag}{'' if isinstance(value, bool) else f' {value}'}")
 
 
-def read_split(args: argparse.Namespace, skeleton: Skeleton, default: str) -> tuple[Split, list[ImageRecord]]:
-    """The files of the split that the flags name, and what they hold of the keypoints of `skeleton`."""
+def read_split(args: argparse.Namespace, predictor: Predictor, default: str) -> tuple[Split, list[ImageRecord]]:
+    """The files of the split that the flags name, and what they hold of the model's keypoints."""
     from dataclasses import replace
 
     from ..data.reader import read_records
+    from ..data.rules import SkeletonOptions
 
     name = args.split or default
     description = describe_data(args, name)
     split = description.split(name)
     reading = replace(description.reading, skip_unreadable=args.skip_unreadable)
-    needs_annotations = name != "test"
-    records = read_records(split.images, split.annotations, skeleton, reading, needs_annotations=needs_annotations)
+    if replace(description.skeleton, source="") != SkeletonOptions():
+        warning = f"skeleton, flip_idx and sigmas of {args.data} are not used: those of the checkpoint are"
+        print(f"dgcn eval: warning: {warning}", file=sys.stderr)
+    has_annotations = name != "test"
+    skeleton = predictor.skeleton
+    records = read_records(split.images, split.annotations, skeleton, reading, needs_annotations=has_annotations)
+    if not has_annotations and not any(record.annotations for record in records):
+        category_id = predictor.category.category_id  # pictures alone do not tell which category is to be found
+        records = [replace(record, category_id=category_id) for record in records]
     return split, records
 
 
@@ -169,9 +177,11 @@ def evaluate(args: argparse.Namespace) -> int:
         raise ValueError(f"--submit must be a .zip file, got {args.submit}")
     predictor = load_predictor(args, args.batch_size)
     skeleton = predictor.skeleton
-    split, records = read_split(args, skeleton, "val")
+    split, records = read_split(args, predictor, "val")
     pictures = (record.path for record in records)
-    check_outputs((args.json_output, args.results, args.submit), (split.annotations, args.checkpoint, *pictures))
+    check_outputs(
+        (args.json_output, args.results, args.submit), (args.data, split.annotations, args.checkpoint, *pictures)
+    )
     measure = EVALUATIONS[args.metric]
     measure(records, [], skeleton)  # raises what the metric refuses before the network runs
     annotated = any(record.persons for record in records)
@@ -220,8 +230,8 @@ def tune(args: argparse.Namespace) -> int:
     outputs = checkpoint_files(args.tune, "--tune")
     checkpoint = args.checkpoint or DEFAULT_CHECKPOINT
     predictor = load_predictor(args)
-    split, records = read_split(args, predictor.skeleton, "train")
-    check_outputs(outputs, [split.annotations, checkpoint, *(record.path for record in records)])
+    split, records = read_split(args, predictor, "train")
+    check_outputs(outputs, [args.data, split.annotations, checkpoint, *(record.path for record in records)])
     annotated = [record for record in records if record.persons]
     if not annotated:
         raise ValueError(f"{split.annotations} has no person with keypoints to tune for")

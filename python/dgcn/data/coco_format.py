@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from ..records import Annotation, Category, CocoId, ImageRecord, KeypointFile, Rule
+from ..skeleton import same_names
 
 Annotations = str | os.PathLike[str] | Mapping[str, Any]
 """Path of a COCO keypoint JSON, or its content."""
@@ -174,16 +175,23 @@ class _Reader:
         machine, under the last part of these."""
         if folder is None:
             return [Path()] * len(images)
-        paths, shortened = [], 0
+        paths: list[Path] = []
+        owners: dict[Path, Any] = {}
+        shortened = 0
         for image in images:
             name = image.get("file_name")
             if not isinstance(name, str) or not name or "\0" in name:
                 self.refuse(f"image {image['id']!r}", "file_name", "the name of a file", name)
             path = Path(folder, name)
-            if not path.is_file():
+            exists = is_file(path)
+            if not exists:
                 last = Path(folder, PureWindowsPath(name).name)  # which splits at / and at \
-                if last.is_file():
-                    path, shortened = last, shortened + 1
+                if is_file(last):
+                    path, exists, shortened = last, True, shortened + 1
+            if exists and path in owners:
+                other = f"{path}, which is that of image {owners[path]!r}"
+                self.refuse(f"image {image['id']!r}", "file_name", "that of a picture of its own", other)
+            owners[path] = image["id"]
             paths.append(path)
         if shortened:
             self.note("file_name", "the last part of the path", f"{shortened} pictures lie nowhere else in {folder}")
@@ -220,8 +228,12 @@ class _Reader:
             sigmas=described.get("sigmas"),
         )
         mine = [entry for i, entry in zip(ids, entries, strict=True) if i == chosen]
+        if len(mine) < len(entries):
+            others = f"{len(entries) - len(mine)} annotations of other categories in {self.source} are not read"
+            self.note("category", category.name, others)
         if self.num_keypoints is None:
-            lengths = (np.size(entry["keypoints"]) // 3 for entry in mine if not _is_empty(entry.get("keypoints")))
+            given = (entry["keypoints"] for entry in mine if not _is_empty(entry.get("keypoints")))
+            lengths = (len(each) // (1 if isinstance(each[0], list | tuple) else 3) for each in given if is_list(each))
             self.num_keypoints = len(names) if names else next(lengths, 0)
         return category, mine
 
@@ -236,14 +248,16 @@ class _Reader:
         if self.category is not None:
             named = [i for i, entry in categories.items() if self.category in (i, entry.get("name"))]
             named = named or [i for i in categories if str(i) == str(self.category)]
+            with_names = [i for i in named if self.keypoint_names(categories[i])]
+            named = with_names or named  # Roboflow has a group of the same name, without keypoints
             if len(named) != 1:
-                known = reprlib.repr([entry.get("name", i) for i, entry in categories.items()])
+                known = reprlib.repr({i: entry.get("name") for i, entry in categories.items()})
                 raise ValueError(f"{self.source}: category must be one of {known}, got {self.category!r}")
             names = self.keypoint_names(categories[named[0]])
-            if self.wanted is not None and names is not None and names != self.wanted:
+            if names is not None and not self.has_keypoints(names):
                 raise ValueError(
-                    f"{self.source}: category {self.category!r} must have the keypoints {list(self.wanted)}, got"
-                    f" {list(names)}"
+                    f"{self.source}: category {self.category!r} must have the keypoints"
+                    f" {list(self.wanted or [self.num_keypoints])}, got {list(names)}"
                 )
             return named[0]
         names_of = {i: self.keypoint_names(entry) for i, entry in categories.items()}
@@ -297,7 +311,7 @@ class _Reader:
 
     def has_keypoints(self, names: tuple[str, ...]) -> bool:
         """Whether a category with keypoints of these names has those that are wanted."""
-        return self.num_keypoints in (None, len(names)) if self.wanted is None else names == self.wanted
+        return self.num_keypoints in (None, len(names)) if self.wanted is None else same_names(names, self.wanted)
 
     def annotations(self, entries: Sequence[Mapping[str, Any]]) -> list[Annotation]:
         """Entries of the list 'annotations', checked all together: one numpy call for each would take minutes."""
@@ -321,14 +335,16 @@ class _Reader:
         given = [entry.get("bbox") for entry in entries]
         absent = np.array([value is None or value == [] for value in given], dtype=bool)
         boxes = to_rows(given, (4,))
-        with_joints = absent & (keypoints[..., 2] > 0).any(axis=1)
+        has_joints = (keypoints[..., 2] > 0).any(axis=1)
+        with_joints = has_joints & (absent | (boxes[:, 2:] == 0).all(axis=1))
         boxes[with_joints] = _boxes_around(keypoints[with_joints])
         self.note_absent("bbox", "the box around the keypoints", with_joints)
         good = (abs(boxes) < LARGEST_COORDINATE).all(axis=1) & (boxes[:, 2:] >= 0).all(axis=1)
         check("bbox", good, f"x, y, width >= 0 and height >= 0, within {LARGEST_COORDINATE:.0f} px")
 
         given = [entry.get("area") for entry in entries]
-        absent = np.array([value is None for value in given], dtype=bool)
+        zero = np.array([value == 0 and not isinstance(value, str) for value in given], dtype=bool) & has_joints
+        absent = np.array([value is None for value in given], dtype=bool) | zero
         areas = np.where(absent, AREA_OF_BOX * (boxes[:, 2] * boxes[:, 3]), to_rows(given, ())[:, 0])
         self.note_absent("area", f"{AREA_OF_BOX} times that of the box", absent)
         check("area", (areas >= 0) & np.isfinite(areas), "at least 0 and finite")
@@ -347,7 +363,7 @@ class _Reader:
         """Add the rule that fills in a field where it is absent [annotations]."""
         if absent.any():
             self.note(
-                name, value, f"absent in {np.count_nonzero(absent)} of {len(absent)} annotations of {self.source}"
+                name, value, f"absent or 0 in {np.count_nonzero(absent)} of {len(absent)} annotations of {self.source}"
             )
 
     def refuse(self, entry: str, field: str, required: str, got: Any) -> NoReturn:
@@ -378,6 +394,18 @@ def _boxes_around(keypoints: np.ndarray) -> np.ndarray:
     low = np.where(seen, keypoints[..., :2], np.inf).min(axis=1, initial=np.inf)
     high = np.where(seen, keypoints[..., :2], -np.inf).max(axis=1, initial=-np.inf)
     return np.column_stack([low, high - low])
+
+
+def is_list(value: Any) -> bool:
+    return isinstance(value, list | tuple)
+
+
+def is_file(path: Path) -> bool:
+    """Whether there is such a file; False for a name that is too long for one."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
 
 
 def _is_empty(keypoints: Any) -> bool:

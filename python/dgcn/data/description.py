@@ -74,7 +74,7 @@ def read_description(path: Path) -> Description:
     """
     try:
         values = yaml.safe_load(path.read_bytes())
-    except (yaml.YAMLError, ValueError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not a YAML or JSON file: {' '.join(str(error).split())}") from error
     if not isinstance(values, Mapping):
         raise ValueError(f"{path} must be a description of a data set, with the fields {_FIELDS}, got {_short(values)}")
@@ -97,7 +97,7 @@ def read_description(path: Path) -> Description:
     if names is not None and (
         not names or len(set(map(str, names))) < len(names) or not all(isinstance(n, str) and n for n in names)
     ):
-        raise ValueError(f"{path}: keypoints must be different names, at least one, got {_short(names)}")
+        raise ValueError(f"{path}: keypoints must be different names of text, at least one, got {_short(names)}")
     if any(
         not isinstance(limb, list) or len(limb) != 2 or not all(map(is_number, limb))
         for limb in lists["skeleton"] or ()
@@ -114,7 +114,7 @@ def read_description(path: Path) -> Description:
         source=path,
         splits=splits,
         reading=ReadOptions(format=kind, category=category, keypoints=names),
-        skeleton=SkeletonOptions(**lists),
+        skeleton=SkeletonOptions(**lists, source=str(path)),
     )
 
 
@@ -125,7 +125,7 @@ def _split(path: Path, name: str, value: Any, root: Path) -> Split:
 
 
 def _text(path: Path, name: str, value: Any) -> str:
-    if not isinstance(value, str) or not value:
+    if not isinstance(value, str) or not value or "\0" in value:
         raise ValueError(f"{path}: {name} must be a path, got {_short(value)}")
     return value
 

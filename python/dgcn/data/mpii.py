@@ -11,7 +11,7 @@ of a record is its square, and the box is the square of that size around MPII's 
 from __future__ import annotations
 
 import reprlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,7 +19,7 @@ import numpy as np
 
 from ..records import Annotation, Category, ImageRecord, KeypointFile, Rule
 from ..skeleton import MPII
-from .coco_format import load_json
+from .coco_format import LARGEST_COORDINATE, load_json
 
 PIXELS_PER_SCALE = 200.0  # MPII's definition of `scale`: a person's height over 200 pixels
 H5_SCALE_FACTOR = 1.25  # by which the .h5 files enlarge `scale`, to crop pictures with a margin
@@ -93,28 +93,23 @@ def _read_h5(path: Path) -> list[_Person]:
             columns = {name: np.asarray(file[name]) for name in H5_ENTRIES if name in file}
     except OSError as error:
         raise ValueError(f"{path} is not an HDF5 file or is damaged: {error}") from error
-    count = len(columns.get("imgname", ()))
-    for name, shape in H5_ENTRIES.items():
+    for name in H5_ENTRIES:
         if name not in columns:
             raise ValueError(f"{path} must have the entries {sorted(H5_ENTRIES)} of MPII, got no {name}")
-        if name != "imgname" and columns[name].shape != (count, *shape):
-            raise ValueError(f"{path}: {name} must have shape {[count, *shape]}, got {list(columns[name].shape)}")
-    joints, scale = columns["part"].astype(float), columns["scale"] / H5_SCALE_FACTOR
-    center = columns["center"] - np.column_stack([np.zeros(count), H5_CENTER_SHIFT * scale])
-    annotated = (joints > 0).any(axis=2)  # a joint that nobody marked is (0, 0); `visible` tells hidden from seen
+    count = columns["imgname"].shape[0] if columns["imgname"].ndim else 0
+    numbers = {
+        name: _numbers(str(path), name, columns[name], (count, *shape))
+        for name, shape in H5_ENTRIES.items()
+        if name != "imgname"
+    }
+    scale = numbers["scale"] / H5_SCALE_FACTOR
+    center = numbers["center"] - np.column_stack([np.zeros(count), H5_CENTER_SHIFT * scale])
+    # A joint that nobody marked is (0, 0); `visible` tells hidden from seen.
+    visibility = np.where((numbers["part"] > 0).any(axis=2), np.where(numbers["visible"] > 0, 2, 1), 0)
+    persons = zip(columns["imgname"], numbers["part"], visibility, center, scale, numbers["normalize"], strict=True)
     return [
-        _Person(_text(name), *_checked(f"{path}: person {index}", *values))
-        for index, (name, *values) in enumerate(
-            zip(
-                columns["imgname"],
-                joints,
-                np.where(annotated, np.where(columns["visible"] > 0, 2, 1), 0),
-                center,
-                scale,
-                columns["normalize"],
-                strict=True,
-            )
-        )
+        _person(f"{path}: person {index}", _text(f"{path}: person {index}", image), *values)
+        for index, (image, *values) in enumerate(persons)
     ]
 
 
@@ -127,21 +122,14 @@ def _read_json(path: Path) -> list[_Person]:
         name = f"{path}: person {index}"
         if not isinstance(entry, Mapping) or not isinstance(entry.get("image"), str):
             raise ValueError(f"{name} must be an object with the name of its `image`, got {reprlib.repr(entry)}")
-        values = []
-        for field, shape in JSON_ENTRIES.items():
-            try:
-                value = np.array(entry.get(field), dtype=float)
-            except (TypeError, ValueError):
-                value = np.full(1, np.nan)
-            if value.shape != shape:
-                raise ValueError(
-                    f"{name}: {field} must be numbers of shape {list(shape)}, got {reprlib.repr(entry.get(field))}"
-                )
-            values.append(value)
-        joints, is_annotated, center, scale = values
+        values = {field: _numbers(name, field, entry.get(field), shape) for field, shape in JSON_ENTRIES.items()}
+        visibility = np.where(values["joints_vis"] > 0, 2, 0)
         head_size = entry.get("head_size")
-        visibility = np.where(is_annotated > 0, 2, 0)
-        persons.append(_Person(entry["image"], *_checked(name, joints, visibility, center, scale, head_size)))
+        if head_size is not None:
+            head_size = _numbers(name, "head_size", head_size, ())
+        persons.append(
+            _person(name, entry["image"], values["joints"], visibility, values["center"], values["scale"], head_size)
+        )
     return persons
 
 
@@ -163,16 +151,24 @@ def _read_mat(path: Path) -> list[_Person]:
             points = [point for holder in _structs(rect, "annopoints") for point in _structs(holder, "point")]
             if not points or not _structs(rect, "objpos"):
                 continue
-            joints, visibility = np.zeros((16, 2)), np.zeros(16)
-            for point in points:
-                joints[point.id] = point.x, point.y
-                # Absent or empty for the joints of the head, which are always seen.
-                visibility[point.id] = 1 if np.array_equal(getattr(point, "is_visible", 1), 0) else 2
-            head = np.array([rect.x2 - rect.x1, rect.y2 - rect.y1], dtype=float)
-            values = joints, visibility, np.array([rect.objpos.x, rect.objpos.y]), rect.scale
             name = f"{path}: person {number} of picture {index}"
-            head_size = HEAD_SIZE_FACTOR * float(np.linalg.norm(head))
-            persons.append(_Person(str(picture.image.name), *_checked(name, *values, head_size)))
+            try:
+                image, objpos = str(picture.image.name), [rect.objpos.x, rect.objpos.y]
+                head, scale = [rect.x2 - rect.x1, rect.y2 - rect.y1], rect.scale
+                # Absent or empty for the joints of the head, which are always seen.
+                marks = [(point.id, point.x, point.y, getattr(point, "is_visible", 1)) for point in points]
+            except (AttributeError, TypeError) as error:
+                raise ValueError(f"{name} must have MPII's fields, got {error}") from error
+            joints, visibility = np.zeros((16, 2)), np.zeros(16)
+            for joint, x, y, is_visible in marks:
+                if joint not in range(16):
+                    raise ValueError(f"{name}: id of a joint must be 0 to 15, got {joint!r}")
+                joints[joint] = _numbers(name, "joint", [x, y], (2,))
+                visibility[joint] = 1 if np.array_equal(is_visible, 0) else 2
+            head_size = HEAD_SIZE_FACTOR * np.linalg.norm(_numbers(name, "head box", head, (2,)))
+            center = _numbers(name, "objpos", objpos, (2,))
+            scale = _numbers(name, "scale", scale, ())
+            persons.append(_person(name, image, joints, visibility, center, scale, head_size))
     return persons
 
 
@@ -181,21 +177,36 @@ def _structs(parent: Any, name: str) -> list[Any]:
     return [each for each in np.atleast_1d(getattr(parent, name, [])) if hasattr(each, "_fieldnames")]
 
 
-def _checked(
-    name: str, joints: np.ndarray, visibility: np.ndarray, center: np.ndarray, scale: Any, head_size: Any
-) -> Iterator[Any]:
-    """The values, after `name`d errors for what is not finite or not positive."""
+def _numbers(name: str, field: str, value: Any, shape: tuple[int, ...]) -> np.ndarray:
+    """`value` as float64 of this shape; ValueError for anything else."""
+    try:
+        numbers = np.array(value, dtype=np.float64)
+    except (TypeError, ValueError, OverflowError):
+        numbers = np.zeros(0)
+    if numbers.shape != shape:
+        got = f"shape {list(value.shape)}" if isinstance(value, np.ndarray) else reprlib.repr(value)
+        raise ValueError(f"{name}: {field} must be numbers of shape {list(shape)}, got {got}")
+    return numbers
+
+
+def _person(
+    name: str, image: str, joints: np.ndarray, visibility: np.ndarray, center: np.ndarray, scale: Any, head_size: Any
+) -> _Person:
+    """The person, after errors for what is out of range."""
     for field, value in (("joints", joints[visibility > 0]), ("center", center)):
-        if not np.isfinite(value).all():
-            raise ValueError(f"{name}: {field} must be finite, got {np.asarray(value).tolist()}")
+        if not (abs(value) < LARGEST_COORDINATE).all():
+            required = f"within {LARGEST_COORDINATE:.0f} px"
+            raise ValueError(f"{name}: {field} must be {required}, got {reprlib.repr(np.asarray(value).tolist())}")
     for field, value in (("scale", scale), ("head size", head_size)):
-        if value is not None and not 0 < float(value) < np.inf:
-            raise ValueError(f"{name}: {field} must be positive, got {value}")
-    yield from (joints, visibility, center, float(scale), None if head_size is None else float(head_size))
+        if value is not None and not 0 < value < LARGEST_COORDINATE:
+            raise ValueError(f"{name}: {field} must be positive and below {LARGEST_COORDINATE:.0f}, got {float(value)}")
+    return _Person(image, joints, visibility, center, float(scale), None if head_size is None else float(head_size))
 
 
-def _text(name: bytes | str | Sequence[float] | np.ndarray) -> str:
+def _text(name: str, value: bytes | str | np.ndarray) -> str:
     """A file name: text, or, as some .h5 files have it, the codes of its letters."""
-    if isinstance(name, np.ndarray):
-        name = bytes(int(code) for code in name if code)
-    return name.decode() if isinstance(name, bytes) else str(name)
+    try:
+        raw = bytes(int(code) for code in value if code) if isinstance(value, np.ndarray) else value
+        return raw.decode() if isinstance(raw, bytes) else str(raw)
+    except ValueError as error:
+        raise ValueError(f"{name}: imgname must be text, got {error}") from error

@@ -12,10 +12,10 @@ from typing import Literal
 
 from ..checks import check_types
 from ..progress import Progress
-from ..records import CocoId, ImageRecord, KeypointFile
-from ..skeleton import Skeleton
+from ..records import CocoId, ImageRecord, KeypointFile, Rule
+from ..skeleton import Skeleton, same_names
 from .coco_format import read_coco
-from .images import read_record
+from .images import check_record, read_record
 from .mpii import is_mpii, read_mpii
 
 log = logging.getLogger(__name__)
@@ -76,11 +76,22 @@ def read_keypoint_file(
             needs_annotations=needs_annotations,
         )
     if renamed is not None:
-        found = replace(found, category=replace(found.category, keypoints=renamed))
-    if skeleton is not None and found.category.keypoints not in (None, skeleton.keypoints):
-        names = list(found.category.keypoints or ())
-        raise ValueError(f"{annotations} must have the keypoints {list(skeleton.keypoints)}, got {names}")
+        found = rename_keypoints(found, renamed, annotations)
+    names = found.category.keypoints
+    if skeleton is not None and names is not None and not same_names(names, skeleton.keypoints):
+        raise ValueError(f"{annotations} must have the keypoints {list(skeleton.keypoints)}, got {list(names)}")
     return found
+
+
+def rename_keypoints(file: KeypointFile, names: tuple[str, ...], annotations: Path) -> KeypointFile:
+    """`file` with other names of its keypoints. Raises ValueError where these are its own names in another order."""
+    own = file.category.keypoints
+    if own is not None and own != names and sorted(own) == sorted(names):
+        raise ValueError(f"keypoints must be in the order of {annotations}, {list(own)}, got {list(names)}")
+    rules = file.rules
+    if own is not None and own != names:
+        rules = (*rules, Rule("keypoints", ", ".join(names), f"given, in place of {', '.join(own)}"))
+    return replace(file, category=replace(file.category, keypoints=names), rules=rules)
 
 
 def read_records(
@@ -91,12 +102,12 @@ def read_records(
     *,
     needs_annotations: bool = True,
 ) -> list[ImageRecord]:
-    """The records of `read_keypoint_file`, whose pictures exist.
+    """The records of `read_keypoint_file`, whose pictures exist and have headers that can be read.
 
     With `options.skip_unreadable` every picture is read once, and those that cannot be are left out with a warning.
 
     Raises:
-        OSError, ValueError: as `read_keypoint_file`, or a picture is missing.
+        OSError, ValueError: as `read_keypoint_file`, or a picture is missing or no picture.
     """
     options = options or ReadOptions()
     file = read_keypoint_file(annotations, images, options, skeleton=skeleton, needs_annotations=needs_annotations)
@@ -106,6 +117,7 @@ def read_records(
         return select_readable(file.records, annotations)
     for record in file.records:
         require_picture(record, annotations)
+        check_record(record)
     return file.records
 
 

@@ -4,7 +4,7 @@ Each is the first that applies:
 
 - limbs: given, the category's `skeleton`, those of a known skeleton with the same keypoints, the minimum spanning tree
   of the mean distances M_d (Eq. 5)
-- mirror images: given, of a known skeleton, by the names: left and right, or l and r, at either end
+- mirror images: given, of a known skeleton, by the names: left and right, or l and r
 - sigmas: given, the category's `sigmas`, of a known skeleton, COCO's for joints of the same names, else assumed
 - upright pose: of a known skeleton, the median of the persons in units of their scale
 """
@@ -12,7 +12,8 @@ Each is the first that applies:
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+import reprlib
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,9 +23,12 @@ from scipy.sparse.csgraph import minimum_spanning_tree
 from ..checks import check_types
 from ..graph import distance_matrix, measurements
 from ..records import Annotation, Category, KeypointFile, Rule
-from ..skeleton import COCO, PRESETS, Skeleton, mirrored_words, words_of
+from ..skeleton import COCO, PRESETS, Skeleton, mirrored_words, same_names, side_of, words_of
 
 log = logging.getLogger(__name__)
+
+LARGEST_SIGMA = 1e6
+"""Far beyond any; larger ones overflow in OKS."""
 
 ASSUMED_SIGMA = 0.067
 """The mean of COCO's: what stands for an OKS sigma that nobody has measured."""
@@ -40,6 +44,8 @@ class SkeletonOptions:
     """For each keypoint the index, from 0, of its mirror image, as Ultralytics'."""
     sigmas: tuple[float, ...] | None = None
     """OKS sigma of each keypoint."""
+    source: str = ""
+    """The file that gives them, for messages."""
 
     def __post_init__(self) -> None:
         check_types(self)
@@ -61,9 +67,11 @@ def make_skeleton(file: KeypointFile, source: str, options: SkeletonOptions) -> 
         raise ValueError(f"{source}: keypoints must be named, by its category or by `keypoints`, got no names")
     preset = next((skeleton for skeleton in PRESETS if same_names(skeleton.keypoints, names)), None)
     persons = [person for record in file.records for person in record.persons]
-    maker = _Maker(names, file.category, preset, persons, source)
-    limbs = maker.limbs(options.skeleton)
+    maker = _Maker(names, file.category, preset, persons, source, f"{options.source}: " if options.source else "")
     flip = maker.flip(options.flip_idx)
+    limbs = maker.limbs(options.skeleton, flip)
+    if not limbs:
+        raise ValueError(f"{source}: skeleton must have at least one limb for the keypoints {list(names)}, got none")
     sigmas = maker.sigmas(options.sigmas)
     skeleton = Skeleton(
         name=preset.name if preset is not None else file.category.name,
@@ -76,15 +84,10 @@ def make_skeleton(file: KeypointFile, source: str, options: SkeletonOptions) -> 
     return skeleton, tuple(maker.rules)
 
 
-def log_rules(rules: Sequence[Rule]) -> None:
+def log_rules(rules: Iterable[Rule]) -> None:
     """A line for each rule; a warning where something was assumed."""
     for rule in rules:
         log.log(logging.WARNING if rule.is_assumed else logging.INFO, str(rule))
-
-
-def same_names(names: Sequence[str], others: Sequence[str]) -> bool:
-    """Whether these are the same names in the same order, but for case and what stands between words."""
-    return [words_of(name) for name in names] == [words_of(name) for name in others]
 
 
 class _Maker:
@@ -97,20 +100,22 @@ class _Maker:
         preset: Skeleton | None,
         persons: Sequence[Annotation],
         source: str,
+        options: str,
     ) -> None:
         self.names = names
         self.category = category
         self.preset = preset
         self.persons = persons
         self.source = source
+        self.options = options
         self.rules: list[Rule] = []
 
     def note(self, name: str, value: str, source: str, *, is_assumed: bool = False) -> None:
         self.rules.append(Rule(name, value, source, is_assumed))
 
-    def limbs(self, given: Any) -> tuple[tuple[int, int], ...]:
+    def limbs(self, given: Any, flip: Sequence[int]) -> tuple[tuple[int, int], ...]:
         if given is not None:
-            limbs = self.checked_limbs(given, "skeleton")
+            limbs = self.checked_limbs(given, f"{self.options}skeleton")
             self.note("limbs", self.named(limbs), "given as skeleton")
             return limbs
         if self.category.skeleton not in (None, [], ()):
@@ -127,8 +132,12 @@ class _Maker:
         if self.preset is not None:
             self.note("limbs", self.named(self.preset.limbs), reason)
             return self.preset.limbs
-        limbs = self.spanning_tree()
-        self.note("limbs", self.named(limbs), f"minimum spanning tree of the mean distances in {self.source}")
+        limbs = self.spanning_tree(flip)
+        self.note(
+            "limbs",
+            self.named(limbs),
+            f"minimum spanning tree of the mean distances in {self.source}, and its mirror image",
+        )
         return limbs
 
     def checked_limbs(self, limbs: Any, what: str) -> tuple[tuple[int, int], ...]:
@@ -146,17 +155,21 @@ class _Maker:
                 checked.append(pair)
         return tuple(checked)
 
-    def spanning_tree(self) -> tuple[tuple[int, int], ...]:
-        """The edges of the minimum spanning tree of M_d over the persons; of several trees where some keypoints are
-        never annotated together."""
+    def spanning_tree(self, flip: Sequence[int]) -> tuple[tuple[int, int], ...]:
+        """The edges of the minimum spanning tree of M_d over the persons, and the mirror images that it lacks; of
+        several trees where some keypoints are never annotated together."""
         try:
             distances = distance_matrix(*measurements(self.persons, self.source))
         except ValueError as error:
             raise ValueError(f"{error}, and no skeleton is given") from error
+        mirror = list(flip)
+        distances = distances + distances[mirror][:, mirror]  # so that left and right get the same limbs, by and large
         # 0 is no edge to SciPy, and joints may coincide.
         graph = np.where(np.isfinite(distances), distances + 1e-9, 0)
         tree = minimum_spanning_tree(np.triu(graph, 1)).tocoo()
-        return tuple(sorted(zip(tree.row.tolist(), tree.col.tolist(), strict=True)))
+        edges = list(zip(tree.row.tolist(), tree.col.tolist(), strict=True))
+        mirrored = [(min(flip[i], flip[j]), max(flip[i], flip[j])) for i, j in edges]
+        return tuple(sorted({*edges, *mirrored}))
 
     def flip(self, given: Any) -> tuple[int, ...]:
         count = len(self.names)
@@ -164,8 +177,8 @@ class _Maker:
             whole = isinstance(given, list | tuple) and all(is_whole(end) and 0 <= end < count for end in given)
             if not whole or len(given) != count or any(given[given[i]] != i for i in range(count)):
                 raise ValueError(
-                    f"flip_idx must pair up the {count} keypoints, counted from 0 (flip_idx[flip_idx[i]] == i), got"
-                    f" {list(given) if isinstance(given, list | tuple) else given!r}"
+                    f"{self.options}flip_idx must pair up the {count} keypoints, counted from 0"
+                    f" (flip_idx[flip_idx[i]] == i), got {list(given) if isinstance(given, list | tuple) else given!r}"
                 )
             flip = tuple(int(end) for end in given)
             self.note("flip pairs", self.paired(flip), "given as flip_idx")
@@ -173,29 +186,38 @@ class _Maker:
         if self.preset is not None:
             self.note("flip pairs", self.paired(self.preset.flip), f"of {self.preset.name}")
             return self.preset.flip
-        index_of = {words_of(name): index for index, name in enumerate(self.names)}
-        flip_list, odd = [], []
-        for index, name in enumerate(self.names):
-            mirrored = mirrored_words(words_of(name))
-            partner = index if mirrored is None else index_of.get(mirrored)
-            if partner is None:
-                odd.append(name)
-            flip_list.append(index if partner is None else partner)
-        if any(flip_list[partner] != index for index, partner in enumerate(flip_list)):
-            flip_list = list(range(count))  # names such as "l" and "left" of one joint
-        self.note("flip pairs", self.paired(tuple(flip_list)), "left and right by the names")
+        return self.flip_by_names()
+
+    def flip_by_names(self) -> tuple[int, ...]:
+        words = [words_of(name) for name in self.names]
+        index_of = {each: index for index, each in enumerate(words) if words.count(each) == 1}
+        flip, odd = list(range(len(words))), []
+        for index, each in enumerate(words):
+            partners = [index_of[other] for other in mirrored_words(each) if other in index_of and each in index_of]
+            # The partner must lead back, as it does not where a name tells two sides.
+            back = [p for p in partners if index in [index_of.get(other) for other in mirrored_words(words[p])]]
+            if back:
+                flip[index] = back[0]
+            elif side_of(each) is not None:
+                odd.append(self.names[index])
+        for index, partner in enumerate(flip):
+            if flip[partner] != index:
+                flip[index] = index
+                odd.append(self.names[index])
+        pairs = self.paired(flip)
+        is_bare = pairs == "none" and len(words) > 1
+        reason = (
+            "left and right by the names" if not is_bare else "no names of left and right: a mirrored one is the same"
+        )
+        self.note("flip pairs", pairs, reason, is_assumed=is_bare)
         if odd:
-            self.note(
-                "flip pairs",
-                f"none for {', '.join(odd)}",
-                "no keypoint has the name of the other side",
-                is_assumed=True,
-            )
-        return tuple(flip_list)
+            reason = "no keypoint has the name of the other side"
+            self.note("flip pairs", f"none for {', '.join(odd)}", reason, is_assumed=True)
+        return tuple(flip)
 
     def sigmas(self, given: Any) -> tuple[float, ...]:
         for sigmas, what, source in (
-            (given, "sigmas", "given as sigmas"),
+            (given, f"{self.options}sigmas", "given as sigmas"),
             (self.category.sigmas, f"{self.source}: sigmas of its category", f"of the category in {self.source}"),
         ):
             if sigmas is not None:
@@ -218,8 +240,10 @@ class _Maker:
     def checked_sigmas(self, sigmas: Any, what: str) -> tuple[float, ...]:
         count = len(self.names)
         good = isinstance(sigmas, list | tuple) and len(sigmas) == count
-        if not good or not all(is_number(sigma) and 0 < sigma < np.inf for sigma in sigmas):
-            raise ValueError(f"{what} must be {count} positive numbers, got {sigmas!r}")
+        if not good or not all(is_number(sigma) and 0 < sigma < LARGEST_SIGMA for sigma in sigmas):
+            raise ValueError(
+                f"{what} must be {count} positive numbers below {LARGEST_SIGMA:g}, got {reprlib.repr(sigmas)}"
+            )
         return tuple(float(sigma) for sigma in sigmas)
 
     def upright_pose(self) -> np.ndarray:
@@ -253,7 +277,7 @@ def is_number(value: Any) -> bool:
 
 
 def is_whole(value: Any) -> bool:
-    return is_number(value) and value == int(value)
+    return (isinstance(value, int) and not isinstance(value, bool)) or (isinstance(value, float) and value.is_integer())
 
 
 def _listed(numbers: Sequence[float]) -> str:

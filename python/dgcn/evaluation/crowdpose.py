@@ -9,13 +9,13 @@ import numpy as np
 
 from ..data.coco_format import AREA_OF_BOX
 from ..records import ImageRecord
-from ..skeleton import Skeleton
+from ..skeleton import Skeleton, words_of
 from .bootstrap import Matches, resample
 from .oks import match, person_truths
 from .results import by_id, check_results
 
-UNCOUNTED = ("head", "neck")
-"""Keypoints of CrowdPose that its files do not count in `num_keypoints`."""
+UNCOUNTED = (("head",), ("neck",))
+"""Keypoints of CrowdPose, by their words, that its files do not count in `num_keypoints`."""
 
 EASY_BELOW, HARD_FROM = 0.2, 0.8
 """Of `crowd_index`."""
@@ -45,7 +45,7 @@ class CrowdPoseEvaluation:
         self, records: Sequence[ImageRecord], results: Sequence[Mapping[str, Any]], skeleton: Skeleton
     ) -> None:
         images = by_id(records)
-        counted = [name not in UNCOUNTED for name in skeleton.keypoints]
+        counted = [words_of(name) not in UNCOUNTED for name in skeleton.keypoints]
         truths = person_truths(images.values(), skeleton.num_keypoints)
         for truth in truths:
             _, _, width, height = truth["bbox"]

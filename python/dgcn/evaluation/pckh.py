@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from ..records import ImageRecord
-from ..skeleton import Skeleton
+from ..skeleton import Skeleton, words_of
 from .bootstrap import precision_envelope, resample
 from .people import People, assign, collect_people
 
@@ -146,7 +146,8 @@ def _true_positives(image: People) -> np.ndarray:
 def _collect(
     metric: str, records: Sequence[ImageRecord], results: Sequence[Mapping[str, Any]], skeleton: Skeleton
 ) -> list[People]:
-    missing = [name for name in KEYPOINTS if name not in skeleton.keypoints]
+    index_of = {words_of(name): index for index, name in enumerate(skeleton.keypoints)}
+    missing = [name for name in KEYPOINTS if words_of(name) not in index_of]
     if missing:
         raise ValueError(
             f"the metric {metric} must have MPII's keypoints, by name, got the skeleton '{skeleton.name}' without"
@@ -155,7 +156,7 @@ def _collect(
     persons = [person for record in records for person in record.persons]
     if persons and all(person.head_size is None for person in persons):
         raise ValueError(f"the metric {metric} must have the head sizes of the annotated persons, got none")
-    keypoints = [skeleton.keypoints.index(name) for name in KEYPOINTS]
+    keypoints = [index_of[words_of(name)] for name in KEYPOINTS]
     return collect_people(records, results, skeleton.num_keypoints, lambda person: person.head_size, keypoints)
 
 

@@ -16,7 +16,6 @@ from timm.utils import ModelEmaV3
 
 from ..codec import PifPafCodec
 from ..data.dataset import KeypointDataset
-from ..data.images import check_record
 from ..data.loader import EpochBatches, open_batches, plan_workers
 from ..data.reader import read_records
 from ..graph import distance_matrix, measurements, read_distances
@@ -180,10 +179,8 @@ def load_distances(config: TrainConfig, records: Sequence[ImageRecord]) -> np.nd
 
 
 def read_validation(config: TrainConfig) -> list[ImageRecord]:
-    """The validation images, each looked at, so that no evaluation fails for them when an epoch is done."""
+    """The validation images."""
     records = read_records(config.val_images, config.val_annotations, config.model.skeleton, config.reading)
-    for record in records:
-        check_record(record)
     if not any(record.persons for record in records):
         log.warning(f"{config.val_annotations} has no person to measure AP on: there will be no {BEST_FILE}")
     return records
