@@ -34,7 +34,7 @@ from .network import DGCN, build_from_config
 FORMAT_VERSION = 1
 HEADER_KEY = "dgcn"
 
-DEFAULT_CHECKPOINT = Path(__file__).parent.parent / "assets" / "dgcn_mobilenetv1_075_coco320.safetensors"
+DEFAULT_CHECKPOINT = Path(__file__).parent.parent / "assets" / "dgcn_movenet_coco512.safetensors"
 """The model that ships with the package."""
 
 

@@ -38,9 +38,9 @@ def paper(**fields: Any) -> TrainConfig:
 
 
 def mobilenet_first(**fields: Any) -> TrainConfig:
-    """First stage of the model that ships with dgcn: from a pose-trained trunk (`init_trunk`), on small crops.
+    """First stage of a small model: from a pose-trained trunk (`init_trunk`), on small crops.
 
-    It was stopped after 24 of its epochs; `mobilenet_second` started from its last checkpoint.
+    The model that dgcn shipped first was stopped after 24 of these epochs.
     """
     return _mobilenet(
         {
@@ -57,7 +57,7 @@ def mobilenet_first(**fields: Any) -> TrainConfig:
 
 
 def mobilenet_second(**fields: Any) -> TrainConfig:
-    """Second stage of the model that ships with dgcn: from `mobilenet_first` (`init_checkpoint`), on larger crops."""
+    """Second stage, from the last checkpoint of `mobilenet_first` (`init_checkpoint`), on larger crops."""
     return _mobilenet(
         {
             "size": 417,
@@ -74,14 +74,14 @@ def mobilenet_second(**fields: Any) -> TrainConfig:
 
 
 def movenet_heads(**fields: Any) -> TrainConfig:
-    """First stage of a model on MoveNet's trunk (`init_trunk`), which is frozen: the heads alone learn."""
+    """First stage of the model that ships with dgcn: MoveNet's trunk (`init_trunk`) is frozen, the heads alone learn."""
     return _movenet({"epochs": 6, "freeze_epochs": 6, "learning_rate": 2e-3}, fields)
 
 
 def movenet_small(**fields: Any) -> TrainConfig:
     """Second stage, from the last checkpoint of `movenet_heads` (`init_checkpoint`): all but the trunk's first layers.
 
-    A trunk that learns at 3e-4 loses what it has learnt before.
+    It was stopped after 20 of its epochs. A trunk that learns at 3e-4 loses what it has learnt before.
     """
     return _movenet({"epochs": 40, "learning_rate": 6e-4, "backbone_lr_factor": 0.2}, fields)
 
