@@ -97,6 +97,7 @@ import os, signal, torch
 from pathlib import Path, PosixPath
 from dgcn.model.config import ModelConfig
 from dgcn.training import loop
+from dgcn.data.reader import ReadOptions
 from dgcn.training.config import TrainConfig
 
 train_step = loop.train_step
@@ -345,8 +346,9 @@ def test_a_second_signal_does_not_wait_for_the_step(config, monkeypatch):
 def test_a_damaged_training_picture_ends_the_run_with_its_state_saved(config, people, tmp_path, workers):
     damaged = tmp_path / "damaged"
     shutil.copytree(people, damaged)
-    (damaged / "5.png").write_bytes(b"not a picture")
-    message = r"damaged/5\.png is damaged or not a picture.*; the training state is in .* --resume auto"
+    whole = (damaged / "5.png").read_bytes()
+    (damaged / "5.png").write_bytes(whole[: len(whole) // 2])  # whose header is looked at first, and is sound
+    message = r"damaged/5\.png cannot be read as a picture.*; the training state is in .* --resume auto"
     with pytest.raises(LoadingError, match=message):
         fit(dataclasses.replace(config, train_images=damaged, workers=workers))
     shutil.copy(people / "5.png", damaged)

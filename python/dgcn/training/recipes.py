@@ -74,7 +74,7 @@ def mobilenet_second(**fields: Any) -> TrainConfig:
 
 
 def movenet_heads(**fields: Any) -> TrainConfig:
-    """First stage of the model that ships with dgcn: MoveNet's trunk (`init_trunk`) is frozen, the heads alone learn."""
+    """First stage of the model that ships with dgcn: heads on MoveNet's trunk (`init_trunk`), which is frozen."""
     return _movenet({"epochs": 6, "freeze_epochs": 6, "learning_rate": 2e-3}, fields)
 
 
