@@ -42,7 +42,7 @@ WITH_TORCH = os.environ.get("DGCN_TORCH") != "0"
 TORCH = "torch>=2.10"
 # The lowest versions are tested: make check-lowest. Of OpenCV's builds the headless one works on a bare server.
 REQUIREMENTS = [
-    "numpy>=1.24",
+    "numpy>=1.25",
     "opencv-python-headless>=4.8.0.76",
     "pillow>=11.3",
     "pycocotools>=2.0.8",
@@ -214,7 +214,7 @@ setup(
     packages=["dgcn_ext", "dgcn_ext.reference", *(DGCN if WITH_TORCH else [])],
     package_dir={"dgcn": "python/dgcn"},
     package_data={"dgcn_ext": ["py.typed", "*.pyi"], "dgcn": ["py.typed", "assets/*"]},
-    install_requires=REQUIREMENTS if WITH_TORCH else ["numpy>=1.24"],
+    install_requires=REQUIREMENTS if WITH_TORCH else ["numpy>=1.25"],
     setup_requires=[TORCH] if WITH_TORCH else [],  # pip fetches it into an isolated build
     entry_points={"console_scripts": ["dgcn = dgcn.cli:main"] if WITH_TORCH else []},
     ext_modules=EXTENSIONS,

@@ -141,7 +141,7 @@ def _read_mat(path: Path) -> list[_Person]:
         raise ModuleNotFoundError(f"{path} needs SciPy: pip install scipy") from error
     try:
         release = loadmat(path, struct_as_record=False, squeeze_me=True).get("RELEASE")
-    except (MatReadError, ValueError, NotImplementedError) as error:
+    except (MatReadError, ValueError, IndexError, TypeError, NotImplementedError) as error:
         raise ValueError(f"{path} is not a Matlab file or is damaged: {error}") from error
     if not hasattr(release, "annolist"):
         raise ValueError(f"{path} must hold MPII's struct RELEASE with annolist, got none")
