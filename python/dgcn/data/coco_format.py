@@ -217,7 +217,10 @@ class _Reader:
         entries = self.entries("annotations")
         categories = self.by_id("categories")
         ids = self.category_ids(entries, categories)
-        chosen = self.choose_category(categories, ids, entries)
+        if self.category is not None:
+            chosen = self.named_category(categories)
+        else:
+            chosen = self.only_category(categories, ids, entries)
         described = categories.get(chosen, {})
         names = self.keypoint_names(described)
         category = Category(
@@ -237,50 +240,50 @@ class _Reader:
             self.num_keypoints = len(names) if names else next(lengths, 0)
         return category, mine
 
-    def choose_category(
+    def named_category(self, categories: Mapping[CocoId, Mapping[str, Any]]) -> CocoId:
+        """The category that was asked for, by its id or name."""
+        named = [i for i, entry in categories.items() if self.category in (i, entry.get("name"))]
+        named = named or [i for i in categories if str(i) == str(self.category)]
+        # Roboflow has a group of the same name, without keypoints.
+        named = [i for i in named if self.keypoint_names(categories[i])] or named
+        if len(named) != 1:
+            known = reprlib.repr({i: entry.get("name") for i, entry in categories.items()})
+            raise ValueError(f"{self.source}: category must be one of {known}, got {self.category!r}")
+        names = self.keypoint_names(categories[named[0]])
+        if names is not None and not self.has_keypoints(names):
+            wanted = list(self.wanted or [self.num_keypoints])
+            raise ValueError(
+                f"{self.source}: category {self.category!r} must have the keypoints {wanted}, got {list(names)}"
+            )
+        return named[0]
+
+    def only_category(
         self,
         categories: Mapping[CocoId, Mapping[str, Any]],
         ids: Sequence[CocoId],
         entries: Sequence[Mapping[str, Any]],
     ) -> CocoId:
-        """The category that was asked for, or the only one with the right keypoints. Where no category names its
-        keypoints, it is the one whose annotations have some."""
-        if self.category is not None:
-            named = [i for i, entry in categories.items() if self.category in (i, entry.get("name"))]
-            named = named or [i for i in categories if str(i) == str(self.category)]
-            with_names = [i for i in named if self.keypoint_names(categories[i])]
-            named = with_names or named  # Roboflow has a group of the same name, without keypoints
-            if len(named) != 1:
-                known = reprlib.repr({i: entry.get("name") for i, entry in categories.items()})
-                raise ValueError(f"{self.source}: category must be one of {known}, got {self.category!r}")
-            names = self.keypoint_names(categories[named[0]])
-            if names is not None and not self.has_keypoints(names):
-                raise ValueError(
-                    f"{self.source}: category {self.category!r} must have the keypoints"
-                    f" {list(self.wanted or [self.num_keypoints])}, got {list(names)}"
-                )
-            return named[0]
-        names_of = {i: self.keypoint_names(entry) for i, entry in categories.items()}
-        if any(names_of.values()):
-            suitable = [i for i, names in names_of.items() if names and self.has_keypoints(names)]
-        else:
+        """The only category with the right keypoints. Where none names its keypoints, it is the one whose annotations
+        have some; in a file of pictures alone, as of a test set, it is that of persons, or the first."""
+        names_of = {i: names for i, entry in categories.items() if (names := self.keypoint_names(entry))}
+        if names_of:
+            suitable = [i for i, names in names_of.items() if self.has_keypoints(names)]
+        elif entries:
             of_entries = zip(ids, entries, strict=True)
             suitable = list(dict.fromkeys(i for i, entry in of_entries if not _is_empty(entry.get("keypoints"))))
+        else:
+            suitable = [i for i, entry in categories.items() if entry.get("name") == "person"][:1]
+            suitable = suitable or [next(iter(categories), 1)]
         if len(suitable) == 1:
             return suitable[0]
-        if not suitable and not entries and not any(names_of.values()):
-            # Pictures alone, as of a test set whose annotations are not public.
-            people = [i for i, entry in categories.items() if entry.get("name") == "person"]
-            return people[0] if people else next(iter(categories), 1)
+        if suitable:
+            several = [categories.get(i, {}).get("name", i) for i in suitable]
+            found = f"{several}: choose one by `category` of a description, which --data takes"
+        else:
+            found = reprlib.repr({i: list(names) for i, names in names_of.items()}) if names_of else "none"
         wanted = "" if self.num_keypoints is None else f"the {self.num_keypoints} "
         which = "" if self.wanted is None else f" {list(self.wanted)}"
-        found: Any = [categories.get(i, {}).get("name", i) for i in suitable]
-        found = found or {i: list(names or ()) for i, names in names_of.items()}
-        choice = ": choose one by `category`" if suitable else ""
-        raise ValueError(
-            f"{self.source} must have one category with {wanted}keypoints{which}, got"
-            f" {reprlib.repr(found) if any(names_of.values()) or suitable else 'none'}{choice}"
-        )
+        raise ValueError(f"{self.source} must have one category with {wanted}keypoints{which}, got {found}")
 
     def keypoint_names(self, category: Mapping[str, Any]) -> tuple[str, ...] | None:
         """The names of a category's keypoints, None where it has none."""
