@@ -116,7 +116,8 @@ class Skeleton:
             elif ends[::-1] in self.limbs:
                 mirrored.append((self.limbs.index(ends[::-1]), True))
             else:
-                raise ValueError(f"the skeleton '{self.name}' must have the mirror image {ends} of the limb {(i, j)}")
+                missing, limb = ("-".join(self.keypoints[k] for k in pair) for pair in (ends, (i, j)))
+                raise ValueError(f"the skeleton '{self.name}' must have the limb {missing}, the mirror image of {limb}")
         return mirrored
 
     def to_dict(self) -> dict[str, Any]:

@@ -81,6 +81,10 @@ def make_skeleton(file: KeypointFile, source: str, options: SkeletonOptions) -> 
         flip=flip,
         upright_pose=maker.upright_pose(),
     )
+    try:
+        skeleton.mirror_limbs()
+    except ValueError as error:
+        maker.note("--flip-test", "not possible", str(error))
     return skeleton, tuple(maker.rules)
 
 
