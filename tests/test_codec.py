@@ -325,9 +325,8 @@ def test_the_fields_of_a_mirror_image_are_those_of_the_image():
 
 def test_a_skeleton_that_is_not_its_own_mirror_image():
     lopsided = dataclasses.replace(COCO, limbs=COCO.limbs[1:])
-    with pytest.raises(
-        ValueError, match="'coco' must have the limb left_ankle-left_knee, the mirror image of right_ankle-right_knee"
-    ):
+    message = "'coco' must have the limb left_ankle-left_knee, the mirror image of right_ankle-right_knee"
+    with pytest.raises(ValueError, match=message):
         lopsided.mirror_limbs()
 
 
