@@ -260,9 +260,8 @@ def test_a_flip_test_of_a_skeleton_that_is_not_its_own_mirror_image() -> None:
     model = Oracle(PICTURES)
     model.config.skeleton = dataclasses.replace(COCO, limbs=COCO.limbs[:-1])
     Predictor(model)
-    with pytest.raises(
-        ValueError, match="flip_test needs a skeleton that is its own mirror image: .* right_ear-right_shoulder"
-    ):
+    message = r"flip_test needs a skeleton that is its own mirror image: .* right_ear-right_shoulder"
+    with pytest.raises(ValueError, match=message):
         Predictor(model, flip_test=True)
 
 
