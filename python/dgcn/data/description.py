@@ -1,17 +1,7 @@
 """The description of a data set: the file that `--data` takes.
 
-A YAML or JSON file, of which every word is one that users of COCO or Ultralytics know::
-
-    path: data/hand                       # relative to this file; default: where this file is
-    format: coco                          # coco, crowdpose or mpii; default: told from the content
-    train: {images: train, annotations: train.json}
-    val:   {images: val,   annotations: val.json}
-    test:  {images: test,  annotations: image_info.json}   # needs no annotations
-    category: hand                        # only where the file has several with keypoints
-    keypoints: [wrist, thumb1, thumb2]    # default: the category's
-    skeleton: [[1, 2], [2, 3]]            # limbs, counted from 1
-    flip_idx: [0, 1, 2]                   # mirror images, counted from 0
-    sigmas: [0.03, 0.03, 0.03]            # of OKS
+A YAML or JSON file, of which every word is one that users of COCO or Ultralytics know. `dgcn data --help` shows one
+with all fields.
 
 What is not given of the skeleton follows the rules of `dgcn.data.rules`.
 """
