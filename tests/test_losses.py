@@ -98,7 +98,7 @@ def test_laplace_has_its_minimum_where_the_spread_is_the_error(output, target):
 
 def test_nothing_supervised_is_zero_not_nan():
     logits = torch.randn(1, 2, 3, 3, requires_grad=True)
-    value = confidence_loss(logits, torch.full_like(logits, NAN))
+    value = confidence_loss(logits, torch.full_like(logits, NAN), torch.zeros(()))
     value.backward()
     assert value == 0
     assert logits.grad.abs().sum() == 0

@@ -6,6 +6,8 @@ examples:
       --val-images val2017 --val-annotations person_keypoints_val2017.json --work-dir runs/r50
   dgcn train ... --work-dir runs/r50 --resume auto      continue after a crash, a kill or Ctrl-C: same result
   dgcn train ... --backbone mobilenetv1_075 --size 385  a small model, trained on small crops
+  dgcn train --config runs/r50/config.json --work-dir runs/again --seed 1   the same run with another seed
+  torchrun --standalone --nproc-per-node 8 -m dgcn train ...                on eight GPUs, the batch shared among them
 
 --data takes the description of a data set, which `dgcn data --help` shows. Keypoints, limbs, flip pairs and OKS sigmas
 are those of the training annotations; what these leave out follows rules, and each that was used is printed.
@@ -19,9 +21,11 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import os
 import sys
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from .common import add_data_argument, add_device_argument, choose_device, make_parser
 from .flags import add_flags, field_docs, replace_given
@@ -38,18 +42,24 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     from tqdm.contrib.logging import logging_redirect_tqdm
 
+    from ..training.distributed import LostProcess, StoppedElsewhere
     from ..training.loop import fit
     from ..training.run_folder import BEST_FILE, LAST_FILE
 
     with logging_redirect_tqdm(), errors_name_flags(args):
         config = build_config(args)
         check_start(config)
-        config = with_skeleton(config, describe_data(args))
+        if args.config is None or args.data is not None:
+            config = with_skeleton(config, describe_data(args))
         try:
             history = fit(config)
-        except (FloatingPointError, MemoryError) as error:
+        except StoppedElsewhere:
+            return 1
+        except (FloatingPointError, MemoryError, LostProcess) as error:
             print(f"dgcn train: error: {error}", file=sys.stderr)
             return 1
+    if int(os.environ.get("RANK", 0)):
+        return 0
     best = max(history, key=lambda record: record.get("AP", -1.0))
     if best.get("AP", -1.0) >= 0:
         print(f"AP {best['AP']:.4f} after epoch {best['epoch']}: {config.work_dir / BEST_FILE}")
@@ -70,9 +80,15 @@ def build_parser() -> argparse.ArgumentParser:
         choices=RECIPES,
         help="settings to start from; what else is given changes them (default: the defaults below)",
     )
+    parser.add_argument(
+        "--config",
+        type=Path,
+        metavar="FILE",
+        help="config.json of a run: start from its settings, data included, in place of a recipe's",
+    )
     run = parser.add_argument_group("run")
     add_data_argument(run)
-    add_flags(run, TrainConfig, skip=("resume", "device", "data_notes"), optional=DATA_FLAGS)
+    add_flags(run, TrainConfig, skip=("resume", "device", "data_notes"), optional=(*DATA_FLAGS, "work_dir"))
     add_flags(run, ReadOptions, skip=("format", "category", "keypoints"))
     run.add_argument(
         "--resume",
@@ -97,24 +113,43 @@ def level(text: str) -> int:
 
 
 def build_config(args: argparse.Namespace) -> TrainConfig:
-    """The configuration that the flags describe, for COCO's keypoints; a flag has the name of its field."""
+    """The configuration that the flags describe; a flag has the name of its field.
+
+    Its keypoints are COCO's, or those of --config."""
     from dataclasses import replace
 
-    from ..training.config import TrainConfig
+    from ..training.config import TrainConfig, read_config
     from ..training.recipes import RECIPES
 
-    values = vars(args) | {"device": choose_device(args.device)}
-    for name in ("levels", "scale_range"):
+    values = dict(vars(args))
+    for name in ("levels", "scale_range", "step_epochs"):
         if name in values:
             values[name] = tuple(values[name])
-    description = describe_data(args)
+    if args.config is None:
+        if "work_dir" not in args:
+            raise ValueError("--work-dir must be given, got none")
+        make = RECIPES.get(args.recipe, TrainConfig)
+        config = make(**data_fields(describe_data(args)), work_dir=args.work_dir)
+        values["device"] = choose_device(args.device)
+        return replace_given(config, values)
+    if args.recipe is not None:
+        raise ValueError("--recipe must be given without --config, which has every setting, got both")
+    config = replace(read_config(args.config), resume=None, allow_changes=False)
+    if args.data is not None:
+        config = replace(config, **data_fields(describe_data(args)))
+    if args.device is None:
+        del values["device"]
+    return replace_given(config, values)
+
+
+def data_fields(description: Description) -> dict[str, Any]:
+    """The fields of a `TrainConfig` that a description fills."""
     files = {
         f"{split}_{kind}": getattr(description.split(split), kind)
         for split in ("train", "val")
         for kind in ("images", "annotations")
     }
-    config = RECIPES.get(args.recipe, TrainConfig)(**files, work_dir=args.work_dir)
-    return replace_given(replace(config, reading=description.reading), values)
+    return {**files, "reading": description.reading}
 
 
 def check_start(config: TrainConfig) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,9 +43,16 @@ class TargetBatch:
         return [*(value for value in vars(self).values() if isinstance(value, Tensor)), *self.node_confidence.values()]
 
     def to(self, device: torch.device) -> TargetBatch:
-        moved = {name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)}
-        nodes = {stride: value.to(device) for stride, value in self.node_confidence.items()}
-        return TargetBatch(**moved, node_confidence=nodes)
+        return self._map(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def __getitem__(self, samples: slice) -> TargetBatch:
+        """Those of some samples of the batch."""
+        return self._map(lambda tensor: tensor[samples])
+
+    def _map(self, change: Callable[[Tensor], Tensor]) -> TargetBatch:
+        changed = {name: change(value) for name, value in vars(self).items() if isinstance(value, Tensor)}
+        nodes = {stride: change(value) for stride, value in self.node_confidence.items()}
+        return TargetBatch(**changed, node_confidence=nodes)
 
 
 class KeypointDataset(Dataset[dict[str, Any]]):

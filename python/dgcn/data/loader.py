@@ -63,19 +63,24 @@ class EpochBatches(Dataset[dict[str, Any] | Failure]):
         dataset: what is loaded.
         order: index of every sample, in the order in which they are taken.
         batch_size: samples in a batch; an incomplete last batch is left out.
+        rank, size: number of this training process and how many share each batch. Their parts are consecutive, and
+            their sizes differ by one at most.
     """
 
-    def __init__(self, dataset: KeypointDataset, order: Sequence[int], batch_size: int) -> None:
+    def __init__(
+        self, dataset: KeypointDataset, order: Sequence[int], batch_size: int, rank: int = 0, size: int = 1
+    ) -> None:
         self.dataset = dataset
         self.order = order
         self.batch_size = batch_size
+        self.first, self.last = (batch_size * number // size for number in (rank, rank + 1))
 
     def __len__(self) -> int:
         return len(self.order) // self.batch_size
 
     def __getitem__(self, number: int) -> dict[str, Any] | Failure:
         """Batch `number` as of `KeypointDataset.collate`, or why there is none."""
-        indices = self.order[number * self.batch_size : (number + 1) * self.batch_size]
+        indices = self.order[number * self.batch_size + self.first : number * self.batch_size + self.last]
         what = "a batch"
         try:
             items = []
@@ -83,7 +88,7 @@ class EpochBatches(Dataset[dict[str, Any] | Failure]):
                 what = str(self.dataset.records[index].path)
                 items.append(self.dataset[index])
             what = "a batch"
-            return self.dataset.collate(items)
+            return {"first": self.first, **self.dataset.collate(items)}
         except Exception as error:  # raised again, as a LoadingError, in the training process
             return Failure.of(error, what)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -74,6 +74,8 @@ class TrainConfig:
     """.npz file of a trained trunk of mobilenetv1_075 or movenet_multipose to start from."""
     init_checkpoint: Path | None = None
     """dgcn checkpoint of the same model whose weights to start from."""
+    reset_heads: bool = False
+    """Let `init_checkpoint` hold another model, of other keypoints, say: take what fits, start the rest afresh."""
     graph_file: Path | None = None
     """graph.json of `dgcn graph` with the distances (Eq. 5) of which the graphs 'dynamic' and 'soft' are made; measured
     on the training persons by default."""
@@ -84,11 +86,17 @@ class TrainConfig:
     epochs: int = 100
     """Passes over the training images."""
     batch_size: int = 8
-    """Training images in one step of the optimizer."""
+    """Training images in one step of the optimizer, of all processes together."""
+    accumulation_steps: int = 1
+    """Parts in which a process takes its share of a batch one after another, to save memory."""
     optimizer: Literal["sgd", "adamw"] = "sgd"
     """The paper's, or AdamW."""
     learning_rate: float = 1e-3
-    """Peak learning rate of everything but the backbone; warmed up, then annealed along a half cosine."""
+    """Peak learning rate of everything but the backbone; reached by a linear warm-up, then as `schedule` says."""
+    schedule: Literal["cosine", "step", "constant"] = "cosine"
+    """What follows the warm-up: half a cosine down to a hundredth, a tenth after each of `step_epochs`, or nothing."""
+    step_epochs: tuple[int, ...] = ()
+    """Epochs after which the schedule 'step' divides the learning rate by 10."""
     backbone_lr_factor: float = 1.0
     """Learning rate of the backbone as a fraction of `learning_rate`."""
     momentum: float = 0.95
@@ -99,30 +107,40 @@ class TrainConfig:
     """Optimizer steps over which the learning rate rises from 0."""
     freeze_epochs: int = 1
     """First epochs in which the backbone is frozen, batch norm statistics included."""
+    batch_norm: Literal["local", "sync", "frozen"] = "local"
+    """Statistics of batch norm: of the images of each process, of all processes (on GPUs), or those of the start."""
     freeze_stem: bool = False
     """Keep the backbone's layers up to stride 4 frozen in every epoch; for mobilenetv1_075 and movenet_multipose."""
     clip_norm: float = 10.0
     """Largest norm of the gradient; 0 for no limit."""
     ema: float = 0.999
     """Decay of the averaged weights, which are what is evaluated and saved; 0 for none."""
-    amp: bool = False
-    """Train under bfloat16 autocast."""
+    amp: Literal["off", "bf16", "fp16"] = "off"
+    """Autocast to bfloat16, or to float16 with a scaled loss."""
+    compile: bool = False
+    """Train a network that torch.compile has compiled."""
     eval_every: int = 1
     """Evaluate on the validation images every so many epochs, and after the last."""
+    patience: int = 0
+    """Stop after so many evaluations in a row without a new highest AP; 0 for never."""
     long_edge: int | None = None
     """Long edge of the validation images in pixels, 16n+1; the size of the crops by default."""
     save_seconds: float = 300.0
     """Save the training state at least this often within an epoch."""
+    on_save_error: Literal["stop", "continue"] = "stop"
+    """What to do where a file of the run cannot be written: stop, or warn and go on."""
     workers: int = 1
-    """Processes that load images; 0 loads them in the training process."""
+    """Processes that load images, for each training process; 0 loads them in the training process itself."""
     device: str = "cpu"
-    """'cpu', 'cuda' or 'cuda:N'."""
+    """'cpu', 'cuda' or 'cuda:N'; several training processes have a GPU each with 'cuda'."""
     seed: int = 0
     """Of everything that is random: the start, the order of the images, the augmentation, the graphs."""
     deterministic: bool = False
     """Make torch refuse operations that are not deterministic."""
     resume: str | Path | None = None
     """'auto' continues the run in the work folder if there is one; a path continues that training state."""
+    allow_changes: bool = False
+    """Continue a run with other settings than it had."""
 
     def __post_init__(self) -> None:
         for name in (*_REQUIRED_PATHS, *_OPTIONAL_PATHS):
@@ -141,19 +159,24 @@ class TrainConfig:
             if not isinstance(getattr(self, name), kind):
                 raise TypeError(f"{name} must be a {kind.__name__}, got {getattr(self, name)!r}")
         check_types(self)
-        check_at_least(self, 1, "epochs", "batch_size", "eval_every")
-        check_at_least(self, 0, "warmup_steps", "freeze_epochs", "workers", "seed")
+        check_at_least(self, 1, "epochs", "batch_size", "accumulation_steps", "eval_every")
+        check_at_least(self, 0, "warmup_steps", "freeze_epochs", "patience", "workers", "seed")
         check_at_least(self, 0, "backbone_lr_factor", "weight_decay", "clip_norm", "save_seconds")
         check_positive(self, "learning_rate")
         check_below_one(self, "momentum", "ema")
         if self.seed > MAX_SEED:
             raise ValueError(f"seed must be at most {MAX_SEED}, got {self.seed}")
+        if (self.schedule == "step") != bool(self.step_epochs):
+            raise ValueError(f"step_epochs must be given with the schedule 'step' alone, got {self.step_epochs!r}")
+        if any(not isinstance(epoch, int) or epoch < 1 for epoch in self.step_epochs):
+            raise ValueError(f"step_epochs must be epochs from 1, got {self.step_epochs!r}")
         self.transform()
         check_size(self.val_long_edge, "long_edge")
         for name, is_given in (("init_trunk", self.init_trunk is not None), ("freeze_stem", self.freeze_stem)):
             if is_given and self.model.backbone not in OWN_BACKBONES:
                 raise ValueError(f"{name} needs the backbone {' or '.join(OWN_BACKBONES)}, got {self.model.backbone}")
-
+        if self.reset_heads and self.init_checkpoint is None:
+            raise ValueError("reset_heads needs an init_checkpoint, got none")
         if self.graph_file is not None and self.model.graph not in ("dynamic", "soft"):
             raise ValueError(f"graph_file needs the graph 'dynamic' or 'soft', got {self.model.graph!r}")
 
@@ -170,16 +193,37 @@ class TrainConfig:
         """Whether epoch number `epoch` (from 1) is followed by an evaluation."""
         return epoch % self.eval_every == 0 or epoch == self.epochs
 
-    @classmethod
-    def tracked(cls) -> set[str]:
-        """The fields that must not change when a run is resumed; where it runs and how often it saves may."""
-        free = {"work_dir", "resume", "workers", "device", "save_seconds", "eval_every", "data_notes"}
-        return {field.name for field in fields(cls)} - free
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-serialisable dictionary; `from_dict` is its inverse."""
+        plain = {**asdict(self), "model": self.model.to_dict()}
+        return json.loads(json.dumps(plain, default=os.fspath))
 
-    def fingerprint(self) -> str:
-        """The tracked fields as JSON."""
-        values = {name: value for name, value in asdict(self).items() if name in self.tracked()}
-        return json.dumps({**values, "model": self.model.to_dict()}, default=str, sort_keys=True)
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> TrainConfig:
+        """Raises ValueError on entries that this version does not know or misses, TypeError or ValueError on values
+        that no configuration may have."""
+        if unknown := sorted(values.keys() - {each.name for each in fields(cls)}):
+            raise ValueError(f"the configuration of a run has the unknown entries {', '.join(unknown)}")
+        if missing := [name for name in _REQUIRED_PATHS if name not in values]:
+            raise ValueError(f"the configuration of a run has no {', '.join(missing)}")
+        made = _tuples(values)
+        for name, kind in (("loss", LossConfig), ("reading", ReadOptions)):
+            if name in made:
+                made[name] = kind(**_tuples(made[name]))
+        if "model" in made:
+            made["model"] = ModelConfig.from_dict(made["model"])
+        return cls(**made)
+
+    def absolute(self) -> TrainConfig:
+        """The same with absolute paths, which mean the same from every folder."""
+        names = (*_REQUIRED_PATHS, *_OPTIONAL_PATHS)
+        return replace(self, **{name: os.path.abspath(p) for name in names if (p := getattr(self, name)) is not None})
+
+    def tracked(self) -> dict[str, Any]:
+        """The settings that the result of a run depends on, as in `to_dict`."""
+        free = {"work_dir", "resume", "allow_changes", "workers", "device", "save_seconds", "on_save_error"}
+        free |= {"data_notes"} if self.patience else {"data_notes", "eval_every"}
+        return {name: value for name, value in self.to_dict().items() if name not in free}
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
@@ -190,3 +234,16 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = ""
             yield from differences(before, after, f"{prefix}{name}.")
         elif before != after:
             yield f"{prefix}{name}: {before} -> {after}"
+
+
+def read_config(path: Path) -> TrainConfig:
+    """The configuration in a run's config.json. Raises OSError, or ValueError that names the file."""
+    try:
+        return TrainConfig.from_dict(json.loads(path.read_bytes()))
+    except (AttributeError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} is not the config.json of a run: {error}") from error
+
+
+def _tuples(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The entries, with a tuple for each list."""
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 
 from ..evaluation.oks import METRICS
@@ -21,9 +20,9 @@ def report(state: TrainingState, values: dict[str, float]) -> None:
 
 
 def save_results(state: TrainingState, *checkpoints: str) -> None:
-    """Write the averaged weights under these names, the history, then the state.
+    """Write the averaged weights under these names, and the history.
 
-    The state comes last: after a kill in between, a resumed run writes all of them again.
+    The state is saved after them: after a kill in between, a resumed run writes all of them again.
     """
     config, record = state.config, state.history[-1]
     metadata = {
@@ -31,9 +30,8 @@ def save_results(state: TrainingState, *checkpoints: str) -> None:
         "long_edge": config.val_long_edge,
         "metrics": {name: record[name] for name in METRICS if name in record},
         "data": dict(config.data_notes),
-        "training": json.loads(config.fingerprint()),
+        "training": state.settings(),
     }
     for name in checkpoints:
         save_model(config.work_dir / name, state.averaged, metadata)
     write_json(config.work_dir / HISTORY_FILE, state.history)
-    state.save()

@@ -3,36 +3,47 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import math
 import time
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ..data.loader import LoadingError
-from ..evaluation.evaluate import evaluate
+from ..evaluation.evaluate import predict_records
+from ..evaluation.oks import evaluate_keypoints
+from ..files import write_json
 from ..progress import Progress
 from .config import TrainConfig
+from .distributed import Group, LostProcess, StoppedElsewhere, joined
 from .interrupt import Interrupted, InterruptGuard
 from .log import report, save_results
-from .optim import set_learning_rate, set_training
+from .losses import count_targets
+from .optim import learning_rate, set_learning_rate, set_training
 from .run import Run
-from .run_folder import BEST_FILE, LAST_FILE, find_state, locked
-from .state import TrainingState, load_state
+from .run_folder import BEST_FILE, CONFIG_FILE, LAST_FILE, find_state, locked
+from .state import load_state
 
 log = logging.getLogger(__name__)
+
+AMP_TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def fit(config: TrainConfig) -> list[dict[str, Any]]:
     """Train, save, evaluate; return the history, a record per epoch.
 
-    Writes into `config.work_dir`: `training_state.pt` (to resume), `last.safetensors`, `best.safetensors` (highest
-    AP on the validation images), `history.json`. The run repeats bit for bit on the same machine with the same
-    settings, in one go or interrupted and resumed. An epoch is saved before it is evaluated: where the evaluation
-    fails or is interrupted, a resumed run begins with it.
+    Writes into `config.work_dir`: `config.json`, `training_state.pt` (to resume), `last.safetensors`,
+    `best.safetensors` (highest AP on the validation images), `history.json`. The run repeats bit for bit on the same
+    machine with the same settings, in one go or interrupted and resumed. An epoch is saved before it is evaluated:
+    where the evaluation fails or is interrupted, a resumed run begins with it.
+
+    In a process that torchrun has started, the run is that of all its processes. One that torchrun starts again after a
+    failure goes on from the last state saved.
 
     Raises:
         FileExistsError: `work_dir` holds a run and `resume` is not given.
@@ -42,71 +53,106 @@ def fit(config: TrainConfig) -> list[dict[str, Any]]:
         FloatingPointError: the loss became NaN or infinite; the last state saved is from before.
         MemoryError: the GPU's memory does not suffice; the last state saved is from before.
         OSError, ValueError: data, files or settings that do not fit; the message names them.
+        StoppedElsewhere: another process of the run raises one of these, or has saved after an interrupt.
+        LostProcess: another process of the run was killed.
     """
-    with locked(config.work_dir):
-        path = find_state(config.work_dir, config.resume)
-        saved = None if path is None else load_state(path, config)
-        run = Run(config, is_resumed=saved is not None)
+    with joined(config.device) as group, contextlib.ExitStack() as stack:
+        with group.together():
+            if group.is_first:
+                stack.enter_context(locked(config.work_dir))
+        with group.together():
+            run = start_or_resume(config, group)
         state = run.state
-        if path is not None and saved is not None:
-            state.restore(path, saved)
-        with InterruptGuard(state.last_saved) as guard, saved_on_failure(state):
+        with InterruptGuard(state.last_saved) as guard, saved_on_failure(run):
             if state.evaluation_is_due:  # of the last epoch before the interruption
                 evaluate_epoch(run, guard)
-            while state.epoch < config.epochs:
+            while not state.is_done:
                 train_epoch(run, guard)
                 if state.evaluation_is_due:
                     evaluate_epoch(run, guard)
     return state.history
 
 
+def start_or_resume(config: TrainConfig, group: Group) -> Run:
+    """A run at its first step, or where the state that is to be resumed ends."""
+    path = find_state(config.work_dir, "auto" if group.restarts else config.resume)
+    saved = None if path is None else load_state(path)
+    run = Run(config, group, is_resumed=saved is not None)
+    if path is not None and saved is not None:
+        run.state.restore(path, saved)
+    if group.is_first:
+        write_json(config.work_dir / CONFIG_FILE, config.absolute().to_dict())
+    return run
+
+
 def train_epoch(run: Run, guard: InterruptGuard) -> None:
     """Train from the current step to the end of its epoch; save the result."""
-    config, state = run.config, run.state
+    config, state, group = run.config, run.state, run.group
     if state.step_of_epoch == 0:
         state.sums = {}
     set_training(state.model, config, state.epoch)
+    network = group.parallel(state.model)  # anew, because what is frozen may have changed
     title = f"epoch {state.epoch + 1}/{config.epochs}"
+    progress = Progress(title, state.steps_per_epoch, state.step_of_epoch, shown=group.is_first)
     saved = time.monotonic()
-    with run.open_epoch() as batches, Progress(title, state.steps_per_epoch, state.step_of_epoch) as progress:
-        for batch in guard.each(batches):
-            for name, value in train_step(run, batch).items():
+
+    def save_now_and_then() -> None:
+        nonlocal saved
+        if time.monotonic() - saved > config.save_seconds:
+            save(run)
+            saved = time.monotonic()
+
+    with run.open_epoch() as batches, progress:
+        for batch in group.each(guard.each(batches), before=save_now_and_then):
+            for name, value in train_step(run, network, batch).items():
                 state.sums[name] = state.sums.get(name, 0.0) + value
             progress.step(loss=state.sums["loss"] / state.step_of_epoch)
-            guard.check()
-            if time.monotonic() - saved > config.save_seconds:
-                state.save()
-                saved = time.monotonic()
     losses = {name: value / state.steps_per_epoch for name, value in state.sums.items()}
     state.history.append({"epoch": state.epoch + 1, **losses})
-    save_results(state, LAST_FILE)
+    state.step_of_epoch = 0
+    with group.together():
+        save(run, LAST_FILE)
     report(state, losses)
 
 
-def train_step(run: Run, batch: dict[str, Any]) -> dict[str, float]:
+def train_step(run: Run, network: nn.Module, batch: dict[str, Any]) -> dict[str, float]:
     """One step of the optimizer; returns the loss and its terms."""
-    config, state = run.config, run.state
-    set_learning_rate(state.optimizer, state.step, state.steps_per_epoch * config.epochs, config)
-    images = batch["image"].to(run.device, non_blocking=True, memory_format=torch.channels_last)
-    with torch.autocast(run.device.type, torch.bfloat16, enabled=config.amp):
-        output = state.model(images)
-    terms = run.loss(output, batch["targets"].to(run.device))
-    loss = torch.stack(list(terms.values())).sum()
+    config, state, group = run.config, run.state, run.group
+    set_learning_rate(state.optimizer, learning_rate(state.step, state.steps_per_epoch, config))
     state.optimizer.zero_grad(set_to_none=True)
-    loss.backward()
+    images, targets = batch["image"], batch["targets"].to(run.device)
+    counts = group.sum(count_targets(targets))
+    terms: dict[str, Tensor] = {}
+    parts = [part for part in np.array_split(np.arange(len(images)), config.accumulation_steps) if len(part)]
+    for part in parts:
+        first, last = part[0], part[-1] + 1
+        with contextlib.nullcontext() if last == len(images) else run.more_to_come(network):
+            run.set_first_sample(batch["first"] + first)
+            inputs = images[first:last].to(run.device, non_blocking=True, memory_format=torch.channels_last)
+            with torch.autocast(run.device.type, AMP_TYPES.get(config.amp), enabled=config.amp != "off"):
+                output = network(inputs)
+            losses = run.loss(output, targets[first:last], counts)
+            # Gradients become means over the processes; what is wanted is their sum.
+            state.scaler.scale(torch.stack(list(losses.values())).sum() * group.size).backward()
+        for name, value in losses.items():
+            terms[name] = terms.get(name, 0.0) + value.detach()
+    state.scaler.unscale_(state.optimizer)
     norm = nn.utils.clip_grad_norm_(state.model.parameters(), config.clip_norm or math.inf)
 
     # All numbers in one copy, for which a GPU is waited for once. Only then may a step change the weights: with one
     # that is not finite they would be lost, and with the next save the last good state.
-    *values, norm_value = torch.stack([loss, *terms.values(), norm]).tolist()
-    numbers = dict(zip(["loss", *terms], values, strict=True))
-    where = f"at step {state.step} (epoch {state.epoch})"
+    *values, norm_value = group.sum(torch.stack([*terms.values(), norm / group.size])).tolist()
+    numbers = {"loss": sum(values), **dict(zip(terms, values, strict=True))}
     if not math.isfinite(numbers["loss"]):
-        raise FloatingPointError(f"the loss is not finite {where}: {numbers}")
-    if not math.isfinite(norm_value):
-        raise FloatingPointError(f"the gradient is not finite {where}")
-    state.optimizer.step()
+        bad = ", ".join(f"{name} {value}" for name, value in numbers.items() if not math.isfinite(value))
+        raise FloatingPointError(f"the loss is not finite {run.describe_step(batch)}: {bad}")
+    # Under float16 a gradient may exceed its range: the step is then left out, and the next is on a smaller scale.
+    if not math.isfinite(norm_value) and state.scaler.get_scale() <= 1.0:
+        raise FloatingPointError(f"the gradient is not finite {run.describe_step(batch)}")
+    state.scaler.step(state.optimizer)
+    state.scaler.update()
     state.step += 1
+    state.step_of_epoch += 1
     if state.ema is not None:
         state.ema.update(state.model, step=state.step)
     return numbers
@@ -114,31 +160,63 @@ def train_step(run: Run, batch: dict[str, Any]) -> dict[str, float]:
 
 def evaluate_epoch(run: Run, guard: InterruptGuard) -> None:
     """Add the numbers of the validation images to the last epoch's record; save the result."""
-    state = run.state
+    state, group = run.state, run.group
     log.info(f"epoch {state.epoch}/{run.config.epochs}: evaluating")
-    with guard.at_once():
-        metrics = evaluate(run.predictor(), run.validation)
+    group.share(state.averaged)  # whose batch norms may have seen other images in each process
+    with group.together(), guard.at_once():
+        own = predict_records(run.predictor(), run.validation[group.rank :: group.size])
+    results = [result for part in group.gather(own) for result in part]
+    position = {record.image_id: number for number, record in enumerate(run.validation)}
+    results.sort(key=lambda result: position[result["image_id"]])  # as one process finds them
+    with group.together(), guard.at_once():
+        metrics = evaluate_keypoints(run.validation, results, sigmas=run.config.model.skeleton.sigmas)
     best = max((record["AP"] for record in state.history if "AP" in record), default=-1.0)
     state.history[-1].update(metrics)
-    save_results(state, *([BEST_FILE] if metrics["AP"] > best else []), LAST_FILE)
+    with group.together():
+        save(run, *([BEST_FILE] if metrics["AP"] > best else []), LAST_FILE)
     report(state, metrics)
 
 
+def save(run: Run, *checkpoints: str) -> None:
+    """Write the averaged weights under these names, if any with the history, and then the state."""
+    config, state = run.config, run.state
+    if not run.group.is_first:
+        return
+    try:
+        if not config.work_dir.is_dir():
+            raise FileNotFoundError(errno.ENOENT, "the folder of the run has vanished", str(config.work_dir))
+        if checkpoints:
+            save_results(state, *checkpoints)
+        state.save()
+    except OSError as error:
+        if config.on_save_error == "stop":
+            raise OSError(error.errno, f"{error.strerror}; {state.last_saved()}", error.filename) from error
+        log.warning(f"{error.filename}: {error.strerror}; not saved at step {state.step}, and the training goes on")
+
+
 @contextlib.contextmanager
-def saved_on_failure(state: TrainingState) -> Iterator[None]:
+def saved_on_failure(run: Run) -> Iterator[None]:
     """Save the state where the block is interrupted between two steps, and add to errors where the last state is."""
+    state = run.state
     try:
         yield
     except Interrupted:  # in the middle of a step, which must not be saved
         raise
     except KeyboardInterrupt:
-        state.save()
+        save(run)
+        if not run.group.is_first:
+            raise StoppedElsewhere from None
         raise Interrupted(f"interrupted; {state.last_saved()}") from None
+    except StoppedElsewhere:
+        save(run)
+        raise
     except LoadingError as error:
-        state.save()
+        save(run)
         raise LoadingError(f"{error}; {state.last_saved()}") from error
     except FloatingPointError as error:
         raise FloatingPointError(f"{error}; {state.last_saved()}") from error
+    except LostProcess as error:
+        raise LostProcess(f"{error}; {state.last_saved()}") from error
     except torch.OutOfMemoryError as error:
         needed = "batch_size or size must be smaller for the memory of this GPU"
         raise MemoryError(f"{needed}; {state.last_saved()}") from error

@@ -126,7 +126,7 @@ def _mobilenet(stage: dict[str, Any], fields: dict[str, Any]) -> TrainConfig:
         "optimizer": "adamw",
         "weight_decay": 0.02,
         "batch_size": 8,
-        "amp": True,
+        "amp": "bf16",
     }
     return TrainConfig(**{**shared, **stage, **fields})
 

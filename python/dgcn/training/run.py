@@ -8,11 +8,16 @@ import logging
 import random
 import time
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from timm.utils import ModelEmaV3
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from dgcn_ext import DGCM
 
 from ..codec import PifPafCodec
 from ..data.dataset import KeypointDataset
@@ -26,6 +31,7 @@ from ..model.network import DGCN, build_from_config, build_model
 from ..predict.predictor import Predictor, check_device
 from ..records import ImageRecord
 from .config import TrainConfig, differences
+from .distributed import Group
 from .losses import PifPafLoss
 from .optim import build_optimizer
 from .run_folder import BEST_FILE
@@ -39,16 +45,25 @@ CALIBRATION_IMAGES = 32  # from which the batch norms of a folded trunk get thei
 class Run:
     """What `fit` works with: data, network, loss, and the state that a resumed run goes on from."""
 
-    def __init__(self, config: TrainConfig, *, is_resumed: bool = False) -> None:
+    def __init__(self, config: TrainConfig, group: Group | None = None, *, is_resumed: bool = False) -> None:
         """Checks all that the run will need, then builds the network. Raises as `fit`.
 
         Args:
             config: of the run.
+            group: of the processes that train together; default: this one alone.
             is_resumed: `state.restore` will replace every weight: do not look for those that the run began with.
         """
         self.config = config
-        self.device = check_device(config.device)
+        self.group = group or Group(check_device(config.device))
+        self.device = self.group.device
+        if config.batch_size < self.group.size:
+            raise ValueError(
+                f"batch_size must be at least the {self.group.size} training processes, got {config.batch_size}"
+            )
+        if config.batch_norm == "sync" and self.device.type != "cuda":
+            raise ValueError(f"batch_norm 'sync' needs GPUs, got the device '{self.device}': 'frozen' works everywhere")
         torch.use_deterministic_algorithms(config.deterministic)
+        # The same on every process, so that all draw the same graphs.
         random.seed(config.seed)
         np.random.seed(config.seed)  # noqa: NPY002 - timm and other libraries may draw from it
         torch.manual_seed(config.seed)
@@ -76,10 +91,15 @@ class Run:
         self.loss = PifPafLoss(config.loss)
         # Convolutions run fastest in this layout, on the CPU as on a GPU.
         model = (initial or build_initial(config, self.dataset)).to(self.device).to(memory_format=torch.channels_last)
+        if config.batch_norm == "sync":
+            nn.SyncBatchNorm.convert_sync_batchnorm(model)
         ema = ModelEmaV3(model, decay=config.ema, use_warmup=True) if config.ema else None
-        self.state = TrainingState(config, model, ema, build_optimizer(model, config), steps_per_epoch)
-        if config.amp and self.device.type == "cpu":
+        optimizer = build_optimizer(model, config)
+        self.state = TrainingState(config, model, ema, optimizer, steps_per_epoch, self.group.size)
+        if config.amp == "bf16" and self.device.type == "cpu":
             warn_of_slow_amp(model, config.size)
+        if config.compile:
+            model.compile()
         self.predictor()  # which refuses a long edge that the decoder cannot take: now, not after an epoch
 
     def predictor(self) -> Predictor:
@@ -91,13 +111,14 @@ class Run:
 
     @contextlib.contextmanager
     def open_epoch(self) -> Iterator[Iterator[dict[str, Any]]]:
-        """The batches of the current epoch from the current step on: a permutation that seed and epoch alone decide."""
+        """This process's parts of the batches of the current epoch, from the current step on; in a permutation that
+        seed and epoch alone decide."""
         state = self.state
         generator = torch.Generator().manual_seed(self.config.seed * 1_000_003 + state.epoch)
         order = torch.randperm(len(self.dataset), generator=generator).tolist()
         self.dataset.set_epoch(state.epoch)
         with open_batches(
-            EpochBatches(self.dataset, order, self.config.batch_size),
+            EpochBatches(self.dataset, order, self.config.batch_size, self.group.rank, self.group.size),
             range(state.step_of_epoch, state.steps_per_epoch),
             workers=self.workers,
             prefetch=self.prefetch,
@@ -106,6 +127,25 @@ class Run:
             generator=generator,
         ) as batches:
             yield batches
+
+    def set_first_sample(self, number: int) -> None:
+        """Let graphs that are drawn for each sample be those of the samples from this one of the batch on."""
+        for module in self.state.model.modules():
+            if isinstance(module, DGCM):
+                module.graph_conv.first_sample = number  # type: ignore[assignment]
+
+    @contextlib.contextmanager
+    def more_to_come(self, network: nn.Module) -> Iterator[None]:
+        """A block for a part of a batch that is not the last: the next part draws the same graphs, and gradients are
+        not exchanged between the processes before it."""
+        no_sync = network.no_sync() if isinstance(network, DistributedDataParallel) else contextlib.nullcontext()
+        with no_sync, torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
+            yield
+
+    def describe_step(self, batch: dict[str, Any]) -> str:
+        """Where the run is, with the images of the current step, for a message; called by all processes."""
+        images = [str(image) for part in self.group.gather(batch["image_id"]) for image in part]
+        return f"at step {self.state.step} (epoch {self.state.epoch}; images {', '.join(images)})"
 
 
 def warn_of_slow_amp(model: DGCN, size: int) -> None:
@@ -134,7 +174,7 @@ def step_seconds(model: DGCN, size: int, *, amp: bool) -> float:
 
 def load_initial(config: TrainConfig) -> DGCN | None:
     """The model of `init_checkpoint`. Raises ValueError unless it is the configured one, and the only start."""
-    if config.init_checkpoint is None:
+    if config.init_checkpoint is None or config.reset_heads:
         return None
     if config.pretrained or config.init_trunk is not None or config.graph_file is not None:
         raise ValueError(
@@ -144,14 +184,43 @@ def load_initial(config: TrainConfig) -> DGCN | None:
     if changes := list(differences(config.model.to_dict(), model.config.to_dict())):
         raise ValueError(
             f"init_checkpoint {config.init_checkpoint} must hold the configured model, but has"
-            f" {'; '.join(changes)} (configured -> in the file)"
+            f" {'; '.join(changes)} (configured -> in the file); --reset-heads takes what fits"
         )
     return model
 
 
+def load_fitting(model: DGCN, checkpoint: Path) -> None:
+    """Give `model` the weights of another model that mean the same in both; logs which do not. Adjacencies stay.
+
+    Raises ValueError where the backbones differ."""
+    other, _ = load_model(checkpoint)
+    if other.config.backbone != model.config.backbone:
+        raise ValueError(
+            f"init_checkpoint {checkpoint} must have the backbone {model.config.backbone}, got {other.config.backbone}"
+        )
+    before, now = other.config.skeleton, model.config.skeleton
+    other_meaning = ["adjacency"]
+    if before.keypoints != now.keypoints:
+        other_meaning += ["pif_head", "kmap", "graph_conv", "expand"]
+    if (before.keypoints, before.limbs) != (now.keypoints, now.limbs):
+        other_meaning += ["paf_head"]
+    own, theirs = model.state_dict(), other.state_dict()
+    fitting = {
+        name: value
+        for name, value in theirs.items()
+        if name in own and own[name].shape == value.shape and not set(name.split(".")).intersection(other_meaning)
+    }
+    fresh, left = (sorted(n for n in tensors if n not in fitting and "adjacency" not in n) for tensors in (own, theirs))
+    model.load_state_dict(fitting, strict=False)
+    log.info(f"{checkpoint}: {len(fitting)} of {len(own)} tensors of the model are taken from it")
+    for what, names in (("start afresh", fresh), ("of the file are not used", left)):
+        if names:
+            log.info(f"{len(names)} tensors {what}: {', '.join(names)}")
+
+
 def build_initial(config: TrainConfig, dataset: KeypointDataset) -> DGCN:
     """The network at the start of a run, with the graph of the training persons (Eq. 5)."""
-    if config.freeze_epochs and not config.pretrained and config.init_trunk is None:
+    if config.freeze_epochs and not (config.pretrained or config.init_trunk or config.init_checkpoint):
         own = config.model.backbone in OWN_BACKBONES
         start = "--init-trunk" if own else "--pretrained, as the paper starts from ImageNet,"
         log.warning(
@@ -167,6 +236,8 @@ def build_initial(config: TrainConfig, dataset: KeypointDataset) -> DGCN:
             model.backbone.load_trunk(config.init_trunk, (images - model.mean) / model.std)
         except ValueError as error:
             raise ValueError(f"init_trunk must hold a trunk of {config.model.backbone}: {error}") from error
+    if config.init_checkpoint is not None:
+        load_fitting(model, config.init_checkpoint)
     return model
 
 

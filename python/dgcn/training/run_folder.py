@@ -14,6 +14,7 @@ from ..files import TEMPORARY_FILES
 
 log = logging.getLogger(__name__)
 
+CONFIG_FILE = "config.json"
 STATE_FILE = "training_state.pt"
 LAST_FILE = "last.safetensors"
 BEST_FILE = "best.safetensors"

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import fields
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +10,15 @@ import torch
 from timm.utils import ModelEmaV3
 
 from ..model.checkpoint import check_tensors, load_training_state, save_training_state
-from ..model.config import ModelConfig
 from ..model.network import DGCN
 from .config import TrainConfig, differences
 from .run_folder import STATE_FILE
+
+log = logging.getLogger(__name__)
+
+_REQUIRED = {"settings", "model", "optimizer", "step", "step_of_epoch", "sums", "history", "generator"}
+_SAMPLES = ("train_images", "train_annotations", "reading", "batch_size", "seed")
+"""Settings that decide which pictures are in which step of an epoch."""
 
 
 class TrainingState:
@@ -24,8 +28,10 @@ class TrainingState:
         model: the network that is trained.
         ema: its averaged weights, if the configuration asks for them.
         optimizer: of the model's parameters.
+        scaler: of the loss, under float16; else it changes nothing.
         steps_per_epoch: optimizer steps of an epoch.
         step: optimizer steps done since the start of the run.
+        step_of_epoch: optimizer steps done in the current epoch.
         sums: loss terms summed over the current epoch.
         history: a record for each epoch that is done.
     """
@@ -37,26 +43,29 @@ class TrainingState:
         ema: ModelEmaV3 | None,
         optimizer: torch.optim.Optimizer,
         steps_per_epoch: int,
+        num_processes: int = 1,
     ) -> None:
         self.config = config
         self.model = model
         self.ema = ema
         self.optimizer = optimizer
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.amp == "fp16")
         self.steps_per_epoch = steps_per_epoch
+        self.num_processes = num_processes
         self.step = 0
+        self.step_of_epoch = 0
         self.sums: dict[str, float] = {}
         self.history: list[dict[str, Any]] = []
         self._saved: tuple[int, Path] | None = None  # step and file of the last state saved
 
     @property
+    def device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+    @property
     def epoch(self) -> int:
         """Number of the current epoch, from 0."""
         return len(self.history)
-
-    @property
-    def step_of_epoch(self) -> int:
-        """Optimizer steps done in the current epoch."""
-        return self.step - self.epoch * self.steps_per_epoch
 
     @property
     def averaged(self) -> DGCN:
@@ -68,38 +77,76 @@ class TrainingState:
         """Whether the last epoch that is done still has to be evaluated."""
         return bool(self.history) and "AP" not in self.history[-1] and self.config.evaluates_after(self.epoch)
 
+    @property
+    def is_done(self) -> bool:
+        """Whether the run has come to its end, or to that of its patience."""
+        if self.epoch >= self.config.epochs:
+            return True
+        scores = [record["AP"] for record in self.history if "AP" in record]
+        return 0 < self.config.patience <= len(scores) - 1 - (scores.index(max(scores)) if scores else 0)
+
+    def settings(self) -> dict[str, Any]:
+        """What the result depends on."""
+        # Where batch norm sees the images of one process, their number matters; else it changes no more than rounding.
+        processes = {"processes": self.num_processes} if self.config.batch_norm == "local" else {}
+        return self.config.tracked() | processes
+
     def save(self) -> None:
         """Write the state into the folder of the run, atomically."""
         path = self.config.work_dir / STATE_FILE
         state = {
-            "fingerprint": self.config.fingerprint(),
+            "settings": self.settings(),
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
             "step": self.step,
+            "step_of_epoch": self.step_of_epoch,
             "sums": self.sums,
             "history": self.history,
             "generator": torch.get_rng_state(),
         }
         if self.ema is not None:
             state["ema"] = self.ema.module.state_dict()
-        device = next(self.model.parameters()).device
-        if device.type == "cuda":
-            state["cuda_generator"] = torch.cuda.get_rng_state(device)
+        if self.device.type == "cuda":
+            state["cuda_generator"] = torch.cuda.get_rng_state(self.device)
         save_training_state(path, state)
         self._saved = self.step, path
 
     def restore(self, path: Path, state: dict[str, Any]) -> None:
-        """Go on from a state that `load_state` has read from `path`."""
+        """Go on from a state that `load_state` has read from `path`.
+
+        Raises ValueError where other settings than the saved ones are neither allowed nor possible."""
+        # A setting that did not exist yet had the value that is now its default.
+        saved = dict(state["settings"])
+        processes = {name: saved.pop(name) for name in ("processes",) if name in saved}
+        settings = TrainConfig.from_dict(saved | {"work_dir": self.config.work_dir}).tracked() | processes
+        changes = list(differences(settings, self.settings()))
+        if changes and not self.config.allow_changes:
+            raise ValueError(
+                f"resume: {path} belongs to a run with other settings ({'; '.join(changes)}; as saved -> now):"
+                " pass --allow-changes to go on with those of now"
+            )
+        if fixed := [change for change in changes if change.startswith("model.")]:
+            raise ValueError(f"resume: {path} holds another model ({'; '.join(fixed)}): init_checkpoint starts from it")
         check_tensors(path, self.model.state_dict(), state["model"])
         self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.step, self.sums, self.history = state["step"], state["sums"], state["history"]
-        torch.set_rng_state(state["generator"])
+        self.step, self.step_of_epoch = state["step"], state["step_of_epoch"]
+        self.sums, self.history = state["sums"], state["history"]
         if self.ema is not None:
-            self.ema.module.load_state_dict(state["ema"])
-        device = next(self.model.parameters()).device
-        if device.type == "cuda" and "cuda_generator" in state:
-            torch.cuda.set_rng_state(state["cuda_generator"], device)
+            self.ema.module.load_state_dict(state.get("ema", state["model"]))
+        changed = {change.partition(":")[0].partition(".")[0] for change in changes}
+        if "optimizer" not in changed:
+            self.optimizer.load_state_dict(state["optimizer"])
+        if "amp" not in changed:
+            self.scaler.load_state_dict(state["scaler"])
+        if self.step_of_epoch and changed.intersection(_SAMPLES):
+            self.step, self.step_of_epoch, self.sums = self.step - self.step_of_epoch, 0, {}
+            changes.append(f"epoch {self.epoch + 1} begins again")
+        for change in changes:
+            log.warning(f"resume with other settings: {change}")
+        torch.set_rng_state(state["generator"])
+        if self.device.type == "cuda" and "cuda_generator" in state:
+            torch.cuda.set_rng_state(state["cuda_generator"], self.device)
         self._saved = self.step, path
 
     def last_saved(self) -> str:
@@ -111,16 +158,9 @@ class TrainingState:
         return f"the training state is in {path} (after step {step}; continue with --resume {resume})"
 
 
-def load_state(path: Path, config: TrainConfig) -> dict[str, Any]:
-    """The training state at `path`. Raises ValueError unless it is one of a run with these settings."""
+def load_state(path: Path) -> dict[str, Any]:
+    """The training state at `path`. Raises ValueError unless it is one of dgcn."""
     state = load_training_state(path)
-    required = {"fingerprint", "model", "optimizer", "step", "sums", "history", "generator"}
-    if missing := sorted(required - state.keys()):
+    if missing := sorted(_REQUIRED - state.keys()):
         raise ValueError(f"resume: {path} is not a training state of dgcn: it has no {', '.join(missing)}")
-    # A setting that did not exist yet had the value that is now its default.
-    defaults = {field.name: field.default for field in fields(TrainConfig) if field.name in config.tracked()}
-    old = {**defaults, **json.loads(state["fingerprint"])}
-    old["model"] = ModelConfig.from_dict(old["model"]).to_dict()
-    if changes := list(differences(old, json.loads(config.fingerprint()))):
-        raise ValueError(f"resume: {path} belongs to a run with other settings ({'; '.join(changes)}; as saved -> now)")
     return state

@@ -1,0 +1,180 @@
+"""The processes that train one model together, as torchrun starts them: what they add up, and how they stop as one."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from ..predict.predictor import check_device
+
+T = TypeVar("T")
+
+
+class StoppedElsewhere(Exception):
+    """Another process of the run has failed, and tells the reason itself."""
+
+
+class LostProcess(Exception):
+    """Another process of the run has vanished."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """The processes of a run. One that trains alone is a group of one, for which every method is trivial.
+
+    Attributes:
+        device: of this process.
+        rank: its number; process 0 writes the files of the run.
+        size: how many there are.
+        local_size: how many of them run on this machine.
+        restarts: how often torchrun has started them again.
+    """
+
+    device: torch.device
+    rank: int = 0
+    size: int = 1
+    local_size: int = 1
+    restarts: int = 0
+
+    @property
+    def is_first(self) -> bool:
+        return self.rank == 0
+
+    def settle(self, error: BaseException | None) -> None:
+        """Raise in all processes where one of them comes with an error; called by all at the same point of the run.
+
+        Raises:
+            KeyboardInterrupt: one of them was interrupted.
+            StoppedElsewhere: another one, of a lower rank than those that fail here, has failed.
+            BaseException: `error`, in the first process that has failed.
+        """
+        if self.size == 1:
+            if error is not None:
+                raise error
+            return
+        failed = torch.tensor(error is not None, dtype=torch.uint8)
+        with lost_processes():
+            dist.all_reduce(failed, dist.ReduceOp.MAX)
+        if not failed:
+            return
+        stops = self.gather(None if error is None else isinstance(error, KeyboardInterrupt))
+        if any(stops):
+            raise KeyboardInterrupt from error
+        if error is not None and stops.index(False) == self.rank:
+            raise error
+        raise StoppedElsewhere from error
+
+    @contextlib.contextmanager
+    def together(self) -> Iterator[None]:
+        """A block that all processes enter; an error of one ends it in all, as `settle` does."""
+        error: BaseException | None = None
+        try:
+            yield
+        except (StoppedElsewhere, LostProcess):  # which the others know of
+            raise
+        except (Exception, KeyboardInterrupt) as caught:
+            error = caught
+        self.settle(error)
+
+    def each(self, items: Iterator[T], before: Callable[[], None]) -> Iterator[T]:
+        """The `items`, of which all processes have as many; `before` is called before each is waited for.
+
+        An error of one process in between is raised in all, as by `settle`."""
+        while True:
+            error: BaseException | None = None
+            item = None
+            try:
+                before()
+                item = next(items)
+            except StopIteration:
+                return
+            except (Exception, KeyboardInterrupt) as caught:
+                error = caught
+            self.settle(error)
+            assert item is not None
+            yield item
+
+    def sum(self, values: Tensor) -> Tensor:
+        """`values` summed over the processes, in place."""
+        if self.size > 1:
+            with lost_processes():
+                dist.all_reduce(values)
+        return values
+
+    def gather(self, value: T) -> list[T]:
+        """The `value` of every process, in the order of their ranks."""
+        if self.size == 1:
+            return [value]
+        values: list[Any] = [None] * self.size
+        with lost_processes():
+            dist.all_gather_object(values, value, group=dist.group.WORLD)
+        return values
+
+    def share(self, module: nn.Module) -> None:
+        """Give the parameters and buffers of process 0 to all."""
+        if self.size > 1:
+            with lost_processes(), torch.no_grad():
+                for tensor in module.state_dict().values():
+                    dist.broadcast(tensor, 0)
+
+    def parallel(self, module: nn.Module) -> nn.Module:
+        """`module` for the training: its gradients become means over the processes."""
+        if self.size == 1:
+            return module
+        with lost_processes():
+            return DistributedDataParallel(module, [self.device] if self.device.type == "cuda" else None)
+
+
+@contextlib.contextmanager
+def joined(device: str) -> Iterator[Group]:
+    """The group of processes that torchrun has started this one for, left with the block; a group of one otherwise.
+
+    Args:
+        device: "cpu", "cuda" or, for one process, "cuda:N".
+
+    Raises ValueError for a device that does not exist, or that several processes cannot share.
+    """
+    size = int(os.environ.get("WORLD_SIZE", 1))
+    if size == 1 or not dist.is_available():
+        yield Group(check_device(device))
+        return
+    rank, local_rank = int(os.environ["RANK"]), int(os.environ["LOCAL_RANK"])
+    kind, _, number = device.partition(":")
+    if number:
+        raise ValueError(f"device must be 'cpu' or 'cuda' for {size} processes, got '{device}'")
+    own = check_device(f"cuda:{local_rank}" if kind == "cuda" else device)
+    if own.type == "cuda":
+        torch.cuda.set_device(own)
+    joins = not dist.is_initialized()
+    if joins:
+        # Small messages and errors go by gloo, for which no GPU is waited for.
+        dist.init_process_group("cpu:gloo,cuda:nccl" if own.type == "cuda" else "gloo")
+    try:
+        local_size = int(os.environ.get("LOCAL_WORLD_SIZE", size))
+        yield Group(own, rank, size, local_size, int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)))
+    finally:
+        if joins:
+            dist.destroy_process_group()
+
+
+@contextlib.contextmanager
+def lost_processes() -> Iterator[None]:
+    """Within the block, the error of a connection that has broken off becomes a `LostProcess`."""
+    try:
+        yield
+    except RuntimeError as error:
+        if isinstance(error, torch.OutOfMemoryError) or not _is_of_a_connection(error):
+            raise
+        raise LostProcess("another process of the run has stopped; its own message tells why") from error
+
+
+def _is_of_a_connection(error: RuntimeError) -> bool:
+    return isinstance(error, dist.DistError) or "gloo" in str(error)

@@ -1,0 +1,153 @@
+"""Several processes under torchrun train as one: the same gradients, graphs, scores; and they stop and go on as one."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from stick_figures import TINY, short_training, write_set
+
+from dgcn.files import write_json
+from dgcn.model.checkpoint import load_training_state
+from dgcn.training.config import TrainConfig
+from dgcn.training.loop import fit
+from dgcn.training.run_folder import CONFIG_FILE, STATE_FILE
+
+pytestmark = pytest.mark.skipif(not torch.distributed.is_gloo_available(), reason="this torch has no gloo")
+
+
+@pytest.fixture
+def config(tmp_path) -> TrainConfig:
+    """Nine pictures in batches of four, the last of which is left out; the processes have unlike shares of the nine."""
+    write_set(tmp_path, 9)
+    options = {"epochs": 3, "batch_size": 4, "optimizer": "sgd", "batch_norm": "frozen", "eval_every": 3}
+    return short_training(tmp_path, tmp_path / "one", **options)
+
+
+# What a process does in the place of `dgcn train`; the name of the run's configuration comes first, then arguments.
+PROLOGUE = """
+import os, signal, sys, time, torch
+from pathlib import Path
+from dgcn.training import loop
+from dgcn.training.config import read_config
+
+torch.set_num_threads(1)
+rank, restarts = int(os.environ["RANK"]), int(os.environ["TORCHELASTIC_RESTART_COUNT"])
+train_step = loop.train_step
+"""
+EPILOGUE = """
+from dgcn.cli import main
+loop.train_step = changed_step
+sys.exit(main(["train", "--config", sys.argv[1]]))
+"""
+NOTHING = """
+changed_step = train_step
+"""
+
+
+def torchrun(config: TrainConfig, body: str = NOTHING, *flags: str, size: int = 2) -> subprocess.Popen:
+    """Start the run in processes that execute `body`, which defines `changed_step`."""
+    script = config.work_dir.with_suffix(".py")
+    script.write_text(PROLOGUE + body + EPILOGUE)
+    settings = config.work_dir.with_suffix(".json")
+    write_json(settings, config.to_dict())
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={size}"]
+    return subprocess.Popen(
+        [*command, "--monitor-interval=0.1", *flags, str(script), str(settings)],
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+
+
+def largest_difference(a: Path, b: Path) -> float:
+    """Of the weights of two training states."""
+    states = [load_training_state(path)["model"] for path in (a, b)]
+    return max(float((x.double() - y.double()).abs().max()) for x, y in zip(*(s.values() for s in states), strict=True))
+
+
+def test_two_processes_train_as_one(config, tmp_path):
+    """Frozen batch norm leaves no difference but rounding: weights, losses, graphs for each sample, and AP."""
+    config = dataclasses.replace(config, model=dataclasses.replace(TINY, per_sample=False), batch_size=5)
+    history = fit(config)
+    two = dataclasses.replace(config, work_dir=tmp_path / "two")
+    process = torchrun(two)
+    _, errors = process.communicate()
+    assert process.returncode == 0, errors
+    assert largest_difference(config.work_dir / STATE_FILE, two.work_dir / STATE_FILE) < 1e-6
+    state = load_training_state(two.work_dir / STATE_FILE)
+    assert [record["epoch"] for record in state["history"]] == [1, 2, 3]
+    for own, others in zip(history, state["history"], strict=True):
+        assert own["loss"] == pytest.approx(others["loss"], rel=1e-5)
+    assert state["history"][-1]["AP"] == pytest.approx(history[-1]["AP"], abs=1e-9)
+
+
+def test_parts_of_a_batch_train_as_the_whole(config, tmp_path):
+    config = dataclasses.replace(config, model=dataclasses.replace(TINY, per_sample=True), epochs=2)
+    fit(config)
+    parts = dataclasses.replace(config, work_dir=tmp_path / "parts", accumulation_steps=3)
+    fit(parts)
+    assert largest_difference(config.work_dir / STATE_FILE, parts.work_dir / STATE_FILE) < 1e-6
+
+
+def test_a_killed_process_is_started_again_and_changes_nothing(config, tmp_path):
+    whole = dataclasses.replace(config, work_dir=tmp_path / "whole", save_seconds=0.0, batch_norm="local")
+    process = torchrun(whole)
+    _, errors = process.communicate()
+    assert process.returncode == 0, errors
+    broken = dataclasses.replace(whole, work_dir=tmp_path / "broken")
+    kill = """
+def changed_step(run, *arguments):
+    if run.state.step == 3 and rank == 1 and restarts == 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return train_step(run, *arguments)
+"""
+    process = torchrun(broken, kill, "--max-restarts=1")
+    _, errors = process.communicate()
+    assert process.returncode == 0, errors
+    assert largest_difference(whole.work_dir / STATE_FILE, broken.work_dir / STATE_FILE) == 0.0
+
+
+@pytest.mark.parametrize("target", ["one process", "torchrun"])
+def test_a_signal_stops_all_and_saves(config, tmp_path, target):
+    endless = dataclasses.replace(config, epochs=10_000, eval_every=10_000, save_seconds=0.0)
+    announce = """
+def changed_step(run, *arguments):
+    Path(f"{run.config.work_dir}.{rank}").write_text(str(os.getpid()))
+    return train_step(run, *arguments)
+"""
+    process = torchrun(endless, announce)
+    state, second = endless.work_dir / STATE_FILE, Path(f"{endless.work_dir}.1")
+    while not (state.exists() and second.exists()):
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.05)
+    os.kill(process.pid if target == "torchrun" else int(second.read_text()), signal.SIGTERM)
+    _, errors = process.communicate()
+    assert process.returncode != 0
+    assert errors.count("interrupted; the training state is in") == 1
+    assert load_training_state(state)["step"] > 0
+
+
+def test_a_failure_of_one_process_ends_all_with_its_reason(config, tmp_path):
+    (tmp_path / "8.png").write_bytes((tmp_path / "8.png").read_bytes()[:200])
+    process = torchrun(dataclasses.replace(config, batch_size=9, epochs=1, workers=1))
+    _, errors = process.communicate()
+    assert process.returncode != 0
+    assert errors.count("8.png cannot be read as a picture") == 1
+    assert "the training state is in" in errors
+
+
+def test_a_batch_of_fewer_pictures_than_processes(config):
+    process = torchrun(dataclasses.replace(config, batch_size=1))
+    _, errors = process.communicate()
+    assert process.returncode != 0
+    assert errors.count("batch_size must be at least the 2 training processes, got 1") == 1
+    assert not (config.work_dir / CONFIG_FILE).exists()
