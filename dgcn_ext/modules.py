@@ -29,6 +29,7 @@ from dgcn_ext.overrides import overridable
 __getattr__, __dir__ = lazy_attributes(globals(), {"fused": ["DGCMFused", "GraphConvFused", "NonLocalFused"]})
 
 _LARGEST_SEED = 2**63 - 1
+_LARGEST_SAMPLE = 2**32 - 1
 
 
 class GraphConv(AdjacencyModule):
@@ -46,6 +47,10 @@ class GraphConv(AdjacencyModule):
         per_sample: draw one graph per image rather than one for the batch.
         device, dtype: of the parameters and the buffer, as in ``torch.nn``.
 
+    The attribute ``first_sample`` is the number of the first image of x in a batch of which this process, or this step
+    of gradient accumulation, has a part. Set before a forward, it makes the draws of ``per_sample`` those of the whole
+    batch: they are a function of the seed and the number of the image.
+
     :class:`dgcn_ext.adjacency.AdjacencyModule` says how the graph comes through a start on the meta device.
 
     Raises:
@@ -54,6 +59,7 @@ class GraphConv(AdjacencyModule):
 
     graph_conv = staticmethod(reference.graph_conv)
     edge_weight: nn.Parameter | None  # None: Eq. 4
+    first_sample = 0
 
     def __init__(
         self,
@@ -129,6 +135,7 @@ class GraphConv(AdjacencyModule):
             self.bias,
             seed=_as_seed(seed, x) if drawn else None,
             per_sample=self.per_sample,
+            first_sample=check_integer("first_sample", self.first_sample, 0, _LARGEST_SAMPLE),
             semantics=self.semantics,
             aggregate=self.aggregate,
         )

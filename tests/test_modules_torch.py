@@ -156,6 +156,26 @@ def test_another_number_is_not_compiled_again() -> None:
     assert counter.frame_count == 2
 
 
+@both
+def test_parts_of_a_batch_have_the_graphs_of_the_whole(module_type: type[DGCM]) -> None:
+    layer, x = make(module_type, per_sample=True).graph_conv, torch.randn(5, 5, 4, 3)
+    whole = layer(x, seed=3)
+    first = layer(x[:2], seed=3)
+    layer.first_sample = 2
+    assert torch.equal(torch.cat([first, layer(x[2:], seed=3)]), whole)
+
+
+@both
+@pytest.mark.parametrize(
+    ("number", "error", "message"), [(-1, ValueError, "in"), (0.5, TypeError, "an integer, got 0.5")]
+)
+def test_bad_first_sample(module_type: type[DGCM], number: object, error: type[Exception], message: str) -> None:
+    module = make(module_type)
+    module.graph_conv.first_sample = number
+    with pytest.raises(error, match=f"first_sample must be {message}"):
+        module(features())
+
+
 def test_vmap_over_seeds() -> None:
     """The plain layer: one graph for each seed, without torch's generator, which vmap refuses."""
     graph, x = make(DGCM).graph_conv, torch.randn(2, 5, 4, 3)
