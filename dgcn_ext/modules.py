@@ -10,6 +10,7 @@ Legend: B images, K nodes (keypoints), H×W positions in cells, N = H·W, C chan
 """
 
 import math
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -47,9 +48,9 @@ class GraphConv(AdjacencyModule):
         per_sample: draw one graph per image rather than one for the batch.
         device, dtype: of the parameters and the buffer, as in ``torch.nn``.
 
-    The attribute ``first_sample`` is the number of the first image of x in a batch of which this process, or this step
-    of gradient accumulation, has a part. Set before a forward, it makes the draws of ``per_sample`` those of the whole
-    batch: they are a function of the seed and the number of the image.
+    The attribute ``first_sample``, 0 at the start, is the number of the first image of x. The draws of ``per_sample``
+    are functions of the seed and the number of the image. So where processes or steps of gradient accumulation have
+    parts of one batch, each sets it before a forward, and every image gets the graph that it has in the whole batch.
 
     :class:`dgcn_ext.adjacency.AdjacencyModule` says how the graph comes through a start on the meta device.
 
@@ -135,10 +136,17 @@ class GraphConv(AdjacencyModule):
             self.bias,
             seed=_as_seed(seed, x) if drawn else None,
             per_sample=self.per_sample,
-            first_sample=check_integer("first_sample", self.first_sample, 0, _LARGEST_SAMPLE),
+            first_sample=self._checked_first_sample() if drawn and self.per_sample else 0,
             semantics=self.semantics,
             aggregate=self.aggregate,
         )
+
+    def _checked_first_sample(self) -> int:
+        compiling = torch.compiler.is_compiling()
+        # By default the integers of a module are constants to torch.compile: it would compile for each number. The
+        # check is inside, since torch.compile reads the attribute where its value is used.
+        with torch._dynamo.patch_dynamo_config(allow_unspec_int_on_nn_module=True) if compiling else nullcontext():
+            return check_integer("first_sample", self.first_sample, 0, _LARGEST_SAMPLE)
 
     def frozen_adjacency(self) -> Tensor:
         """The graph [K, K] where none is drawn: A of a static graph, and what ``eval_graph`` names of a dynamic one."""
