@@ -33,7 +33,7 @@ OPTIONAL = ("weight", "bias", "residual")
 DRAWS = {
     "as given": {},
     "drawn": {"seed": -5},
-    "per sample": {"seed": 2**40 + 3, "per_sample": True, "first_sample": 2**32 - 3},
+    "per sample": {"seed": 2**40 + 3, "per_sample": True, "first_sample": 2**31 + 5},
 }
 
 
