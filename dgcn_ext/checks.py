@@ -12,6 +12,7 @@ from torch import Tensor
 import dgcn_ext
 
 _FEATURE_DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+_INTEGERS = (int, torch.SymInt, np.integer)  # of Python, torch.compile and NumPy
 
 
 def check_graph_conv(
@@ -79,8 +80,7 @@ def check_first_sample(first_sample: int, samples: int = 1) -> None:
 
 
 def _is_integer(value: object) -> bool:
-    """Of Python, NumPy or torch.compile."""
-    return isinstance(value, (int, torch.SymInt, np.integer)) and not isinstance(value, bool)
+    return isinstance(value, _INTEGERS) and not isinstance(value, bool)
 
 
 def _describe(value: object) -> str:
