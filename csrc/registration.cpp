@@ -14,11 +14,12 @@ namespace {
 
 constexpr const char* kSchemas[] = {
     "graph_conv_forward(Tensor x, Tensor edge_weight, Tensor adjacency, Tensor? weight, Tensor? bias, "
-    "Tensor? residual, Tensor? seed, bool per_sample, bool mask, bool target, bool relu) -> Tensor",
+    "Tensor? residual, Tensor? seed, bool per_sample, bool mask, bool target, bool relu, SymInt first_sample=0) "
+    "-> Tensor",
     "graph_conv_backward(Tensor grad_y, Tensor x, Tensor? y, Tensor edge_weight, Tensor adjacency, Tensor? weight, "
-    "Tensor? bias, Tensor? seed, bool per_sample, bool mask, bool target, bool relu, bool need_x, bool need_params) "
-    "-> (Tensor grad_x, Tensor grad_edge_weight, Tensor grad_weight, Tensor grad_bias)",
-    "sample_adjacency(Tensor adjacency, Tensor seed, int? batch) -> Tensor",
+    "Tensor? bias, Tensor? seed, bool per_sample, bool mask, bool target, bool relu, bool need_x, bool need_params, "
+    "SymInt first_sample=0) -> (Tensor grad_x, Tensor grad_edge_weight, Tensor grad_weight, Tensor grad_bias)",
+    "sample_adjacency(Tensor adjacency, Tensor seed, int? batch, SymInt first_sample=0) -> Tensor",
     "relu_affinity_forward(Tensor a, Tensor b, Tensor g) -> Tensor",
     "relu_affinity_backward(Tensor grad_y, Tensor a, Tensor b, Tensor g, bool need_keys, bool need_g) "
     "-> (Tensor grad_a, Tensor grad_b, Tensor grad_g)",

@@ -12,6 +12,7 @@ from torch import Tensor
 import dgcn_ext
 
 _FEATURE_DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+_INTEGERS = (int, torch.SymInt, np.integer)  # of Python, torch.compile and NumPy
 
 
 def check_graph_conv(
@@ -64,11 +65,22 @@ def check_flag(name: str, value: bool) -> None:
 
 
 def check_batch(batch: int) -> None:
-    """An integer of Python, NumPy or torch.compile."""
-    if isinstance(batch, bool) or not isinstance(batch, (int, torch.SymInt, np.integer)):
+    if not _is_integer(batch):
         raise TypeError(f"batch must be an integer or None, got {_describe(batch)}")
     if not 0 <= batch < 2**32:  # the number of an image is a 32-bit word of Philox's counter
         raise ValueError(f"batch must be None or in [0, 2**32), got {batch}")
+
+
+def check_first_sample(first_sample: int, samples: int = 1) -> None:
+    """An integer from which ``samples`` images are numbered, with a 32-bit word as in :func:`check_batch`."""
+    if not _is_integer(first_sample):
+        raise TypeError(f"first_sample must be an integer, got {_describe(first_sample)}")
+    if not 0 <= first_sample <= 2**32 - samples:
+        raise ValueError(f"first_sample must be in [0, 2**32 - {samples}], got {first_sample}")
+
+
+def _is_integer(value: object) -> bool:
+    return isinstance(value, _INTEGERS) and not isinstance(value, bool)
 
 
 def _describe(value: object) -> str:

@@ -16,6 +16,7 @@ from dgcn_ext.checks import (
     check_batch,
     check_device_type,
     check_feature_dtype,
+    check_first_sample,
     check_flag,
     check_graph_conv,
     check_has_no_gradient,
@@ -50,6 +51,7 @@ def graph_conv(
     *,
     seed: Tensor | None = None,
     per_sample: bool = False,
+    first_sample: int = 0,
     semantics: str = "literal",
     aggregate: str = "source",
     activation: str = "relu",
@@ -80,6 +82,8 @@ def graph_conv(
         seed: int64, 0-dim, on the device of ``x``: draws A_d ~ Bernoulli(A) (Eq. 7) and uses it in the place of A; the
             same seed draws the same graph, on every device. None uses A as it is.
         per_sample: with a ``seed``, one draw per image rather than one for the batch (the paper).
+        first_sample: number of the first image, of which each ``per_sample`` draw is a function. A part of a batch that
+            starts at image b gets the draws of the whole batch with b. Without ``per_sample`` it has no effect.
         semantics: what an absent edge (A_ij = 0) means. "literal": logit 0, so it still gets weight e⁰ (Eq. 8 as it is
             written); "mask": logit −∞, and a row without edges is zero.
         aggregate: "source": y_j = Σ_i (Wx)_i S_ij, the paper's product X·S; "target": y_i = Σ_j S_ij (Wx)_j.
@@ -91,8 +95,10 @@ def graph_conv(
         y [B, K, H, W] in the dtype and memory format of ``x``.
 
     Raises:
-        TypeError: an argument that is not a dense tensor, or of the wrong dtype; a ``per_sample`` that is not a bool.
-        ValueError: a wrong shape, device or option, or an ``adjacency`` that requires a gradient.
+        TypeError: an argument that is not a dense tensor, or of the wrong dtype; a ``per_sample`` that is not a bool; a
+            ``first_sample`` that is not an integer.
+        ValueError: a wrong shape, device or option, an ``adjacency`` that requires a gradient, or a ``first_sample``
+            below 0 or so large that the number of an image does not fit into 32 bits.
         RuntimeError: ``adjacency`` outside [0, 1] or NaN (on the CPU only; looking would make a GPU wait), CUDA tensors
             in an installation without CUDA kernels, or a second derivative.
         NotImplementedError: a derivative in forward mode (``jvp``, ``jacfwd``).
@@ -105,14 +111,15 @@ def graph_conv(
             *tensors[:-1],
             seed=seed,
             per_sample=per_sample,
+            first_sample=first_sample,
             semantics=semantics,
             aggregate=aggregate,
             activation=activation,
         )
     # The operator checks its arguments itself, and a second check takes longer than the arithmetic of a small call. So
     # check_graph_conv() runs only after a failure, for its better message. Before the call come the checks that the
-    # operator does not make, of per_sample and of the gradient of adjacency; and, under torch.compile, those of the
-    # types, because torch fails with a message of its own where it traces a value that is not a tensor.
+    # operator does not make, of per_sample, first_sample and the gradient of adjacency; and, under torch.compile, those
+    # of the types, because torch fails with a message of its own where it traces a value that is not a tensor.
     if torch.compiler.is_compiling():
         for name, value in (("x", x), ("edge_weight", edge_weight), ("adjacency", adjacency)):
             check_is_tensor(name, value)
@@ -124,6 +131,7 @@ def graph_conv(
     try:
         check_has_no_gradient("adjacency", adjacency)
         check_flag("per_sample", per_sample)
+        check_first_sample(first_sample)
         autocast_dtype = _autocast_dtype(x)
         if autocast_dtype is not None:
             x = _autocast(x, autocast_dtype)
@@ -136,7 +144,7 @@ def graph_conv(
         bias = None if bias is None else _parameter(bias, dtype)
         mask, target, relu = _MASK[semantics], _TARGET[aggregate], _RELU[activation]
         return dgcn_ext.ops.graph_conv(
-            x, edge_weight, adjacency, weight, bias, residual, seed, per_sample, mask, target, relu
+            x, edge_weight, adjacency, weight, bias, residual, seed, per_sample, mask, target, relu, first_sample
         )
     except (AttributeError, KeyError, RuntimeError, TypeError, ValueError):
         try:
@@ -144,13 +152,14 @@ def graph_conv(
             check_option("aggregate", aggregate, _TARGET)
             check_option("activation", activation, _RELU)
             check_graph_conv(x, edge_weight, adjacency, weight, bias, residual, seed)
+            check_first_sample(first_sample, x.shape[0] if per_sample and seed is not None else 1)
         except (TypeError, ValueError, RuntimeError) as error:
             raise error from None
         raise
 
 
 @overridable
-def sample_adjacency(adjacency: Tensor, seed: Tensor, batch: int | None = None) -> Tensor:
+def sample_adjacency(adjacency: Tensor, seed: Tensor, batch: int | None = None, *, first_sample: int = 0) -> Tensor:
     """Draw A_d ~ Bernoulli(A) (Eq. 7): the graph that :func:`graph_conv` uses for the same ``seed``.
 
     The bits are those of Philox4x32-10 keyed by ``seed`` (low word first): edge e = i·K + j of image n takes word
@@ -164,13 +173,15 @@ def sample_adjacency(adjacency: Tensor, seed: Tensor, batch: int | None = None) 
             accumulation dtype; float64 probabilities with float32 features are the only case where that can matter.
         seed: int64, 0-dim, on the device of ``adjacency``.
         batch: None for the one draw that ``graph_conv`` shares over the batch; B for those of ``per_sample=True``.
+        first_sample: n of the first of B images, as in ``graph_conv``. Without ``batch`` n is 0.
 
     Returns:
         0/1 [K, K], or [B, K, K] with ``batch``, in the dtype of ``adjacency``.
 
     Raises:
         TypeError: an argument of the wrong type or dtype.
-        ValueError: a wrong shape or device, a ``batch`` out of range, or an ``adjacency`` that requires a gradient.
+        ValueError: a wrong shape or device, a ``batch`` or ``first_sample`` out of range, or an ``adjacency`` that
+            requires a gradient.
         RuntimeError: as for :func:`graph_conv`.
     """
     check_adjacency(adjacency)
@@ -179,8 +190,9 @@ def sample_adjacency(adjacency: Tensor, seed: Tensor, batch: int | None = None) 
     check_seed(seed, adjacency)
     if batch is not None:
         check_batch(batch)
+    check_first_sample(first_sample, 1 if batch is None else batch)
     probability = adjacency.to(_accumulation_dtype(adjacency.dtype)).contiguous()
-    return dgcn_ext.ops.sample_adjacency(probability, seed, batch).to(adjacency.dtype)
+    return dgcn_ext.ops.sample_adjacency(probability, seed, batch, first_sample).to(adjacency.dtype)
 
 
 @overridable

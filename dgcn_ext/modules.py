@@ -10,6 +10,7 @@ Legend: B images, K nodes (keypoints), H×W positions in cells, N = H·W, C chan
 """
 
 import math
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -29,6 +30,7 @@ from dgcn_ext.overrides import overridable
 __getattr__, __dir__ = lazy_attributes(globals(), {"fused": ["DGCMFused", "GraphConvFused", "NonLocalFused"]})
 
 _LARGEST_SEED = 2**63 - 1
+_LARGEST_SAMPLE = 2**32 - 1
 
 
 class GraphConv(AdjacencyModule):
@@ -46,6 +48,10 @@ class GraphConv(AdjacencyModule):
         per_sample: draw one graph per image rather than one for the batch.
         device, dtype: of the parameters and the buffer, as in ``torch.nn``.
 
+    The attribute ``first_sample``, 0 at the start, is the number of the first image of x. The draws of ``per_sample``
+    are functions of the seed and the number of the image. So where processes or steps of gradient accumulation have
+    parts of one batch, each sets it before a forward, and every image gets the graph that it has in the whole batch.
+
     :class:`dgcn_ext.adjacency.AdjacencyModule` says how the graph comes through a start on the meta device.
 
     Raises:
@@ -54,6 +60,7 @@ class GraphConv(AdjacencyModule):
 
     graph_conv = staticmethod(reference.graph_conv)
     edge_weight: nn.Parameter | None  # None: Eq. 4
+    first_sample = 0
 
     def __init__(
         self,
@@ -129,9 +136,17 @@ class GraphConv(AdjacencyModule):
             self.bias,
             seed=_as_seed(seed, x) if drawn else None,
             per_sample=self.per_sample,
+            first_sample=self._checked_first_sample() if drawn and self.per_sample else 0,
             semantics=self.semantics,
             aggregate=self.aggregate,
         )
+
+    def _checked_first_sample(self) -> int:
+        compiling = torch.compiler.is_compiling()
+        # By default the integers of a module are constants to torch.compile: it would compile for each number. The
+        # check is inside, since torch.compile reads the attribute where its value is used.
+        with torch._dynamo.patch_dynamo_config(allow_unspec_int_on_nn_module=True) if compiling else nullcontext():
+            return check_integer("first_sample", self.first_sample, 0, _LARGEST_SAMPLE)
 
     def frozen_adjacency(self) -> Tensor:
         """The graph [K, K] where none is drawn: A of a static graph, and what ``eval_graph`` names of a dynamic one."""

@@ -44,6 +44,7 @@ def _graph_conv(
     mask: bool,
     target: bool,
     relu: bool,
+    first_sample: int = 0,
 ) -> Any:
     """The folded matrix of W and S is computed in the graph, from constants: runtimes do it once, when they load it."""
     if seed is not None:

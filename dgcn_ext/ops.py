@@ -40,7 +40,7 @@ HAS_CUDA: bool = torch._C._dispatch_has_kernel_for_dispatch_key("dgcn::graph_con
 
 
 @torch.library.register_fake("dgcn::sample_adjacency", lib=_library)
-def _(adjacency: Tensor, seed: Tensor, batch: int | None = None) -> Tensor:
+def _(adjacency: Tensor, seed: Tensor, batch: int | None = None, first_sample: int = 0) -> Tensor:
     return adjacency.new_empty(adjacency.shape if batch is None else (batch, *adjacency.shape))
 
 
@@ -68,7 +68,7 @@ def _(
     bias: Tensor | None,
     residual: Tensor | None,
     seed: Tensor | None,
-    *_: bool,
+    *_: int,
 ) -> Tensor:
     check_graph_conv(x, edge_weight, adjacency, weight, bias, residual, seed)
     return torch.empty_like(x)
@@ -90,6 +90,7 @@ def _(
     relu: bool,
     need_x: bool,
     need_params: bool,
+    first_sample: int = 0,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     def gradient(parameter: Tensor | None) -> Tensor:
         return edge_weight.new_empty(0) if parameter is None or not need_params else torch.empty_like(parameter)
@@ -109,21 +110,26 @@ class _GraphConv(Function):
         bias: Tensor | None,
         residual: Tensor | None,
         seed: Tensor | None,
-        *options: bool,
+        per_sample: bool,
+        mask: bool,
+        target: bool,
+        relu: bool,
+        first_sample: int = 0,
     ) -> Tensor:
         check_has_no_gradient("adjacency", adjacency)
-        y = call_in_forward(graph_conv_forward, x, edge_weight, adjacency, weight, bias, residual, seed, *options)
+        flags = (per_sample, mask, target, relu)
+        tensors = (x, edge_weight, adjacency, weight, bias, residual, seed)
+        y = call_in_forward(graph_conv_forward, *tensors, *flags, first_sample)
         # The gate of ReLU is y > 0, unless a residual was added: then backward computes X·W'·S + b again.
-        *_, relu = options
         gate = y if relu and residual is None else None
         ctx.save_for_backward(x, gate, edge_weight, adjacency, weight, bias, seed)
-        ctx.options = options
+        ctx.flags, ctx.first_sample = flags, first_sample
         return y
 
     @staticmethod
     def backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
         x, y, edge_weight, adjacency, weight, bias, seed = ctx.saved_tensors
-        need_x, need_edge_weight, _, need_weight, need_bias, need_residual, *_ = ctx.needs_input_grad
+        need_x, need_edge_weight, _, need_weight, need_bias, need_residual, *rest = ctx.needs_input_grad
         need_params = need_edge_weight or need_weight or need_bias
         grad_x, grad_edge_weight, grad_weight, grad_bias = call_in_backward(
             graph_conv_backward,
@@ -135,9 +141,10 @@ class _GraphConv(Function):
             weight,
             bias,
             seed,
-            *ctx.options,
+            *ctx.flags,
             need_x,
             need_params,
+            ctx.first_sample,
         )
         return (
             grad_x if need_x else None,
@@ -146,7 +153,7 @@ class _GraphConv(Function):
             grad_weight if need_weight else None,
             grad_bias if need_bias else None,
             grad_y if need_residual else None,
-            *(None,) * (1 + len(ctx.options)),
+            *(None,) * len(rest),
         )
 
 
@@ -162,14 +169,14 @@ refuse_gradient(
 @torch.library.register_vmap("dgcn::graph_conv_forward", lib=_library)
 def _(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> Any:
     images = (0, 5)  # x and residual
-    *_, seed, per_sample, _, _, _ = args
+    seed, per_sample, *_ = args[6:]
     return _map_graph_conv(graph_conv_forward, images, seed is not None and per_sample, info, in_dims, args)
 
 
 @torch.library.register_vmap("dgcn::graph_conv_backward", lib=_library)
 def _(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> Any:
     images = (0, 1, 2)  # grad_y, x and y
-    *_, seed, per_sample, _, _, _, _, need_params = args
+    seed, per_sample, _, _, _, _, need_params, *_ = args[7:]
     one_by_one = need_params or (seed is not None and per_sample)  # gradients of parameters are sums over the images
     return _map_graph_conv(graph_conv_backward, images, one_by_one, info, in_dims, args)
 

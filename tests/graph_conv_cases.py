@@ -30,7 +30,11 @@ PARAMETER_TOLERANCE = {torch.float64: 1e-12, torch.float32: 2e-5, torch.bfloat16
 
 FORMATS = [torch.contiguous_format, torch.channels_last]
 OPTIONAL = ("weight", "bias", "residual")
-DRAWS = {"as given": {}, "drawn": {"seed": -5}, "per sample": {"seed": 2**40 + 3, "per_sample": True}}
+DRAWS = {
+    "as given": {},
+    "drawn": {"seed": -5},
+    "per sample": {"seed": 2**40 + 3, "per_sample": True, "first_sample": 2**31 + 5},
+}
 
 
 LAYOUTS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -152,6 +156,14 @@ BAD_INPUT: list[tuple[Any, ...]] = [
     ({"per_sample": "no"}, TypeError, "per_sample must be True or False, got 'no'", True),
     ({"per_sample": 1}, TypeError, "per_sample must be True or False, got 1"),
     ({"per_sample": None}, TypeError, "per_sample must be True or False, got NoneType"),
+    ({"first_sample": -1}, ValueError, r"first_sample must be in \[0, 2\*\*32 - 1\], got -1"),
+    (
+        {"first_sample": 2**32 - 1, "per_sample": True, "seed": torch.tensor(3)},
+        ValueError,
+        r"first_sample must be in \[0, 2\*\*32 - 2\], got 4294967295",
+    ),
+    ({"first_sample": 1.0}, TypeError, r"first_sample must be an integer, got 1\.0", True),
+    ({"first_sample": True}, TypeError, "first_sample must be an integer, got True"),
     ({"semantics": ["literal"]}, ValueError, r"semantics must be 'literal' or 'mask', got \['literal'\]", True),
     ({"activation": None}, ValueError, "activation must be 'relu' or 'none', got None"),
     ({"x": np.ones((2, 17, 5, 7))}, TypeError, "x must be a tensor, got ndarray", True),
@@ -175,7 +187,7 @@ class GraphConvContract(OpContract):
     bad_input = BAD_INPUT
     vmaps = (
         Vmap(("x",)),
-        Vmap(("x",), {"per_sample": True}),  # the n-th image of every element gets the n-th draw
+        Vmap(("x",), {"per_sample": True, "first_sample": 4}),  # the n-th image of every element gets the n-th draw
         Vmap(("residual",)),
         Vmap(("weight", "bias")),
         Vmap(("seed",), {"per_sample": True}),
@@ -192,9 +204,10 @@ class GraphConvContract(OpContract):
         residual: Tensor | None = None,
         seed: Tensor | None = None,
         per_sample: bool = False,
+        **first_sample: int,
     ) -> Tensor:
         tensors = (x, edge_weight, adjacency, weight, bias, residual, seed)
-        return self.overload(*tensors, per_sample, False, False, True)
+        return self.overload(*tensors, per_sample, False, False, True, **first_sample)
 
     def sample(self, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Call:
         return Call(make_inputs(shape, dtype, device))
@@ -264,10 +277,12 @@ class GraphConvContract(OpContract):
             x, edge_weight, adjacency = inputs["x"], inputs["edge_weight"], inputs["adjacency"]
             weight, bias, residual = (inputs.get(name) for name in OPTIONAL)
             flags = (seed is not None, False, True, True)
-            arguments = (x, edge_weight, adjacency, weight, bias, residual, seed, *flags)
+            first_sample = () if seed is None else (4,)
+            arguments = (x, edge_weight, adjacency, weight, bias, residual, seed, *flags, *first_sample)
             y = None if residual is not None else ops.graph_conv_forward(*arguments)
             for needs in [(True, True), (False, True), (True, False)] if optional else [(True, True)]:
-                yield ops.graph_conv_backward, (x, x, y, edge_weight, adjacency, weight, bias, seed, *flags, *needs)
+                rest = (*flags, *needs, *first_sample)
+                yield ops.graph_conv_backward, (x, x, y, edge_weight, adjacency, weight, bias, seed, *rest)
             yield ops.graph_conv_forward, arguments
             for name in inputs.keys() - {"adjacency"}:
                 inputs[name].requires_grad_()

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
-from graph_conv_cases import FORMATS, GraphConvContract, make_grad_y, make_inputs, options_on
+from graph_conv_cases import (
+    FORMATS,
+    PARAMETER_TOLERANCE,
+    GraphConvContract,
+    make_grad_y,
+    make_inputs,
+    options_on,
+)
 from op_contract import DTYPES, differentiate
 from torch import Tensor
 
@@ -74,6 +82,34 @@ def test_graph_is_that_of_sample_adjacency(device: torch.device, num_nodes: int,
     s = functional.graph_conv(one_hot, torch.zeros_like(adjacency), adjacency, **options)[..., 0].mT
     drawn = functional.sample_adjacency(adjacency, options["seed"], batch if per_sample else None)
     assert torch.equal(s > 0, drawn.bool().expand_as(s))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_parts_of_a_batch_have_the_graphs_of_the_whole(device: torch.device, dtype: torch.dtype) -> None:
+    inputs = make_inputs((5, 17, 9, 7), dtype, device)
+    options = options_on(device, seed=3, per_sample=True)
+    grad_y = make_grad_y(inputs, options)
+    y, gradients = differentiate(functional.graph_conv, inputs, options, grad_y)
+    parts = []
+    for images in (slice(0, 2), slice(2, 5)):
+        part = inputs | {name: inputs[name][images] for name in ("x", "residual")}
+        first = options | {"first_sample": images.start}
+        parts.append(differentiate(functional.graph_conv, part, first, grad_y[images]))
+    assert torch.equal(torch.cat([part[0] for part in parts]), y)
+    for name, gradient in gradients.items():
+        first, second = (part[1][name] for part in parts)
+        if name in ("x", "residual"):
+            assert torch.equal(torch.cat([first, second]), gradient)
+        else:
+            atol = PARAMETER_TOLERANCE[dtype] * max(gradient.abs().max().item(), 1.0)
+            torch.testing.assert_close(first + second, gradient, rtol=0, atol=atol)
+
+
+@pytest.mark.parametrize("function", [functional.graph_conv, reference.graph_conv])
+def test_one_draw_for_the_batch_is_the_same_in_its_parts(device: torch.device, function: Callable[..., Tensor]) -> None:
+    inputs = make_inputs((2, 17, 5, 7), device=device)
+    options = options_on(device, seed=3)
+    assert torch.equal(function(**inputs, **options, first_sample=2), function(**inputs, **options))
 
 
 def test_an_empty_row_gives_zeros_and_no_nan_gradient(device: torch.device) -> None:

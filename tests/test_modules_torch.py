@@ -11,7 +11,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch._dynamo.testing import CompileCounter
+from torch._dynamo.testing import CompileCounter, CompileCounterWithBackend
 from torch._subclasses import FakeTensorMode
 from torch.func import functional_call, vmap
 from torch.nn.utils import parametrizations, prune
@@ -154,6 +154,45 @@ def test_another_number_is_not_compiled_again() -> None:
     for seed in (1, 2, -3, 2**62):
         assert torch.equal(compiled(x, seed=seed)[1], module(x, seed=seed)[1])
     assert counter.frame_count == 2
+
+
+# ---- Parts of a batch -----------------------------------------------------------------------------------------------
+
+
+@both
+def test_parts_of_a_batch_have_the_graphs_of_the_whole(module_type: type[DGCM]) -> None:
+    """Up to the largest number. torch compiles for the first part and once more, for all others."""
+    torch.compiler.reset()
+    layer, start = make(module_type, per_sample=True).graph_conv, 2**32 - 6
+    counter = CompileCounterWithBackend("aot_eager")
+    compiled = torch.compile(layer, fullgraph=True, backend=counter)
+    x = torch.randn(6, 5, 4, 3, generator=torch.Generator().manual_seed(0))
+
+    def outputs_and_gradients(call: Callable[..., Tensor], first: int, end: int) -> list[Tensor]:
+        layer.first_sample = start + first
+        part = x[first:end].requires_grad_()
+        y = call(part, seed=torch.tensor(3))
+        return [y, *torch.autograd.grad(y.sin().sum(), (part, layer.edge_weight))]
+
+    y, grad_x, grad_edge_weight = outputs_and_gradients(layer, 0, 6)
+    for call in (layer, compiled):
+        parts = [outputs_and_gradients(call, first, first + 2) for first in (0, 2, 4)]
+        torch.testing.assert_close(torch.cat([part[0] for part in parts]), y)
+        torch.testing.assert_close(torch.cat([part[1] for part in parts]), grad_x)
+        torch.testing.assert_close(sum(part[2] for part in parts), grad_edge_weight)
+    assert counter.frame_count == 2
+
+
+@both
+@pytest.mark.parametrize(
+    ("number", "error", "message"),
+    [(-1, ValueError, r"in \[0, 4294967295\], got -1"), (0.5, TypeError, r"an integer, got 0\.5")],
+)
+def test_bad_first_sample(module_type: type[DGCM], number: object, error: type[Exception], message: str) -> None:
+    module = make(module_type, per_sample=True)
+    module.graph_conv.first_sample = number
+    with pytest.raises(error, match=f"first_sample must be {message}"):
+        module(features())
 
 
 def test_vmap_over_seeds() -> None:

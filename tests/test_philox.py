@@ -37,6 +37,13 @@ BAD_INPUT: list[tuple[Any, ...]] = [
     ({"batch": 2.0}, TypeError, r"batch must be an integer or None, got 2\.0", True),
     ({"batch": True}, TypeError, "batch must be an integer or None, got True"),
     ({"batch": "2"}, TypeError, "batch must be an integer or None, got '2'"),
+    ({"first_sample": -1}, ValueError, r"first_sample must be in \[0, 2\*\*32 - 1\], got -1"),
+    (
+        {"batch": 3, "first_sample": 2**32 - 2},
+        ValueError,
+        r"first_sample must be in \[0, 2\*\*32 - 3\], got 4294967294",
+    ),
+    ({"first_sample": None}, TypeError, "first_sample must be an integer, got NoneType"),
 ]
 
 
@@ -62,7 +69,8 @@ class SampleAdjacencyContract(OpContract):
             for num_nodes in (1, 2, 3, 14, 17, 133):
                 call = self.sample((num_nodes, num_nodes), dtype, device)
                 for seed in SEEDS if dtype == torch.float32 else SEEDS[:3]:
-                    yield Call(call.tensors | {"seed": torch.tensor(seed, device=device)}, {"batch": batch})
+                    options = {"batch": batch, "first_sample": 2**32 - 5}
+                    yield Call(call.tensors | {"seed": torch.tensor(seed, device=device)}, options)
 
         return {f"batch {batch}": lambda batch=batch: draws(batch) for batch in (None, 0, 1, 5)}
 
@@ -75,8 +83,8 @@ class SampleAdjacencyContract(OpContract):
         return Call({"adjacency": adjacency, "seed": torch.tensor(seed + 7)})
 
     def opchecks(self, device: torch.device) -> Iterable[tuple[Any, tuple[Any, ...]]]:
-        for batch in (None, 3):
-            yield ops.sample_adjacency, (torch.rand(5, 5, device=device), torch.tensor(3, device=device), batch)
+        for rest in ((None,), (3,), (3, 4)):
+            yield ops.sample_adjacency, (torch.rand(5, 5, device=device), torch.tensor(3, device=device), *rest)
 
     def compiled_calls(self) -> Iterable[tuple[Call, ...]]:
         calls = [self.sample((nodes, nodes), torch.float32, torch.device("cpu")) for nodes in (14, 17)]
@@ -125,11 +133,11 @@ def test_key_broadcasts_over_counters() -> None:
 
 def test_edges_take_the_documented_counters() -> None:
     """Edge (i, j) of sample n: word e mod 4 at counter (e div 4, 0, n, 0), e = i·K + j; key = seed, low word first."""
-    bits = reference.edge_bits(torch.tensor(0x0000_0002_0000_0001), num_nodes=3, batch=2)
-    for n, i, j in [(0, 0, 0), (0, 1, 1), (1, 2, 1), (1, 2, 2)]:
+    bits = reference.edge_bits(torch.tensor(0x0000_0002_0000_0001), num_nodes=3, batch=2, first_sample=7)
+    for n, i, j in [(7, 0, 0), (7, 1, 1), (8, 2, 1), (8, 2, 2)]:
         edge = i * 3 + j
         words = reference.philox4x32(torch.tensor([edge // 4, 0, n, 0]), torch.tensor([1, 2]))
-        assert bits[n, i, j] == words[edge % 4]
+        assert bits[n - 7, i, j] == words[edge % 4]
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -157,6 +165,16 @@ def test_edges_are_drawn_with_their_probabilities(device: torch.device) -> None:
     assert deviation.abs().max() < 4.5  # standard deviations, of 49 edges
 
 
-def test_batch_may_be_an_integer_of_numpy() -> None:
-    drawn = functional.sample_adjacency(torch.full((3, 3), 0.5), torch.tensor(0), np.int64(2))
-    assert torch.equal(drawn, functional.sample_adjacency(torch.full((3, 3), 0.5), torch.tensor(0), 2))
+@pytest.mark.parametrize("function", [functional.sample_adjacency, reference.sample_adjacency])
+def test_first_sample_continues_the_draws(device: torch.device, function: Callable[..., Tensor]) -> None:
+    arguments = torch.full((17, 17), 0.5, device=device), torch.tensor(3, device=device)
+    whole = function(*arguments, 5)
+    assert torch.equal(torch.cat([function(*arguments, 2), function(*arguments, 3, first_sample=2)]), whole)
+    assert torch.equal(function(*arguments, first_sample=2), whole[0])  # without a batch n is 0
+    assert not torch.equal(whole[2], whole[0])
+
+
+def test_numbers_may_be_integers_of_numpy() -> None:
+    arguments = torch.full((3, 3), 0.5), torch.tensor(0)
+    drawn = functional.sample_adjacency(*arguments, np.int64(2), first_sample=np.int32(3))
+    assert torch.equal(drawn, functional.sample_adjacency(*arguments, 2, first_sample=3))

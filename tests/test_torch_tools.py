@@ -74,7 +74,8 @@ def test_inductor() -> None:
     adjacency, seed = torch.rand(5, 5, generator=generator), torch.tensor(3)
 
     def function(x: Tensor, edge_weight: Tensor) -> Tensor:
-        nodes = graph_conv(x.sin(), edge_weight, adjacency, seed=seed, per_sample=True).flatten(2)
+        draw = {"seed": seed, "per_sample": True, "first_sample": x.shape[0]}
+        nodes = graph_conv(x.sin(), edge_weight, adjacency, **draw).flatten(2)
         return relu_affinity(nodes[:, 0], nodes[:, 1], nodes)
 
     compiled = torch.compile(function, fullgraph=True, dynamic=True)

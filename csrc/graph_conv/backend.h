@@ -13,7 +13,8 @@ namespace dgcn::graph_conv {
 struct GraphConvInputs {
   const Tensor &x, &edge_weight, &adjacency;
   const std::optional<Tensor>&weight, &bias, &seed;
-  bool per_sample;  ///< one draw per image; false without a seed
+  bool per_sample;       ///< one draw per image; false without a seed
+  int64_t first_sample;  ///< number of the first image; has no effect unless per_sample
   GraphMode mode;
   bool relu;
 
@@ -25,13 +26,10 @@ struct GraphConvInputs {
   /// T: the dtype of the parameters, and of all arithmetic.
   template <typename T>
   GraphParams<T> params() const {
-    return {const_data<T>(edge_weight),
-            const_data<T>(adjacency),
-            const_data<T>(weight),
-            const_data<T>(bias),
-            const_data<int64_t>(seed),
-            static_cast<int>(nodes()),
-            mode};
+    return {const_data<T>(edge_weight), const_data<T>(adjacency),
+            const_data<T>(weight),      const_data<T>(bias),
+            const_data<int64_t>(seed),  static_cast<uint32_t>(per_sample ? first_sample : 0),
+            static_cast<int>(nodes()),  mode};
   }
 };
 
@@ -47,8 +45,8 @@ struct GraphConvBackend {
   /// y: the output of forward, whose sign gates the gradient of ReLU. Null: not kept, or it contains a residual.
   void (*backward)(const GraphConvInputs& inputs, const Tensor& grad_y, const std::optional<Tensor>& y,
                    const GraphConvGradients& gradients);
-  /// draw [K, K] or [batch, K, K] ~ Bernoulli(adjacency).
-  void (*sample_adjacency)(const Tensor& adjacency, const Tensor& seed, const Tensor& draw);
+  /// draw [K, K] or [batch, K, K] ~ Bernoulli(adjacency), of the images from `first_sample`.
+  void (*sample_adjacency)(const Tensor& adjacency, const Tensor& seed, uint32_t first_sample, const Tensor& draw);
 };
 
 extern const GraphConvBackend kCpuBackend, kCudaBackend;

@@ -27,6 +27,12 @@ void check_seed(const Tensor& seed, const char* reference_name, const Tensor& re
   check_same_device("seed", seed, reference_name, reference);
 }
 
+/// The images [first_sample, first_sample + samples) are numbered by a 32-bit word of Philox's counter.
+void check_first_sample(int64_t first_sample, int64_t samples) {
+  DGCN_CHECK(0 <= first_sample && first_sample <= (int64_t{1} << 32) - samples, "first_sample must be in [0, 2**32 - ",
+             samples, "], got ", first_sample);
+}
+
 template <typename T>
 void check_probabilities(const T* adjacency, int64_t K) {
   bool valid = true;  // without an early exit, so that the loop is vectorised
@@ -63,6 +69,7 @@ void check_inputs(const GraphConvInputs& inputs) {
   if (inputs.weight) check_parameter("weight", *inputs.weight, {K, K});
   if (inputs.bias) check_parameter("bias", *inputs.bias, {K});
   if (inputs.seed) check_seed(*inputs.seed, "x", x);
+  check_first_sample(inputs.first_sample, inputs.samples());
 }
 
 /// `features`: y, a residual or a gradient of one of them.
@@ -77,8 +84,9 @@ void check_like_x(const char* name, const Tensor& features, const Tensor& x) {
 Tensor graph_conv_forward(const Tensor& x, const Tensor& edge_weight, const Tensor& adjacency,
                           const std::optional<Tensor>& weight, const std::optional<Tensor>& bias,
                           const std::optional<Tensor>& residual, const std::optional<Tensor>& seed, bool per_sample,
-                          bool mask, bool target, bool relu) {
-  const GraphConvInputs inputs{x, edge_weight, adjacency, weight, bias, seed, per_sample && seed, {mask, target}, relu};
+                          bool mask, bool target, bool relu, int64_t first_sample) {
+  const GraphConvInputs inputs{x,    edge_weight,        adjacency,    weight,         bias,
+                               seed, per_sample && seed, first_sample, {mask, target}, relu};
   check_inputs(inputs);
   if (residual) check_like_x("residual", *residual, x);
   check_probabilities(adjacency);
@@ -91,8 +99,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> graph_conv_backward(
     const Tensor& grad_y, const Tensor& x, const std::optional<Tensor>& y, const Tensor& edge_weight,
     const Tensor& adjacency, const std::optional<Tensor>& weight, const std::optional<Tensor>& bias,
     const std::optional<Tensor>& seed, bool per_sample, bool mask, bool target, bool relu, bool need_x,
-    bool need_params) {
-  const GraphConvInputs inputs{x, edge_weight, adjacency, weight, bias, seed, per_sample && seed, {mask, target}, relu};
+    bool need_params, int64_t first_sample) {
+  const GraphConvInputs inputs{x,    edge_weight,        adjacency,    weight,         bias,
+                               seed, per_sample && seed, first_sample, {mask, target}, relu};
   check_inputs(inputs);
   check_like_x("grad_y", grad_y, x);
   if (y) check_like_x("y", *y, x);
@@ -110,7 +119,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> graph_conv_backward(
   return {gradients.x, gradients.edge_weight, gradients.weight, gradients.bias};
 }
 
-Tensor sample_adjacency(const Tensor& adjacency, const Tensor& seed, std::optional<int64_t> batch) {
+Tensor sample_adjacency(const Tensor& adjacency, const Tensor& seed, std::optional<int64_t> batch,
+                        int64_t first_sample) {
   DGCN_CHECK(adjacency.dim() == 2 && adjacency.size(0) == adjacency.size(1), "adjacency must have shape [K, K], got ",
              to_string(adjacency.sizes()));
   const int64_t K = adjacency.size(0);
@@ -121,10 +131,12 @@ Tensor sample_adjacency(const Tensor& adjacency, const Tensor& seed, std::option
   check_contiguous("adjacency", adjacency);
   check_seed(seed, "adjacency", adjacency);
   DGCN_CHECK(batch.value_or(0) >= 0, "batch must be at least 0, got ", *batch);
+  check_first_sample(first_sample, batch.value_or(1));
   check_probabilities(adjacency);
   const Tensor draw =
       batch ? new_strided(adjacency, {*batch, K, K}, {K * K, K, 1}) : new_strided(adjacency, {K, K}, {K, 1});
-  if (draw.numel() > 0) backend_of(adjacency).sample_adjacency(adjacency, seed, draw);
+  if (draw.numel() > 0)
+    backend_of(adjacency).sample_adjacency(adjacency, seed, static_cast<uint32_t>(batch ? first_sample : 0), draw);
   return draw;
 }
 

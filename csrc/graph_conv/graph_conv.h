@@ -34,16 +34,17 @@ struct GraphMode {
 /// The parameters of one call as the kernels see them; `seed` points to a single int64, on the device for CUDA.
 template <typename T>
 struct GraphParams {
-  const T* edge_weight;  ///< [K, K]
-  const T* adjacency;    ///< [K, K]
-  const T* weight;       ///< [K, K] or null
-  const T* bias;         ///< [K] or null
-  const int64_t* seed;   ///< null: the adjacency is used as given
-  int nodes;             ///< K
+  const T* edge_weight;   ///< [K, K]
+  const T* adjacency;     ///< [K, K]
+  const T* weight;        ///< [K, K] or null
+  const T* bias;          ///< [K] or null
+  const int64_t* seed;    ///< null: the adjacency is used as given
+  uint32_t first_sample;  ///< number of the first image in the whole batch, of which a call may have a part
+  int nodes;              ///< K
   GraphMode mode;
 };
 
-/// effective [K, K] = A, or the draw from Bernoulli(A) of image `sample`. Loops over groups of four edges.
+/// effective [K, K] = A, or the draw from Bernoulli(A) of the call's image `sample`. Loops over groups of four edges.
 template <typename T>
 DGCN_HOST_DEVICE void effective_adjacency(T* effective, const GraphParams<T>& params, uint32_t sample, int begin,
                                           int step) {
@@ -55,7 +56,7 @@ DGCN_HOST_DEVICE void effective_adjacency(T* effective, const GraphParams<T>& pa
     if (params.seed == nullptr) {
       for (int lane = 0; lane < count; ++lane) out[lane] = probability[lane];
     } else {
-      const Philox4 bits = edge_bits(*params.seed, static_cast<uint32_t>(quad), sample);
+      const Philox4 bits = edge_bits(*params.seed, static_cast<uint32_t>(quad), params.first_sample + sample);
       // A conversion and not a branch, which would be unpredictable.
       for (int lane = 0; lane < count; ++lane)
         out[lane] = static_cast<T>(edge_present(bits.word[lane], probability[lane]));

@@ -43,7 +43,7 @@ def philox4x32(counter: Tensor, key: Tensor) -> Tensor:
     return torch.stack((c0, c1, c2, c3), dim=-1)
 
 
-def edge_bits(seed: Tensor, num_nodes: int, batch: int = 1) -> Tensor:
+def edge_bits(seed: Tensor, num_nodes: int, batch: int = 1, first_sample: int = 0) -> Tensor:
     """The random bits behind each edge of each sample's graph.
 
     Edge (i, j) of sample n has index e = i·K + j and takes word e mod 4 of Philox at counter (e div 4, 0, n, 0); the
@@ -53,13 +53,14 @@ def edge_bits(seed: Tensor, num_nodes: int, batch: int = 1) -> Tensor:
         seed: int64, 0-dim.
         num_nodes: K.
         batch: number of samples.
+        first_sample: n of the first sample; the others follow it.
 
     Returns:
         int64 [batch, K, K], each entry an unsigned 32-bit word.
     """
     num_edges = num_nodes * num_nodes
     block = torch.arange((num_edges + 3) // 4, device=seed.device)
-    sample = torch.arange(batch, device=seed.device)
+    sample = first_sample + torch.arange(batch, device=seed.device)
     zero = torch.zeros((), dtype=torch.int64, device=seed.device)
     counter = torch.stack(torch.broadcast_tensors(block, zero, sample[:, None], zero), dim=-1)
     bits = philox4x32(counter, torch.stack((seed & _WORD, seed >> 32 & _WORD)))
@@ -67,11 +68,12 @@ def edge_bits(seed: Tensor, num_nodes: int, batch: int = 1) -> Tensor:
 
 
 @overridable
-def sample_adjacency(adjacency: Tensor, seed: Tensor, batch: int | None = None) -> Tensor:
+def sample_adjacency(adjacency: Tensor, seed: Tensor, batch: int | None = None, *, first_sample: int = 0) -> Tensor:
     """Draw A_d ~ Bernoulli(A) (Eq. 7); see :func:`dgcn_ext.functional.sample_adjacency`."""
-    uniform = (edge_bits(seed, adjacency.shape[0], 1 if batch is None else batch) >> 8).double() * 2.0**-24
-    present = (uniform < adjacency).to(adjacency.dtype)
-    return present[0] if batch is None else present
+    if batch is None:
+        return sample_adjacency(adjacency, seed, 1)[0]
+    uniform = (edge_bits(seed, adjacency.shape[0], batch, first_sample) >> 8).double() * 2.0**-24
+    return (uniform < adjacency).to(adjacency.dtype)
 
 
 @overridable
@@ -85,6 +87,7 @@ def graph_conv(
     *,
     seed: Tensor | None = None,
     per_sample: bool = False,
+    first_sample: int = 0,
     semantics: str = "literal",
     aggregate: str = "source",
     activation: str = "relu",
@@ -98,7 +101,8 @@ def graph_conv(
 
         adjacency = adjacency.to(dtype)
         if seed is not None:
-            adjacency = sample_adjacency(adjacency, seed, x.shape[0] if per_sample else None)
+            batch = x.shape[0] if per_sample else None
+            adjacency = sample_adjacency(adjacency, seed, batch, first_sample=first_sample)
         mixing = edge_softmax(edge_weight.to(dtype), adjacency, semantics)
         mixing = mixing.expand(x.shape[0], *mixing.shape[-2:])
         y = torch.einsum("bihw,bij->bjhw" if aggregate == "source" else "bjhw,bij->bihw", nodes, mixing)

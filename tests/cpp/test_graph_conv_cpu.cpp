@@ -353,6 +353,7 @@ static void check_matrices(int K, const GraphConvKernels<Stored>& kernels, bool 
       partial(kSamples * kChunks * partial_size, draw_normal);
   for (T& value : adjacency) value = std::clamp(value, T(0), T(1));
   const int64_t seed = pick(1 << 30);
+  const uint32_t first_sample = pick(1 << 30);
   const GraphMode mode{flip(), flip()};
   const bool has_weight = flip(), random = flip();
   const GraphParams<T> params{edge_weight.begin(),
@@ -360,6 +361,7 @@ static void check_matrices(int K, const GraphConvKernels<Stored>& kernels, bool 
                               has_weight ? weight.begin() : nullptr,
                               nullptr,
                               random ? &seed : nullptr,
+                              first_sample,
                               K,
                               mode};
 
@@ -377,10 +379,10 @@ static void check_matrices(int K, const GraphConvKernels<Stored>& kernels, bool 
 
   const double tolerance = sizeof(T) == 8 ? 1e-12 : 1e-4;
   const Values w_d = edge_weight.values(), a = adjacency.values(), w = weight.values();
-  GraphParams<double> exact{w_d.data(), a.data(), nullptr, nullptr, params.seed, K, mode};
+  GraphParams<double> exact{w_d.data(), a.data(), nullptr, nullptr, params.seed, 0, K, mode};
   for (int sample = 0; sample < kSamples; ++sample) {
     Values drawn(size), softmax(size), grad_m(partial_size), want(size);
-    effective_adjacency(drawn.data(), exact, sample, 0, 1);
+    effective_adjacency(drawn.data(), exact, first_sample + sample, 0, 1);
     row_softmax(softmax.data(), drawn.data(), exact, 0, 1);
     const Values p = mode.target ? softmax : transposed(softmax, K), mixed = has_weight ? product(p, w, K) : p;
     const Values stages[] = {drawn, softmax, transposed(softmax, K), mixed, transposed(mixed, K)};

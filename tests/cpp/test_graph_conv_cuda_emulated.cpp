@@ -30,6 +30,7 @@ struct Inputs {
   Values x, residual, grad_y;  // [B, K, N], whatever the layout
   Values edge_weight, adjacency, weight, bias;
   int64_t seed = 0x0123456789abcdef;
+  uint32_t first_sample = 1 << 31;
 };
 
 struct Outputs {
@@ -42,10 +43,10 @@ static Outputs expected(const Case& c, const Inputs& in, const Values& y_given) 
   const int K = c.K;
   Outputs out{Values(c.B * K * c.N), Values(c.B * K * c.N), Values(K * K), Values(K * K), Values(K)};
   const GraphParams<double> params{
-      in.edge_weight.data(), in.adjacency.data(), nullptr, nullptr, c.random ? &in.seed : nullptr, K, c.mode};
+      in.edge_weight.data(), in.adjacency.data(), nullptr, nullptr, c.random ? &in.seed : nullptr, 0, K, c.mode};
   Values effective(K * K), s(K * K), m(K * K), p(K * K), dm(K * K), ds(K * K), g(K);
   for (int64_t n = 0; n < c.B; ++n) {
-    effective_adjacency(effective.data(), params, c.per_sample ? static_cast<uint32_t>(n) : 0, 0, 1);
+    effective_adjacency(effective.data(), params, in.first_sample + (c.per_sample ? n : 0), 0, 1);
     row_softmax(s.data(), effective.data(), params, 0, 1);
     for (int r = 0; r < K; ++r)
       for (int t = 0; t < K; ++t) p[r * K + t] = c.mode.target ? s[r * K + t] : s[t * K + r];
@@ -126,6 +127,7 @@ static Outputs run(const Case& c, const Inputs& in, const Values& y_given, bool 
                               c.weight ? weight.data() : nullptr,
                               c.bias ? bias.data() : nullptr,
                               c.random ? &in.seed : nullptr,
+                              in.first_sample,
                               c.K,
                               c.mode};
   cuda::TileLayout features{};
@@ -291,13 +293,15 @@ int main() {
   GraphParams<float> params{};
   params.adjacency = probability.data();
   params.seed = &seed;
+  params.first_sample = 70;
   params.nodes = K;
   cuda_on_host::launch(cuda::shared_memory, 3, cuda::kSampleThreads, 0, false, &cuda::sample_kernel<float>, draw.data(),
                        int64_t{samples}, params);
   CHECK(draw.guards_intact());
   std::vector<float> want(K * K);
+  params.first_sample = 0;
   for (int n = 0; n < samples; ++n) {
-    effective_adjacency(want.data(), params, static_cast<uint32_t>(n), 0, 1);
+    effective_adjacency(want.data(), params, 70 + n, 0, 1);
     CHECK(std::equal(want.begin(), want.end(), draw.data() + n * K * K));
   }
 

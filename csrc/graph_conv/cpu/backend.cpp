@@ -113,11 +113,12 @@ void backward(const GraphConvKernels<Stored>& kernels, const GraphConvInputs& in
 }
 
 template <typename T>
-void sample_adjacency(const Tensor& adjacency, const Tensor& seed, const Tensor& draw) {
+void sample_adjacency(const Tensor& adjacency, const Tensor& seed, uint32_t first_sample, const Tensor& draw) {
   const int64_t K = adjacency.size(0);
   GraphParams<T> params{};
   params.adjacency = const_data<T>(adjacency);
   params.seed = const_data<int64_t>(seed);
+  params.first_sample = first_sample;
   params.nodes = static_cast<int>(K);
   T* out = data<T>(draw);
   parallel_for(draw.numel() / (K * K), K * K * 8, [&](int64_t begin, int64_t end) {
@@ -137,11 +138,11 @@ const GraphConvBackend kCpuBackend{
       for_dtype(kernels_for<GraphConvKernelTable>(instruction_set()), grad_y.scalar_type(),
                 [&](const auto& kernels) { backward(kernels, inputs, grad_y, y, gradients); });
     },
-    [](const Tensor& adjacency, const Tensor& seed, const Tensor& draw) {
+    [](const Tensor& adjacency, const Tensor& seed, uint32_t first_sample, const Tensor& draw) {
       if (draw.scalar_type() == ScalarType::Double)
-        sample_adjacency<double>(adjacency, seed, draw);
+        sample_adjacency<double>(adjacency, seed, first_sample, draw);
       else
-        sample_adjacency<float>(adjacency, seed, draw);
+        sample_adjacency<float>(adjacency, seed, first_sample, draw);
     }};
 
 }  // namespace dgcn::graph_conv

@@ -157,13 +157,14 @@ void backward(const GraphConvInputs& inputs, const Tensor& grad_y, const std::op
   if (gradients.need_x) CommonFormat::copy_back(gradients.x, grad_x_written);
 }
 
-void sample_adjacency(const Tensor& adjacency, const Tensor& seed, const Tensor& draw) {
+void sample_adjacency(const Tensor& adjacency, const Tensor& seed, uint32_t first_sample, const Tensor& draw) {
   const DeviceGuard guard(adjacency.get_device_index());
   for_dtype(adjacency.scalar_type(), [&](auto types) {
     using A = typename decltype(types)::A;
     GraphParams<A> params{};
     params.adjacency = const_data<A>(adjacency);
     params.seed = const_data<int64_t>(seed);
+    params.first_sample = first_sample;
     params.nodes = static_cast<int>(adjacency.size(0));
     const int64_t samples = draw.numel() / adjacency.numel();
     launch_with_max_shared(&cuda::sample_kernel<A>, std::min(samples, cuda::kMostSampleBlocks), cuda::kSampleThreads, 0,
