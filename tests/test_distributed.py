@@ -74,17 +74,32 @@ def largest_difference(a: Path, b: Path) -> float:
     return max(float((x.double() - y.double()).abs().max()) for x, y in zip(*(s.values() for s in states), strict=True))
 
 
-def test_two_processes_train_as_one(config, tmp_path):
-    """Frozen batch norm leaves no difference but rounding: weights, losses, graphs for each sample, and AP."""
-    config = dataclasses.replace(config, model=dataclasses.replace(TINY, per_sample=False), batch_size=5)
-    history = fit(config)
+@pytest.mark.parametrize("per_sample", [False, True])
+def test_two_processes_train_as_one(config, tmp_path, per_sample):
+    """Frozen batch norm leaves no difference but rounding: gradients, weights, losses, and AP."""
+    model = dataclasses.replace(TINY, per_sample=per_sample)
+    config = dataclasses.replace(config, model=model, batch_size=5, freeze_epochs=0, epochs=2, eval_every=2)
+    keep_gradients = """
+def changed_step(run, *arguments):
+    numbers = train_step(run, *arguments)
+    gradients = {name: value.grad for name, value in run.state.model.named_parameters()}
+    torch.save(gradients, f"{run.config.work_dir}-{run.state.step}-{rank}.pt")
+    return numbers
+"""
     two = dataclasses.replace(config, work_dir=tmp_path / "two")
-    process = torchrun(two)
-    _, errors = process.communicate()
-    assert process.returncode == 0, errors
-    assert largest_difference(config.work_dir / STATE_FILE, two.work_dir / STATE_FILE) < 1e-6
+    for size, changed in ((1, config), (2, two)):
+        process = torchrun(changed, keep_gradients, size=size)
+        _, errors = process.communicate()
+        assert process.returncode == 0, errors
+    for rank in (0, 1):
+        gradients = [torch.load(f"{name}-1-{owner}.pt") for name, owner in ((config.work_dir, 0), (two.work_dir, rank))]
+        largest = max(float(value.abs().max()) for value in gradients[0].values())
+        for name, value in gradients[0].items():
+            assert float((value - gradients[1][name]).abs().max()) < 1e-6 * largest, name
+    assert largest_difference(config.work_dir / STATE_FILE, two.work_dir / STATE_FILE) < 1e-5
+    history = load_training_state(config.work_dir / STATE_FILE)["history"]
     state = load_training_state(two.work_dir / STATE_FILE)
-    assert [record["epoch"] for record in state["history"]] == [1, 2, 3]
+    assert [record["epoch"] for record in state["history"]] == [1, 2]
     for own, others in zip(history, state["history"], strict=True):
         assert own["loss"] == pytest.approx(others["loss"], rel=1e-5)
     assert state["history"][-1]["AP"] == pytest.approx(history[-1]["AP"], abs=1e-9)

@@ -82,6 +82,7 @@ def start_or_resume(config: TrainConfig, group: Group) -> Run:
         run.state.restore(path, saved)
     if group.is_first:
         write_json(config.work_dir / CONFIG_FILE, config.absolute().to_dict())
+        run.state.save()  # so that a run can be resumed whenever it is killed, and a full disk is found now
     return run
 
 

@@ -17,7 +17,7 @@ from timm.utils import ModelEmaV3
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from dgcn_ext import DGCM
+from dgcn_ext import GraphConv
 
 from ..codec import PifPafCodec
 from ..data.dataset import KeypointDataset
@@ -131,8 +131,8 @@ class Run:
     def set_first_sample(self, number: int) -> None:
         """Let graphs that are drawn for each sample be those of the samples from this one of the batch on."""
         for module in self.state.model.modules():
-            if isinstance(module, DGCM):
-                module.graph_conv.first_sample = number  # type: ignore[assignment]
+            if isinstance(module, GraphConv):
+                module.first_sample = number
 
     @contextlib.contextmanager
     def more_to_come(self, network: nn.Module) -> Iterator[None]:
