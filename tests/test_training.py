@@ -30,7 +30,7 @@ from dgcn.training import interrupt, loop
 from dgcn.training import run as run_module
 from dgcn.training.config import TrainConfig
 from dgcn.training.interrupt import Interrupted, InterruptGuard
-from dgcn.training.loop import fit, train_epoch, train_step
+from dgcn.training.loop import fit, train_step
 from dgcn.training.run import Run, step_seconds
 from dgcn.training.run_folder import BEST_FILE, HISTORY_FILE, LAST_FILE, STATE_FILE
 
@@ -113,6 +113,11 @@ loop.fit(TrainConfig(model=ModelConfig({model}), **{values!r}))
 """
     command = [sys.executable, "-c", code]
     return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+
+
+def train_epoch(run: Run) -> None:
+    with run.open_batches() as batches:
+        loop.train_epoch(run, batches, InterruptGuard(run.state.last_saved))
 
 
 def wait_for_steps(config: TrainConfig, process: subprocess.Popen, steps: int) -> None:
@@ -259,17 +264,17 @@ def test_frozen_epochs_leave_the_backbone_alone(config):
     run = Run(dataclasses.replace(config, freeze_epochs=1))
     before = {name: value.clone() for name, value in run.state.model.backbone.state_dict().items()}
     head = run.state.model.pif_head.conv.weight.detach().clone()
-    train_epoch(run, InterruptGuard(run.state.last_saved))
+    train_epoch(run)
     assert all(torch.equal(value, before[name]) for name, value in run.state.model.backbone.state_dict().items())
     assert not torch.equal(run.state.model.pif_head.conv.weight, head)
-    train_epoch(run, InterruptGuard(run.state.last_saved))
+    train_epoch(run)
     assert not torch.equal(run.state.model.backbone.stem.weight, before["stem.weight"])
 
 
 def test_a_frozen_stem_stays_frozen(config):
     run = Run(dataclasses.replace(config, freeze_epochs=0, freeze_stem=True))
     before = {name: value.clone() for name, value in run.state.model.backbone.state_dict().items()}
-    train_epoch(run, InterruptGuard(run.state.last_saved))
+    train_epoch(run)
     after = run.state.model.backbone.state_dict()
     changed = {
         name.split(".")[1] for name in before if "blocks." in name and not torch.equal(before[name], after[name])
@@ -302,7 +307,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(config, monkeypatch):
     with torch.no_grad():
         run.state.model.pif_head.conv.bias.fill_(float("nan"))
     with pytest.raises(FloatingPointError, match="not finite at step 0"):
-        train_epoch(run, InterruptGuard(run.state.last_saved))
+        train_epoch(run)
 
 
 @pytest.mark.parametrize("evaluation", ["fails", "is interrupted"])
@@ -440,7 +445,7 @@ def test_no_limit_on_the_gradient_is_not_a_limit_of_zero(config):
     weights = []
     for norm in (1e6, 0.0):
         run = Run(dataclasses.replace(config, clip_norm=norm))
-        train_epoch(run, InterruptGuard(run.state.last_saved))
+        train_epoch(run)
         weights.append(run.state.model.pif_head.conv.weight)
     assert torch.equal(*weights)
 

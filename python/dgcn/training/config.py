@@ -115,6 +115,8 @@ class TrainConfig:
     """Save the training state at least this often within an epoch."""
     workers: int = 1
     """Processes that load images; 0 loads them in the training process."""
+    on_bad_image: Literal["stop", "skip"] = "stop"
+    """What to do where a training image is missing or damaged: stop, or name it and take the next one in its place."""
     device: str = "cpu"
     """'cpu', 'cuda' or 'cuda:N'."""
     seed: int = 0

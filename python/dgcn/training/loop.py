@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 import math
 import time
@@ -50,17 +51,17 @@ def fit(config: TrainConfig) -> list[dict[str, Any]]:
         state = run.state
         if path is not None and saved is not None:
             state.restore(path, saved)
-        with InterruptGuard(state.last_saved) as guard, saved_on_failure(state):
+        with InterruptGuard(state.last_saved) as guard, saved_on_failure(state), run.open_batches() as batches:
             if state.evaluation_is_due:  # of the last epoch before the interruption
                 evaluate_epoch(run, guard)
             while state.epoch < config.epochs:
-                train_epoch(run, guard)
+                train_epoch(run, batches, guard)
                 if state.evaluation_is_due:
                     evaluate_epoch(run, guard)
     return state.history
 
 
-def train_epoch(run: Run, guard: InterruptGuard) -> None:
+def train_epoch(run: Run, batches: Iterator[dict[str, Any]], guard: InterruptGuard) -> None:
     """Train from the current step to the end of its epoch; save the result."""
     config, state = run.config, run.state
     if state.step_of_epoch == 0:
@@ -68,8 +69,9 @@ def train_epoch(run: Run, guard: InterruptGuard) -> None:
     set_training(state.model, config, state.epoch)
     title = f"epoch {state.epoch + 1}/{config.epochs}"
     saved = time.monotonic()
-    with run.open_epoch() as batches, Progress(title, state.steps_per_epoch, state.step_of_epoch) as progress:
-        for batch in guard.each(batches):
+    of_epoch = itertools.islice(batches, state.steps_per_epoch - state.step_of_epoch)
+    with Progress(title, state.steps_per_epoch, state.step_of_epoch) as progress:
+        for batch in guard.each(of_epoch):
             for name, value in train_step(run, batch).items():
                 state.sums[name] = state.sums.get(name, 0.0) + value
             progress.step(loss=state.sums["loss"] / state.step_of_epoch)

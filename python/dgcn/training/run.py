@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import logging
 import random
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ from timm.utils import ModelEmaV3
 
 from ..codec import PifPafCodec
 from ..data.dataset import KeypointDataset
-from ..data.loader import EpochBatches, open_batches, plan_workers
+from ..data.loader import blocks, open_batches, plan_workers
 from ..data.reader import read_records
 from ..graph import distance_matrix, measurements, read_distances
 from ..model.backbones import check_backbone
@@ -65,6 +65,7 @@ class Run:
             reading=config.reading,
             node_strides=config.model.levels,
             seed=config.seed,
+            on_bad_image=config.on_bad_image,
         )
         steps_per_epoch = len(self.dataset) // config.batch_size
         if steps_per_epoch == 0:
@@ -89,23 +90,14 @@ class Run:
         with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
             return Predictor(self.state.averaged, device=self.device, long_edge=self.config.val_long_edge)
 
-    @contextlib.contextmanager
-    def open_epoch(self) -> Iterator[Iterator[dict[str, Any]]]:
-        """The batches of the current epoch from the current step on: a permutation that seed and epoch alone decide."""
-        state = self.state
-        generator = torch.Generator().manual_seed(self.config.seed * 1_000_003 + state.epoch)
-        order = torch.randperm(len(self.dataset), generator=generator).tolist()
-        self.dataset.set_epoch(state.epoch)
-        with open_batches(
-            EpochBatches(self.dataset, order, self.config.batch_size),
-            range(state.step_of_epoch, state.steps_per_epoch),
-            workers=self.workers,
-            prefetch=self.prefetch,
-            pin_memory=self.device.type == "cuda",
-            # A loader draws a base seed for its workers; not from the generator that the graphs are drawn from.
-            generator=generator,
-        ) as batches:
-            yield batches
+    def open_batches(self) -> AbstractContextManager[Iterator[dict[str, Any]]]:
+        """The batches of the run from the current step on; what loads them ends with the `with` block."""
+        config, state = self.config, self.state
+        ahead = blocks(
+            len(self.dataset), config.batch_size, epochs=config.epochs, seed=config.seed, first_step=state.step
+        )
+        pin_memory = self.device.type == "cuda"
+        return open_batches(self.dataset, ahead, workers=self.workers, prefetch=self.prefetch, pin_memory=pin_memory)
 
 
 def warn_of_slow_amp(model: DGCN, size: int) -> None:
