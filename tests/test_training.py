@@ -360,6 +360,21 @@ def test_a_damaged_training_picture_ends_the_run_with_its_state_saved(config, pe
     assert len(fit(dataclasses.replace(config, train_images=damaged, workers=0, resume="auto"))) == 2
 
 
+def test_a_damaged_training_picture_is_skipped_as_asked(config, people, tmp_path, caplog):
+    """Also by a run that is resumed, from the first look at its data on."""
+    damaged = tmp_path / "damaged"
+    shutil.copytree(people, damaged)
+    (damaged / "5.png").unlink()
+    whole = dataclasses.replace(config, train_images=damaged, on_bad_image="skip", workers=1)
+    fit(whole)
+    broken = dataclasses.replace(whole, work_dir=tmp_path / "broken", save_seconds=0.0)
+    run_in_process(broken, killed_at=2).communicate()
+    caplog.clear()
+    fit(dataclasses.replace(broken, resume="auto"))
+    assert sum("5.png" in message for message in caplog.messages) == 1
+    assert states_equal(whole.work_dir / STATE_FILE, broken.work_dir / STATE_FILE)
+
+
 def damage_a_picture(folder: Path) -> None:
     (folder / "5.png").write_bytes(b"not a picture")
 
