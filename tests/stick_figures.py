@@ -11,7 +11,10 @@ import numpy as np
 
 from dgcn.model.config import ModelConfig
 from dgcn.skeleton import COCO
+from dgcn.training import loop
 from dgcn.training.config import TrainConfig
+from dgcn.training.interrupt import InterruptGuard
+from dgcn.training.run import Run
 
 TINY = ModelConfig(backbone="mobilenetv1_075", lift_channels=16, non_local=False)
 
@@ -36,8 +39,13 @@ def short_training(people: Path, work_dir: Path, **changes: Any) -> TrainConfig:
     return TrainConfig(**{**settings, **changes})
 
 
-def write_set(folder: Path, count: int) -> None:
-    """Write `count` pictures of 64 px and their annotations, people.json, into `folder`."""
+def train_epoch(run: Run) -> None:
+    with run.open_batches() as batches:
+        loop.train_epoch(run, batches, InterruptGuard(run.state.last_saved))
+
+
+def write_set(folder: Path, count: int, *, side: int = 64, suffix: str = ".png") -> None:
+    """Write `count` pictures of `side` px and their annotations, people.json, into `folder`."""
     rng = np.random.default_rng(0)
     images, annotations = [], []
     for number in range(count):
@@ -46,11 +54,13 @@ def write_set(folder: Path, count: int) -> None:
         for i, j in COCO.limbs:
             start, end = np.rint(pose[[i, j]]).astype(int).tolist()
             cv2.line(picture, start, end, (255, 40 * (i % 6), 40 * (j % 6)), 2)
-        cv2.imwrite(str(folder / f"{number}.png"), picture)
+        name = f"{number}{suffix}"
+        cv2.imwrite(str(folder / name), cv2.resize(picture, (side, side)))
+        pose = pose * side / 64
         low, high = pose.min(axis=0), pose.max(axis=0)
         keypoints = np.column_stack([pose, np.full(17, 2)]).ravel().tolist()
         box = [*low.tolist(), *(high - low).tolist()]
-        images.append({"id": number, "file_name": f"{number}.png", "width": 64, "height": 64})
+        images.append({"id": number, "file_name": name, "width": side, "height": side})
         annotation = {"id": number, "image_id": number, "category_id": 1, "iscrowd": 0, "num_keypoints": 17}
         annotations.append(annotation | {"keypoints": keypoints, "bbox": box, "area": box[2] * box[3]})
     categories = [{"id": 1, "name": "person", "keypoints": list(COCO.keypoints), "skeleton": []}]

@@ -142,7 +142,7 @@ def test_every_train_flag_reaches_the_configuration(tmp_path) -> None:
         --scale 6 --regression laplace --smooth-l1-beta 1 --eval-every 9 --long-edge 257 --save-seconds 10
         --device cpu --seed 11 --deterministic --per-sample --freeze-stem --skip-unreadable
         --reset-heads --accumulation-steps 2 --schedule step --step-epochs 1 --batch-norm frozen --compile --patience 3
-        --on-save-error continue --allow-changes"""
+        --on-save-error continue --allow-changes --on-bad-image skip"""
     default = build_config(build_parser().parse_args([*required(tmp_path), "--device", "cuda"]))
     config = build_config(build_parser().parse_args([*required(tmp_path), *flags.split()]))
     for old, new in ((default, config), (default.model, config.model), (default.loss, config.loss)):

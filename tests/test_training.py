@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from stick_figures import TINY, short_training, write_set
+from stick_figures import TINY, short_training, train_epoch, write_set
 
 from dgcn.data.loader import LoadingError
 from dgcn.graph import distance_matrix, measurements, soft_adjacency
@@ -29,8 +29,8 @@ from dgcn.skeleton import COCO
 from dgcn.training import interrupt, loop
 from dgcn.training import run as run_module
 from dgcn.training.config import TrainConfig
-from dgcn.training.interrupt import Interrupted, InterruptGuard
-from dgcn.training.loop import fit, train_epoch, train_step
+from dgcn.training.interrupt import Interrupted
+from dgcn.training.loop import fit, train_step
 from dgcn.training.run import Run, step_seconds
 from dgcn.training.run_folder import BEST_FILE, HISTORY_FILE, LAST_FILE, STATE_FILE
 
@@ -244,17 +244,17 @@ def test_frozen_epochs_leave_the_backbone_alone(config):
     run = Run(dataclasses.replace(config, freeze_epochs=1))
     before = {name: value.clone() for name, value in run.state.model.backbone.state_dict().items()}
     head = run.state.model.pif_head.conv.weight.detach().clone()
-    train_epoch(run, InterruptGuard(run.state.last_saved))
+    train_epoch(run)
     assert all(torch.equal(value, before[name]) for name, value in run.state.model.backbone.state_dict().items())
     assert not torch.equal(run.state.model.pif_head.conv.weight, head)
-    train_epoch(run, InterruptGuard(run.state.last_saved))
+    train_epoch(run)
     assert not torch.equal(run.state.model.backbone.stem.weight, before["stem.weight"])
 
 
 def test_a_frozen_stem_stays_frozen(config):
     run = Run(dataclasses.replace(config, freeze_epochs=0, freeze_stem=True))
     before = {name: value.clone() for name, value in run.state.model.backbone.state_dict().items()}
-    train_epoch(run, InterruptGuard(run.state.last_saved))
+    train_epoch(run)
     after = run.state.model.backbone.state_dict()
     changed = {
         name.split(".")[1] for name in before if "blocks." in name and not torch.equal(before[name], after[name])
@@ -287,7 +287,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(config, monkeypatch):
     with torch.no_grad():
         run.state.model.pif_head.conv.bias.fill_(float("nan"))
     with pytest.raises(FloatingPointError, match="not finite at step 0"):
-        train_epoch(run, InterruptGuard(run.state.last_saved))
+        train_epoch(run)
 
 
 @pytest.mark.parametrize("evaluation", ["fails", "is interrupted"])
@@ -338,6 +338,21 @@ def test_a_damaged_training_picture_ends_the_run_with_its_state_saved(config, pe
         fit(dataclasses.replace(config, train_images=damaged, workers=workers))
     shutil.copy(people / "5.png", damaged)
     assert len(fit(dataclasses.replace(config, train_images=damaged, workers=0, resume="auto"))) == 2
+
+
+def test_a_damaged_training_picture_is_skipped_as_asked(config, people, tmp_path, caplog):
+    """Also by a run that is resumed, from the first look at its data on."""
+    damaged = tmp_path / "damaged"
+    shutil.copytree(people, damaged)
+    (damaged / "5.png").unlink()
+    whole = dataclasses.replace(config, train_images=damaged, on_bad_image="skip", workers=1)
+    fit(whole)
+    broken = dataclasses.replace(whole, work_dir=tmp_path / "broken", save_seconds=0.0)
+    run_in_process(broken, killed_at=2).communicate()
+    caplog.clear()
+    fit(dataclasses.replace(broken, resume="auto"))
+    assert sum("5.png" in message for message in caplog.messages) == 1
+    assert states_equal(whole.work_dir / STATE_FILE, broken.work_dir / STATE_FILE)
 
 
 def damage_a_picture(folder: Path) -> None:
@@ -427,7 +442,7 @@ def test_no_limit_on_the_gradient_is_not_a_limit_of_zero(config):
     weights = []
     for norm in (1e6, 0.0):
         run = Run(dataclasses.replace(config, clip_norm=norm))
-        train_epoch(run, InterruptGuard(run.state.last_saved))
+        train_epoch(run)
         weights.append(run.state.model.pif_head.conv.weight)
     assert torch.equal(*weights)
 

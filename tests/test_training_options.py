@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from stick_figures import TINY, short_training, write_set
+from stick_figures import TINY, short_training, train_epoch, write_set
 
 from dgcn import files
 from dgcn.model.checkpoint import load_model, load_training_state, save_model
@@ -20,8 +20,7 @@ from dgcn.model.network import DGCN, build_from_config
 from dgcn.skeleton import CROWDPOSE
 from dgcn.training import loop
 from dgcn.training.config import TrainConfig, read_config
-from dgcn.training.interrupt import InterruptGuard
-from dgcn.training.loop import fit, train_epoch
+from dgcn.training.loop import fit
 from dgcn.training.optim import learning_rate
 from dgcn.training.run import Run
 from dgcn.training.run_folder import CONFIG_FILE, HISTORY_FILE, LAST_FILE, STATE_FILE
@@ -43,7 +42,7 @@ def config(people, tmp_path) -> TrainConfig:
 def one_epoch(config: TrainConfig) -> DGCN:
     """The network after an epoch."""
     run = Run(config)
-    train_epoch(run, InterruptGuard(run.state.last_saved))
+    train_epoch(run)
     return run.state.model
 
 
@@ -78,7 +77,7 @@ def test_a_gradient_beyond_float16_leaves_the_step_out(config):
     run = Run(config)
     before = run.state.model.pif_head.conv.weight.detach().clone()
     run.state.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**60)
-    train_epoch(run, InterruptGuard(run.state.last_saved))
+    train_epoch(run)
     assert torch.equal(run.state.model.pif_head.conv.weight, before)
     assert run.state.scaler.get_scale() == 2.0**56
 

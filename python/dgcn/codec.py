@@ -103,10 +103,19 @@ class PifPafCodec:
         *,
         node_strides: Sequence[int] = (),
         threads: int = 0,
+        out: Targets | None = None,
     ) -> Targets:
-        """The same for the annotations of B pictures of one size, stacked, on `threads` threads (0: all cores)."""
+        """The same for the annotations of B pictures of one size, stacked.
+
+        Args:
+            pictures, height, width, node_strides: as for one picture.
+            threads: how many to use (0: all cores).
+            out: targets of these shapes to write into and return.
+        """
         checked = [self._picture(annotations) for annotations in pictures]
-        return self._encoder.batch(checked, height, width, self.stride, node_strides=node_strides, threads=threads)
+        return self._encoder.batch(
+            checked, height, width, self.stride, node_strides=node_strides, threads=threads, out=out
+        )
 
     def decode_fields(
         self, pif_head: Tensor, paf_head: Tensor, mirrored: tuple[Tensor, Tensor] | None = None

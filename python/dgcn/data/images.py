@@ -151,7 +151,8 @@ def _to_rgb(image: Image.Image, upright: bool) -> np.ndarray:
         image = Image.fromarray(np.clip(np.asarray(image) >> 8, 0, 255).astype(np.uint8))
     elif image.has_transparency_data:
         image = image.convert("RGBA")  # a palette with transparency cannot become RGB at once
-    image = image.convert("RGB")
+    if image.mode != "RGB":  # of one that is, this would be a copy
+        image = image.convert("RGB")
     return np.array(image if turn is None else image.transpose(turn))
 
 

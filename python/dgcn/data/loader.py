@@ -1,8 +1,9 @@
-"""The batches of an epoch, loaded by other processes. Any failure of theirs ends the run with one line."""
+"""The batches of a run, loaded by other processes. Any failure of theirs ends the run with one line."""
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import multiprocessing
 import multiprocessing.connection
@@ -10,16 +11,16 @@ import multiprocessing.queues
 import os
 import signal
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from .dataset import KeypointDataset
+from .dataset import KeypointDataset, describe_error
 
 log = logging.getLogger(__name__)
 
@@ -46,9 +47,7 @@ class Failure:
     @classmethod
     def of(cls, error: Exception, what: str) -> Failure:
         """`error`, raised while `what` was loaded."""
-        reason = " ".join(str(error).split()) or type(error).__name__
-        message = reason if what in reason else f"{what} could not be loaded: {reason}"
-        return cls(message, "".join(traceback.format_exception(error)))
+        return cls(describe_error(error, what), "".join(traceback.format_exception(error)))
 
     def error(self) -> LoadingError:
         error = LoadingError(self.message)
@@ -56,39 +55,60 @@ class Failure:
         return error
 
 
-class EpochBatches(Dataset[dict[str, Any] | Failure]):
-    """Batches of a data set by their number, each loaded whole.
+class Block(NamedTuple):
+    """Samples of one batch that one training process takes."""
+
+    epoch: int  # from 0
+    first: int  # position in the batch of the first of them
+    indices: list[int]  # of the samples in the data set
+
+
+def blocks(
+    num_samples: int, batch_size: int, *, epochs: int, seed: int, first_step: int = 0, rank: int = 0, world: int = 1
+) -> Iterator[Block]:
+    """The blocks of a training process, one for each step of a run.
+
+    An epoch takes the samples in an order that `seed` and its number alone decide; an incomplete last batch is left
+    out. Each batch is split into one block for each process, whose sizes differ by at most one.
 
     Args:
-        dataset: what is loaded.
-        order: index of every sample, in the order in which they are taken.
-        batch_size: samples in a batch; an incomplete last batch is left out.
-        rank, size: number of this training process and how many share each batch. Their parts are consecutive, and
-            their sizes differ by one at most.
+        num_samples: of the data set.
+        batch_size: samples in a batch, of all processes together: at least `world`.
+        epochs: of the run.
+        seed: of the run.
+        first_step: step of the run to begin with.
+        rank: number of the process, from 0.
+        world: number of processes.
     """
+    steps = num_samples // batch_size
+    first, end = (batch_size * number // world for number in (rank, rank + 1))
+    for step in range(first_step, epochs * steps):
+        epoch, number = divmod(step, steps)
+        batch = _order(num_samples, seed, epoch)[number * batch_size : (number + 1) * batch_size]
+        yield Block(epoch, first, batch[first:end])
 
-    def __init__(
-        self, dataset: KeypointDataset, order: Sequence[int], batch_size: int, rank: int = 0, size: int = 1
-    ) -> None:
+
+@functools.lru_cache(maxsize=1)
+def _order(num_samples: int, seed: int, epoch: int) -> list[int]:
+    generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
+    return torch.randperm(num_samples, generator=generator).tolist()
+
+
+class _Blocks(Dataset[dict[str, Any] | Failure]):
+    """What a process of a `DataLoader` does: it loads a `Block` whole, or says why it cannot."""
+
+    def __init__(self, dataset: KeypointDataset) -> None:
         self.dataset = dataset
-        self.order = order
-        self.batch_size = batch_size
-        self.first, self.last = (batch_size * number // size for number in (rank, rank + 1))
 
-    def __len__(self) -> int:
-        return len(self.order) // self.batch_size
-
-    def __getitem__(self, number: int) -> dict[str, Any] | Failure:
-        """Batch `number` as of `KeypointDataset.collate`, or why there is none."""
-        indices = self.order[number * self.batch_size + self.first : number * self.batch_size + self.last]
+    def __getitem__(self, block: Block) -> dict[str, Any] | Failure:
         what = "a batch"
         try:
             items = []
-            for index in indices:
+            for index in block.indices:
                 what = str(self.dataset.records[index].path)
-                items.append(self.dataset[index])
+                items.append(self.dataset.sample(index, block.epoch))
             what = "a batch"
-            return {"first": self.first, **self.dataset.collate(items)}
+            return self.dataset.pack(items) | {"first": block.first}
         except Exception as error:  # raised again, as a LoadingError, in the training process
             return Failure.of(error, what)
 
@@ -104,16 +124,22 @@ def fit_to_shared_memory(workers: int, batch_bytes: int, free_bytes: int) -> tup
     return (workers, prefetch) if workers else (0, 0)
 
 
-def plan_workers(dataset: KeypointDataset, batch_size: int, workers: int) -> tuple[int, int]:
+def plan_workers(dataset: KeypointDataset, batch_size: int, workers: int, *, sharers: int = 1) -> tuple[int, int]:
     """(processes, batches that each loads ahead): `workers` of them, or what shared memory has room for.
 
     A small one (a Docker container has 64 MB) would fill up within the first steps. Fewer processes change nothing but
     the speed.
+
+    Args:
+        dataset: to load from.
+        batch_size: samples that this training process takes of a batch.
+        workers: how many processes are wanted.
+        sharers: training processes that share this machine's memory.
     """
     if workers == 0 or not os.path.isdir(SHARED_MEMORY):
         return workers, PREFETCH if workers else 0
-    batch_bytes = batch_size * num_bytes(dataset.collate([dataset[0]]))
-    free_bytes = free_shared_memory()
+    batch_bytes = dataset.num_bytes(batch_size)
+    free_bytes = free_shared_memory() // sharers
     fitting, prefetch = fit_to_shared_memory(workers, batch_bytes, free_bytes)
     if (fitting, prefetch) != (workers, PREFETCH):
         log.warning(
@@ -128,11 +154,6 @@ def free_shared_memory() -> int:
     """Bytes that may still be written to shared memory."""
     status = os.statvfs(SHARED_MEMORY)
     return status.f_bavail * status.f_frsize
-
-
-def num_bytes(batch: dict[str, Any]) -> int:
-    """Bytes of the tensors of a batch."""
-    return sum(tensor.nbytes for tensor in _tensors(batch))
 
 
 def init_worker(worker_id: int) -> None:
@@ -160,37 +181,34 @@ def _send_failure(queue: Any, error: Exception, item: tuple[int, Any]) -> None:
 
 @contextlib.contextmanager
 def open_batches(
-    batches: EpochBatches,
-    numbers: Sequence[int],
-    *,
-    workers: int,
-    prefetch: int,
-    pin_memory: bool,
-    generator: torch.Generator,
+    dataset: KeypointDataset, blocks: Iterable[Block], *, workers: int, prefetch: int, pin_memory: bool
 ) -> Iterator[Iterator[dict[str, Any]]]:
-    """An iterator over the batches of these numbers, in their order; its processes end with the block.
+    """An iterator over the batches of `blocks`, in their order; its processes end with the `with` block.
+
+    A batch is as of `KeypointDataset.collate`, with the block's `first`. Each bad picture that was skipped is named in
+    a warning, once.
 
     Args:
-        batches: to choose from.
-        numbers: of the batches.
+        dataset: to load from.
+        blocks: what to load.
         workers: processes that load; 0 loads in this one.
         prefetch: batches that each process loads ahead.
-        pin_memory: put images into page-locked memory, from which a GPU copies without waiting.
-        generator: from which the loader draws its processes' seeds.
+        pin_memory: put batches into page-locked memory, from which a GPU copies without waiting.
 
     Raises:
         LoadingError: from the iterator, in the place of a batch.
     """
     loader = DataLoader(
-        batches,
+        _Blocks(dataset),
         batch_size=None,
-        sampler=numbers,
+        sampler=blocks,
         num_workers=workers,
         prefetch_factor=prefetch if workers else None,
         collate_fn=_as_it_is,
         worker_init_fn=init_worker,
         pin_memory=pin_memory,
-        generator=generator,
+        # It draws a seed for its processes, by default from the generator that the graphs are drawn from.
+        generator=torch.Generator(),
     )
     earlier = multiprocessing.active_children()
     handler = signal.getsignal(signal.SIGCHLD)
@@ -202,7 +220,7 @@ def open_batches(
     if signal.getsignal(signal.SIGCHLD) != handler:
         signal.signal(signal.SIGCHLD, handler or signal.SIG_DFL)
     try:
-        yield _checked(iterator, processes)
+        yield _unpacked(dataset, _checked(iterator, processes))
     finally:
         # An iterator ends its processes when it is exhausted or garbage, but an exception in flight keeps it alive. Not
         # by SIGTERM, which a process that has only been forked would take for the training process's.
@@ -230,6 +248,17 @@ def _checked(iterator: Iterator[Any], processes: Sequence[BaseProcess]) -> Itera
         yield batch
 
 
+def _unpacked(dataset: KeypointDataset, packed: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """The batches that `packed` holds; warns of skipped pictures."""
+    named = set()
+    for batch in map(dataset.unpack, packed):
+        for path, reason in batch["skipped"]:
+            if path not in named:
+                named.add(path)
+                log.warning(f"a bad picture is skipped: {reason}")
+        yield batch
+
+
 def describe_exit(code: int) -> str:
     """What a process did that `multiprocessing` reports with this exit code, and what may help."""
     if code >= 0:
@@ -240,10 +269,6 @@ def describe_exit(code: int) -> str:
     }
     number = signal.Signals(-code)
     return f"was killed by {number.name}{hints.get(number, '')}"
-
-
-def _tensors(batch: dict[str, Any]) -> list[torch.Tensor]:
-    return [batch["image"], *batch["targets"].tensors()]
 
 
 def _as_it_is(batch: Any) -> Any:

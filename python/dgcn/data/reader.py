@@ -101,10 +101,12 @@ def read_records(
     options: ReadOptions | None = None,
     *,
     needs_annotations: bool = True,
+    needs_pictures: bool = True,
 ) -> list[ImageRecord]:
     """The records of `read_keypoint_file`, whose pictures exist and have headers that can be read.
 
     With `options.skip_unreadable` every picture is read once, and those that cannot be are left out with a warning.
+    Without `needs_pictures` no other is looked at.
 
     Raises:
         OSError, ValueError: as `read_keypoint_file`, or a picture is missing or no picture.
@@ -115,7 +117,7 @@ def read_records(
         log.info(str(rule))
     if options.skip_unreadable:
         return select_readable(file.records, annotations)
-    for record in file.records:
+    for record in file.records if needs_pictures else ():
         require_picture(record, annotations)
         check_record(record)
     return file.records

@@ -22,6 +22,9 @@ from ..skeleton import Skeleton
 PAD_COLOR = (124, 116, 104)
 """RGB of every pixel outside the picture: the mean of ImageNet, near zero once the network has normalised it."""
 
+LUMA = np.array([0.299, 0.587, 0.114])
+"""What red, green and blue add to the grey of a pixel (ITU-R BT.601)."""
+
 
 @dataclass(frozen=True)
 class Preprocess:
@@ -132,13 +135,13 @@ class TrainTransform:
         saturation = 1 + rng.uniform(-self.saturation, self.saturation)
         if rng.random() < self.grayscale_probability:
             saturation = 0.0
-        gray = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
-        image = cv2.addWeighted(image, saturation, cv2.cvtColor(gray, cv2.COLOR_GRAY2RGB), 1 - saturation, 0)
         contrast = 1 + rng.uniform(-self.contrast, self.contrast)
         brightness = 1 + rng.uniform(-self.brightness, self.brightness)
-        mean = float(gray.mean())
-        table = ((np.arange(256) - mean) * contrast + mean) * brightness
-        return cv2.LUT(image, np.clip(np.rint(table), 0, 255).astype(np.uint8))
+        # All in one pass: away from the pixel's grey, then from the picture's mean grey, then from black.
+        mean = LUMA @ cv2.mean(image)[:3]
+        linear = brightness * contrast * (saturation * np.eye(3) + (1 - saturation) * LUMA)
+        shift = brightness * (1 - contrast) * mean
+        return cv2.transform(image, np.column_stack([linear, np.full(3, shift)]))
 
 
 def transform_annotation(

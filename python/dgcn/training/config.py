@@ -131,6 +131,8 @@ class TrainConfig:
     """What to do where a file of the run cannot be written: stop, or warn and go on."""
     workers: int = 1
     """Processes that load images, for each training process; 0 loads them in the training process itself."""
+    on_bad_image: Literal["stop", "skip"] = "stop"
+    """What to do where a training image is missing or damaged: stop, or name it and take the next one in its place."""
     device: str = "cpu"
     """'cpu', 'cuda' or 'cuda:N'; several training processes have a GPU each with 'cuda'."""
     seed: int = 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
 import logging
 import math
 import time
@@ -63,11 +64,11 @@ def fit(config: TrainConfig) -> list[dict[str, Any]]:
         with group.together():
             run = start_or_resume(config, group)
         state = run.state
-        with InterruptGuard(state.last_saved) as guard, saved_on_failure(run):
+        with InterruptGuard(state.last_saved) as guard, saved_on_failure(run), run.open_batches() as batches:
             if state.evaluation_is_due:  # of the last epoch before the interruption
                 evaluate_epoch(run, guard)
             while not state.is_done:
-                train_epoch(run, guard)
+                train_epoch(run, batches, guard)
                 if state.evaluation_is_due:
                     evaluate_epoch(run, guard)
     return state.history
@@ -86,7 +87,7 @@ def start_or_resume(config: TrainConfig, group: Group) -> Run:
     return run
 
 
-def train_epoch(run: Run, guard: InterruptGuard) -> None:
+def train_epoch(run: Run, batches: Iterator[dict[str, Any]], guard: InterruptGuard) -> None:
     """Train from the current step to the end of its epoch; save the result."""
     config, state, group = run.config, run.state, run.group
     if state.step_of_epoch == 0:
@@ -103,8 +104,9 @@ def train_epoch(run: Run, guard: InterruptGuard) -> None:
             save(run)
             saved = time.monotonic()
 
-    with run.open_epoch() as batches, progress:
-        for batch in group.each(guard.each(batches), before=save_now_and_then):
+    of_epoch = itertools.islice(batches, state.steps_per_epoch - state.step_of_epoch)
+    with progress:
+        for batch in group.each(guard.each(of_epoch), before=save_now_and_then):
             for name, value in train_step(run, network, batch).items():
                 state.sums[name] = state.sums.get(name, 0.0) + value
             progress.step(loss=state.sums["loss"] / state.step_of_epoch)

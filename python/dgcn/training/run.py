@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import copy
 import logging
+import math
 import random
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,7 @@ from dgcn_ext import GraphConv
 
 from ..codec import PifPafCodec
 from ..data.dataset import KeypointDataset
-from ..data.loader import EpochBatches, open_batches, plan_workers
+from ..data.loader import blocks, open_batches, plan_workers
 from ..data.reader import read_records
 from ..graph import distance_matrix, measurements, read_distances
 from ..model.backbones import check_backbone
@@ -80,6 +82,7 @@ class Run:
             reading=config.reading,
             node_strides=config.model.levels,
             seed=config.seed,
+            on_bad_image=config.on_bad_image,
         )
         steps_per_epoch = len(self.dataset) // config.batch_size
         if steps_per_epoch == 0:
@@ -87,7 +90,12 @@ class Run:
                 f"batch_size must be at most the {len(self.dataset)} training images, got {config.batch_size}"
             )
         self.validation = read_validation(config)
-        self.workers, self.prefetch = plan_workers(self.dataset, config.batch_size, config.workers)
+        self.workers, self.prefetch = plan_workers(
+            self.dataset,
+            math.ceil(config.batch_size / self.group.size),
+            config.workers,
+            sharers=self.group.local_size,
+        )
         self.loss = PifPafLoss(config.loss)
         # Convolutions run fastest in this layout, on the CPU as on a GPU.
         model = (initial or build_initial(config, self.dataset)).to(self.device).to(memory_format=torch.channels_last)
@@ -109,24 +117,21 @@ class Run:
         with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
             return Predictor(self.state.averaged, device=self.device, long_edge=self.config.val_long_edge)
 
-    @contextlib.contextmanager
-    def open_epoch(self) -> Iterator[Iterator[dict[str, Any]]]:
-        """This process's parts of the batches of the current epoch, from the current step on; in a permutation that
-        seed and epoch alone decide."""
-        state = self.state
-        generator = torch.Generator().manual_seed(self.config.seed * 1_000_003 + state.epoch)
-        order = torch.randperm(len(self.dataset), generator=generator).tolist()
-        self.dataset.set_epoch(state.epoch)
-        with open_batches(
-            EpochBatches(self.dataset, order, self.config.batch_size, self.group.rank, self.group.size),
-            range(state.step_of_epoch, state.steps_per_epoch),
-            workers=self.workers,
-            prefetch=self.prefetch,
-            pin_memory=self.device.type == "cuda",
-            # A loader draws a base seed for its workers; not from the generator that the graphs are drawn from.
-            generator=generator,
-        ) as batches:
-            yield batches
+    def open_batches(self) -> AbstractContextManager[Iterator[dict[str, Any]]]:
+        """This process's parts of the batches of the run from the current step on; what loads them ends with the `with`
+        block."""
+        config, state = self.config, self.state
+        ahead = blocks(
+            len(self.dataset),
+            config.batch_size,
+            epochs=config.epochs,
+            seed=config.seed,
+            first_step=state.epoch * state.steps_per_epoch + state.step_of_epoch,
+            rank=self.group.rank,
+            world=self.group.size,
+        )
+        pin_memory = self.device.type == "cuda"
+        return open_batches(self.dataset, ahead, workers=self.workers, prefetch=self.prefetch, pin_memory=pin_memory)
 
     def set_first_sample(self, number: int) -> None:
         """Let graphs that are drawn for each sample be those of the samples from this one of the batch on."""
