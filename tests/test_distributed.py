@@ -166,3 +166,10 @@ def test_a_batch_of_fewer_pictures_than_processes(config):
     assert process.returncode != 0
     assert errors.count("batch_size must be at least the 2 training processes, got 1") == 1
     assert not (config.work_dir / CONFIG_FILE).exists()
+
+
+def test_a_mistake_in_the_request_is_told_once(config):
+    process = torchrun(dataclasses.replace(config, init_checkpoint=config.work_dir / "none.safetensors"))
+    _, errors = process.communicate()
+    assert process.returncode != 0
+    assert errors.count("none.safetensors") == 1

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import os
+import logging
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -42,23 +42,23 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     from tqdm.contrib.logging import logging_redirect_tqdm
 
-    from ..training.distributed import LostProcess, StoppedElsewhere
+    from ..training.distributed import LostProcess, StoppedElsewhere, joined
     from ..training.loop import fit
     from ..training.run_folder import BEST_FILE, LAST_FILE
 
-    with logging_redirect_tqdm(), errors_name_flags(args):
-        config = build_config(args)
-        check_start(config)
-        if args.config is None or args.data is not None:
-            config = with_skeleton(config, describe_data(args))
-        try:
+    try:
+        with logging_redirect_tqdm(), joined(choose_device(args.device)) as group, errors_name_flags(args):
+            if not group.is_first:
+                logging.getLogger("dgcn").setLevel(logging.WARNING)
+            with group.together():
+                config = read_request(args)
             history = fit(config)
-        except StoppedElsewhere:
-            return 1
-        except (FloatingPointError, MemoryError, LostProcess) as error:
-            print(f"dgcn train: error: {error}", file=sys.stderr)
-            return 1
-    if int(os.environ.get("RANK", 0)):
+    except StoppedElsewhere:
+        return 1
+    except (FloatingPointError, MemoryError, LostProcess) as error:
+        print(f"dgcn train: error: {error}", file=sys.stderr)
+        return 1
+    if not group.is_first:
         return 0
     best = max(history, key=lambda record: record.get("AP", -1.0))
     if best.get("AP", -1.0) >= 0:
@@ -66,6 +66,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     else:
         print(f"no AP: nobody to find in the validation pictures; the last epoch: {config.work_dir / LAST_FILE}")
     return 0
+
+
+def read_request(args: argparse.Namespace) -> TrainConfig:
+    """The configuration that the flags describe, with the keypoints of the training annotations; checked."""
+    config = build_config(args)
+    check_start(config)
+    if args.config is None or args.data is not None:
+        config = with_skeleton(config, describe_data(args))
+    return config
 
 
 def build_parser() -> argparse.ArgumentParser:

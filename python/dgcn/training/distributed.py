@@ -61,8 +61,7 @@ class Group:
                 raise error
             return
         failed = torch.tensor(error is not None, dtype=torch.uint8)
-        with lost_processes():
-            dist.all_reduce(failed, dist.ReduceOp.MAX)
+        dist.all_reduce(failed, dist.ReduceOp.MAX)
         if not failed:
             return
         stops = self.gather(None if error is None else isinstance(error, KeyboardInterrupt))
@@ -105,8 +104,7 @@ class Group:
     def sum(self, values: Tensor) -> Tensor:
         """`values` summed over the processes, in place."""
         if self.size > 1:
-            with lost_processes():
-                dist.all_reduce(values)
+            dist.all_reduce(values)
         return values
 
     def gather(self, value: T) -> list[T]:
@@ -114,14 +112,13 @@ class Group:
         if self.size == 1:
             return [value]
         values: list[Any] = [None] * self.size
-        with lost_processes():
-            dist.all_gather_object(values, value, group=dist.group.WORLD)
+        dist.all_gather_object(values, value)
         return values
 
     def share(self, module: nn.Module) -> None:
         """Give the parameters and buffers of process 0 to all."""
         if self.size > 1:
-            with lost_processes(), torch.no_grad():
+            with torch.no_grad():
                 for tensor in module.state_dict().values():
                     dist.broadcast(tensor, 0)
 
@@ -129,8 +126,7 @@ class Group:
         """`module` for the training: its gradients become means over the processes."""
         if self.size == 1:
             return module
-        with lost_processes():
-            return DistributedDataParallel(module, [self.device] if self.device.type == "cuda" else None)
+        return DistributedDataParallel(module, [self.device] if self.device.type == "cuda" else None)
 
 
 @contextlib.contextmanager
@@ -159,7 +155,8 @@ def joined(device: str) -> Iterator[Group]:
         dist.init_process_group("cpu:gloo,cuda:nccl" if own.type == "cuda" else "gloo")
     try:
         local_size = int(os.environ.get("LOCAL_WORLD_SIZE", size))
-        yield Group(own, rank, size, local_size, int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)))
+        with lost_processes():
+            yield Group(own, rank, size, local_size, int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)))
     finally:
         if joins:
             dist.destroy_process_group()

@@ -11,7 +11,6 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -21,7 +20,7 @@ from ..evaluation.oks import evaluate_keypoints
 from ..files import write_json
 from ..progress import Progress
 from .config import TrainConfig
-from .distributed import Group, LostProcess, StoppedElsewhere, joined
+from .distributed import Group, LostProcess, StoppedElsewhere, joined, lost_processes
 from .interrupt import Interrupted, InterruptGuard
 from .log import report, save_results
 from .losses import count_targets
@@ -123,22 +122,7 @@ def train_step(run: Run, network: nn.Module, batch: dict[str, Any]) -> dict[str,
     config, state, group = run.config, run.state, run.group
     set_learning_rate(state.optimizer, learning_rate(state.step, state.steps_per_epoch, config))
     state.optimizer.zero_grad(set_to_none=True)
-    images, targets = batch["image"], batch["targets"].to(run.device)
-    counts = group.sum(count_targets(targets))
-    terms: dict[str, Tensor] = {}
-    parts = [part for part in np.array_split(np.arange(len(images)), config.accumulation_steps) if len(part)]
-    for part in parts:
-        first, last = part[0], part[-1] + 1
-        with contextlib.nullcontext() if last == len(images) else run.more_to_come(network):
-            run.set_first_sample(batch["first"] + first)
-            inputs = images[first:last].to(run.device, non_blocking=True, memory_format=torch.channels_last)
-            with torch.autocast(run.device.type, AMP_TYPES.get(config.amp), enabled=config.amp != "off"):
-                output = network(inputs)
-            losses = run.loss(output, targets[first:last], counts)
-            # Gradients become means over the processes; what is wanted is their sum.
-            state.scaler.scale(torch.stack(list(losses.values())).sum() * group.size).backward()
-        for name, value in losses.items():
-            terms[name] = terms.get(name, 0.0) + value.detach()
+    terms = backward(run, network, batch)
     state.scaler.unscale_(state.optimizer)
     norm = nn.utils.clip_grad_norm_(state.model.parameters(), config.clip_norm or math.inf)
 
@@ -159,6 +143,26 @@ def train_step(run: Run, network: nn.Module, batch: dict[str, Any]) -> dict[str,
     if state.ema is not None:
         state.ema.update(state.model, step=state.step)
     return numbers
+
+
+def backward(run: Run, network: nn.Module, batch: dict[str, Any]) -> dict[str, Tensor]:
+    """Give the parameters the gradient of the loss of the whole batch; returns this process's share of its terms."""
+    config, group = run.config, run.group
+    images, targets = batch["image"], batch["targets"].to(run.device)
+    counts = group.sum(count_targets(targets))
+    terms: dict[str, Tensor] = {}
+    bounds = sorted({len(images) * part // config.accumulation_steps for part in range(config.accumulation_steps + 1)})
+    for first, last in itertools.pairwise(bounds):
+        with contextlib.nullcontext() if last == len(images) else run.more_to_come(network):
+            run.set_first_sample(batch["first"] + first)
+            inputs = images[first:last].to(run.device, non_blocking=True, memory_format=torch.channels_last)
+            with torch.autocast(run.device.type, AMP_TYPES.get(config.amp), enabled=config.amp != "off"):
+                output = network(inputs)
+            losses = run.loss(output, targets[first:last], counts)
+            # The gradients become means over the processes; what is wanted is their sum.
+            run.state.scaler.scale(torch.stack(list(losses.values())).sum() * group.size).backward()
+        terms = {name: value.detach() + terms.get(name, 0.0) for name, value in losses.items()}
+    return terms
 
 
 def evaluate_epoch(run: Run, guard: InterruptGuard) -> None:
@@ -202,7 +206,8 @@ def saved_on_failure(run: Run) -> Iterator[None]:
     """Save the state where the block is interrupted between two steps, and add to errors where the last state is."""
     state = run.state
     try:
-        yield
+        with lost_processes():
+            yield
     except Interrupted:  # in the middle of a step, which must not be saved
         raise
     except KeyboardInterrupt:
