@@ -140,7 +140,7 @@ def test_every_train_flag_reaches_the_configuration(tmp_path) -> None:
         --optimizer adamw --learning-rate 0.1 --backbone-lr-factor 0.2 --momentum 0.3 --weight-decay 0.4
         --warmup-steps 5 --freeze-epochs 6 --clip-norm 7 --ema 0.8 --amp --alpha 1 --theta 3 --beta 4 --delta 5
         --scale 6 --regression laplace --smooth-l1-beta 1 --eval-every 9 --long-edge 257 --save-seconds 10
-        --device cpu --seed 11 --deterministic --per-sample --freeze-stem --skip-unreadable"""
+        --device cpu --seed 11 --deterministic --per-sample --freeze-stem --skip-unreadable --log csv tensorboard"""
     default = build_config(build_parser().parse_args([*required(tmp_path), "--device", "cuda"]))
     config = build_config(build_parser().parse_args([*required(tmp_path), *flags.split()]))
     for old, new in ((default, config), (default.model, config.model), (default.loss, config.loss)):
@@ -149,6 +149,7 @@ def test_every_train_flag_reaches_the_configuration(tmp_path) -> None:
         assert same == set()
     assert config.model.levels == (8, 16)
     assert config.scale_range == (0.5, 1.5)
+    assert config.log == ("csv", "tensorboard")
 
 
 def test_a_recipe_gives_the_defaults(tmp_path) -> None:

@@ -121,6 +121,8 @@ class TrainConfig:
     """Of everything that is random: the start, the order of the images, the augmentation, the graphs."""
     deterministic: bool = False
     """Make torch refuse operations that are not deterministic."""
+    log: tuple[Literal["csv", "tensorboard"], ...] = ()
+    """What is written beside history.jsonl, into the same folder: history.csv, or events for TensorBoard."""
     resume: str | Path | None = None
     """'auto' continues the run in the work folder if there is one; a path continues that training state."""
 
@@ -173,7 +175,7 @@ class TrainConfig:
     @classmethod
     def tracked(cls) -> set[str]:
         """The fields that must not change when a run is resumed; where it runs and how often it saves may."""
-        free = {"work_dir", "resume", "workers", "device", "save_seconds", "eval_every", "data_notes"}
+        free = {"work_dir", "resume", "workers", "device", "save_seconds", "eval_every", "data_notes", "log"}
         return {field.name for field in fields(cls)} - free
 
     def fingerprint(self) -> str:

@@ -17,7 +17,7 @@ from ..evaluation.evaluate import evaluate
 from ..progress import Progress
 from .config import TrainConfig
 from .interrupt import Interrupted, InterruptGuard
-from .log import report, save_results
+from .log import epoch_record, save_results
 from .optim import set_learning_rate, set_training
 from .run import Run
 from .run_folder import BEST_FILE, LAST_FILE, find_state, locked
@@ -30,7 +30,7 @@ def fit(config: TrainConfig) -> list[dict[str, Any]]:
     """Train, save, evaluate; return the history, a record per epoch.
 
     Writes into `config.work_dir`: `training_state.pt` (to resume), `last.safetensors`, `best.safetensors` (highest
-    AP on the validation images), `history.json`. The run repeats bit for bit on the same machine with the same
+    AP on the validation images), `history.jsonl`. The run repeats bit for bit on the same machine with the same
     settings, in one go or interrupted and resumed. An epoch is saved before it is evaluated: where the evaluation
     fails or is interrupted, a resumed run begins with it.
 
@@ -50,7 +50,7 @@ def fit(config: TrainConfig) -> list[dict[str, Any]]:
         state = run.state
         if path is not None and saved is not None:
             state.restore(path, saved)
-        with InterruptGuard(state.last_saved) as guard, saved_on_failure(state):
+        with InterruptGuard(state.last_saved) as guard, saved_on_failure(state), run.log:
             if state.evaluation_is_due:  # of the last epoch before the interruption
                 evaluate_epoch(run, guard)
             while state.epoch < config.epochs:
@@ -64,23 +64,24 @@ def train_epoch(run: Run, guard: InterruptGuard) -> None:
     """Train from the current step to the end of its epoch; save the result."""
     config, state = run.config, run.state
     if state.step_of_epoch == 0:
-        state.sums = {}
+        state.sums, state.seconds = {}, 0.0
     set_training(state.model, config, state.epoch)
     title = f"epoch {state.epoch + 1}/{config.epochs}"
     saved = time.monotonic()
     with run.open_epoch() as batches, Progress(title, state.steps_per_epoch, state.step_of_epoch) as progress:
         for batch in guard.each(batches):
-            for name, value in train_step(run, batch).items():
+            numbers = train_step(run, batch)
+            for name, value in numbers.items():
                 state.sums[name] = state.sums.get(name, 0.0) + value
+            run.log.after_step(numbers["loss"])
             progress.step(loss=state.sums["loss"] / state.step_of_epoch)
             guard.check()
             if time.monotonic() - saved > config.save_seconds:
                 state.save()
                 saved = time.monotonic()
-    losses = {name: value / state.steps_per_epoch for name, value in state.sums.items()}
-    state.history.append({"epoch": state.epoch + 1, **losses})
+    state.history.append(epoch_record(state))
     save_results(state, LAST_FILE)
-    report(state, losses)
+    run.log.after_training()
 
 
 def train_step(run: Run, batch: dict[str, Any]) -> dict[str, float]:
@@ -121,7 +122,7 @@ def evaluate_epoch(run: Run, guard: InterruptGuard) -> None:
     best = max((record["AP"] for record in state.history if "AP" in record), default=-1.0)
     state.history[-1].update(metrics)
     save_results(state, *([BEST_FILE] if metrics["AP"] > best else []), LAST_FILE)
-    report(state, metrics)
+    run.log.after_evaluation(metrics)
 
 
 @contextlib.contextmanager

@@ -26,6 +26,7 @@ from ..model.network import DGCN, build_from_config, build_model
 from ..predict.predictor import Predictor, check_device
 from ..records import ImageRecord
 from .config import TrainConfig, differences
+from .log import RunLog, check_log
 from .losses import PifPafLoss
 from .optim import build_optimizer
 from .run_folder import BEST_FILE
@@ -48,6 +49,7 @@ class Run:
         """
         self.config = config
         self.device = check_device(config.device)
+        check_log(config)
         torch.use_deterministic_algorithms(config.deterministic)
         random.seed(config.seed)
         np.random.seed(config.seed)  # noqa: NPY002 - timm and other libraries may draw from it
@@ -78,6 +80,7 @@ class Run:
         model = (initial or build_initial(config, self.dataset)).to(self.device).to(memory_format=torch.channels_last)
         ema = ModelEmaV3(model, decay=config.ema, use_warmup=True) if config.ema else None
         self.state = TrainingState(config, model, ema, build_optimizer(model, config), steps_per_epoch)
+        self.log = RunLog(self.state)
         if config.amp and self.device.type == "cpu":
             warn_of_slow_amp(model, config.size)
         self.predictor()  # which refuses a long edge that the decoder cannot take: now, not after an epoch

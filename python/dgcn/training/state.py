@@ -27,6 +27,7 @@ class TrainingState:
         steps_per_epoch: optimizer steps of an epoch.
         step: optimizer steps done since the start of the run.
         sums: loss terms summed over the current epoch.
+        seconds: how long the current epoch has been trained for, the time before interruptions included.
         history: a record for each epoch that is done.
     """
 
@@ -45,6 +46,7 @@ class TrainingState:
         self.steps_per_epoch = steps_per_epoch
         self.step = 0
         self.sums: dict[str, float] = {}
+        self.seconds = 0.0
         self.history: list[dict[str, Any]] = []
         self._saved: tuple[int, Path] | None = None  # step and file of the last state saved
 
@@ -77,6 +79,7 @@ class TrainingState:
             "optimizer": self.optimizer.state_dict(),
             "step": self.step,
             "sums": self.sums,
+            "seconds": self.seconds,
             "history": self.history,
             "generator": torch.get_rng_state(),
         }
@@ -94,6 +97,7 @@ class TrainingState:
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.step, self.sums, self.history = state["step"], state["sums"], state["history"]
+        self.seconds = state.get("seconds", 0.0)  # not in states from before it was measured
         torch.set_rng_state(state["generator"])
         if self.ema is not None:
             self.ema.module.load_state_dict(state["ema"])
