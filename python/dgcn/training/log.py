@@ -56,7 +56,12 @@ class RunLog:
     """
 
     def __init__(self, state: TrainingState, clock: Callable[[], float] = time.monotonic) -> None:
-        """The log of the run that `state` belongs to; `clock` gives the seconds since some moment."""
+        """Open no file yet.
+
+        Args:
+            state: of the run.
+            clock: seconds since some moment.
+        """
         self.config, self.state, self.clock = state.config, state, clock
         self.lap_start = clock()
         self.evaluation_seconds = 0.0  # of the last one
@@ -77,13 +82,13 @@ class RunLog:
             self.events.close()
 
     def after_step(self, loss: float) -> None:
-        """Count the time of an optimizer step."""
+        """Count the time of an optimizer step; its `loss` may become a point in TensorBoard."""
         self.state.seconds += self._lap()
         if self.state.step % STEPS_PER_POINT == 0:
             self._add_scalars({"step/loss": loss}, self.state.step - 1)
 
     def after_training(self) -> None:
-        """Tell of the epoch that `epoch_record` has just been added for."""
+        """Tell of the last epoch, whose record has just been added to the history."""
         record = self.state.history[-1]
         self._write(record)
         losses = {name: record[name] for name in self.state.sums}
@@ -91,7 +96,7 @@ class RunLog:
         self._report(losses, f"{record['images_per_second']:.1f} images/s", f"ETA {left}")
 
     def after_evaluation(self, metrics: Mapping[str, float]) -> None:
-        """Tell of the metrics that have just been added to the last record."""
+        """Tell of the last epoch's `metrics`, which have just been added to its record."""
         self.evaluation_seconds = self._lap()
         self._write(metrics)
         self._report(metrics)
