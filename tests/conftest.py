@@ -6,6 +6,7 @@ import os
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -29,6 +30,9 @@ else:
     # A busy machine makes any example slow.
     hypothesis.settings.register_profile("dgcn", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
     hypothesis.settings.load_profile("dgcn")
+
+if TYPE_CHECKING:
+    from dgcn.training.config import TrainConfig
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -71,6 +75,25 @@ def folder(tmp_path: Path) -> Path:
     for tone, (size, _) in PICTURES.items():
         Image.fromarray(picture(tone, *size)).save(folder / f"{tone}.png")
     return folder
+
+
+@pytest.fixture(scope="session")
+def people(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Eight pictures of one stick figure each, with COCO annotations."""
+    from stick_figures import write_set
+
+    folder = tmp_path_factory.mktemp("people")
+    write_set(folder, 8)
+    return folder
+
+
+@pytest.fixture
+def config(people: Path, tmp_path: Path) -> TrainConfig:
+    """A tiny run to train."""
+    from training_cases import tiny_run
+
+    (tmp_path / "run").mkdir()
+    return tiny_run(people, tmp_path / "run")
 
 
 @pytest.fixture

@@ -1,47 +1,14 @@
-"""A small COCO set to train on, one stick figure a picture, and the settings of a short training."""
+"""A small COCO set to train on: one stick figure a picture."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
 
-from dgcn.model.config import ModelConfig
 from dgcn.skeleton import COCO
-from dgcn.training import loop
-from dgcn.training.config import TrainConfig
-from dgcn.training.interrupt import InterruptGuard
-from dgcn.training.run import Run
-
-TINY = ModelConfig(backbone="mobilenetv1_075", lift_channels=16, non_local=False)
-
-
-def short_training(people: Path, work_dir: Path, **changes: Any) -> TrainConfig:
-    """A training of seconds, on what `write_set` has written to the folder `people`."""
-    settings = {
-        "train_images": people,
-        "train_annotations": people / "people.json",
-        "val_images": people,
-        "val_annotations": people / "people.json",
-        "work_dir": work_dir,
-        "model": TINY,
-        "size": 65,
-        "epochs": 2,
-        "batch_size": 2,
-        "optimizer": "adamw",
-        "warmup_steps": 2,
-        "workers": 0,
-        "eval_every": 2,
-    }
-    return TrainConfig(**{**settings, **changes})
-
-
-def train_epoch(run: Run) -> None:
-    with run.open_batches() as batches:
-        loop.train_epoch(run, batches, InterruptGuard(run.state.last_saved))
 
 
 def write_set(folder: Path, count: int, *, side: int = 64, suffix: str = ".png") -> None:

@@ -142,7 +142,8 @@ def test_every_train_flag_reaches_the_configuration(tmp_path) -> None:
         --scale 6 --regression laplace --smooth-l1-beta 1 --eval-every 9 --long-edge 257 --save-seconds 10
         --device cpu --seed 11 --deterministic --per-sample --freeze-stem --skip-unreadable
         --reset-heads --accumulation-steps 2 --schedule step --step-epochs 1 --batch-norm frozen --compile --patience 3
-        --on-save-error continue --allow-changes --on-bad-image skip"""
+        --on-save-error continue --allow-changes --on-bad-image skip
+        --log csv tensorboard"""
     default = build_config(build_parser().parse_args([*required(tmp_path), "--device", "cuda"]))
     config = build_config(build_parser().parse_args([*required(tmp_path), *flags.split()]))
     for old, new in ((default, config), (default.model, config.model), (default.loss, config.loss)):
@@ -151,6 +152,7 @@ def test_every_train_flag_reaches_the_configuration(tmp_path) -> None:
         assert same == set()
     assert config.model.levels == (8, 16)
     assert config.scale_range == (0.5, 1.5)
+    assert config.log == ("csv", "tensorboard")
 
 
 def test_a_recipe_gives_the_defaults(tmp_path) -> None:

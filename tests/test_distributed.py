@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from stick_figures import TINY, short_training, write_set
+from stick_figures import write_set
+from training_cases import TINY, tiny_run
 
 from dgcn.files import write_json
 from dgcn.model.checkpoint import load_training_state
@@ -28,7 +29,7 @@ def config(tmp_path) -> TrainConfig:
     """Nine pictures in batches of four, the last of which is left out; the processes have unlike shares of the nine."""
     write_set(tmp_path, 9)
     options = {"epochs": 3, "batch_size": 4, "optimizer": "sgd", "batch_norm": "frozen", "eval_every": 3}
-    return short_training(tmp_path, tmp_path / "one", **options)
+    return dataclasses.replace(tiny_run(tmp_path, tmp_path / "one"), **options)
 
 
 # What a process does in the place of `dgcn train`; the name of the run's configuration comes first, then arguments.

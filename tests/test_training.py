@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from stick_figures import TINY, short_training, train_epoch, write_set
+from training_cases import TINY, states_equal, train_epoch
 
 from dgcn.data.loader import LoadingError
 from dgcn.graph import distance_matrix, measurements, soft_adjacency
@@ -35,20 +35,6 @@ from dgcn.training.run import Run, step_seconds
 from dgcn.training.run_folder import BEST_FILE, HISTORY_FILE, LAST_FILE, STATE_FILE
 
 
-@pytest.fixture(scope="module")
-def people(tmp_path_factory) -> Path:
-    """Eight pictures of one stick figure each, with COCO annotations."""
-    folder = tmp_path_factory.mktemp("people")
-    write_set(folder, 8)
-    return folder
-
-
-@pytest.fixture
-def config(people, tmp_path) -> TrainConfig:
-    (tmp_path / "run").mkdir()
-    return short_training(people, tmp_path / "run")
-
-
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
     """As many threads as `run_in_process` has: the sums of convolutions depend on their number."""
@@ -56,21 +42,6 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
-
-
-def states_equal(a: Path, b: Path) -> bool:
-    """Whether two training states agree to the last bit."""
-
-    def equal(x: object, y: object) -> bool:
-        if isinstance(x, torch.Tensor):
-            return torch.equal(x, y)
-        if isinstance(x, dict):
-            return x.keys() == y.keys() and all(equal(x[key], y[key]) for key in x)
-        if isinstance(x, (list, tuple)):
-            return len(x) == len(y) and all(map(equal, x, y))
-        return x == y
-
-    return equal(load_training_state(a), load_training_state(b))
 
 
 def run_in_process(config: TrainConfig, killed_at: int | None = None) -> subprocess.Popen:
@@ -113,7 +84,8 @@ def test_a_run_leaves_checkpoints_and_a_history(config):
     assert [record["epoch"] for record in history] == [1, 2]
     assert "AP" not in history[0]
     assert set(history[1]) >= {"loss", "pif_confidence", "paf_offset", "nodes", "AP", "AR"}
-    assert json.loads((config.work_dir / HISTORY_FILE).read_text()) == history
+    lines = (config.work_dir / HISTORY_FILE).read_text().splitlines()
+    assert [json.loads(line) for line in lines] == history
     for name in (LAST_FILE, BEST_FILE):
         model, metadata = load_model(config.work_dir / name)
         assert model.config == TINY

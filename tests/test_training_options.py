@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import errno
-import json
 import logging
 import shutil
-from pathlib import Path
 
 import pytest
 import torch
-from stick_figures import TINY, short_training, train_epoch, write_set
+from training_cases import TINY, train_epoch
 
 from dgcn import files
 from dgcn.model.checkpoint import load_model, load_training_state, save_model
@@ -20,23 +18,11 @@ from dgcn.model.network import DGCN, build_from_config
 from dgcn.skeleton import CROWDPOSE
 from dgcn.training import loop
 from dgcn.training.config import TrainConfig, read_config
+from dgcn.training.history import read_history
 from dgcn.training.loop import fit
 from dgcn.training.optim import learning_rate
 from dgcn.training.run import Run
-from dgcn.training.run_folder import CONFIG_FILE, HISTORY_FILE, LAST_FILE, STATE_FILE
-
-
-@pytest.fixture(scope="module")
-def people(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("people")
-    write_set(folder, 8)
-    return folder
-
-
-@pytest.fixture
-def config(people, tmp_path) -> TrainConfig:
-    (tmp_path / "run").mkdir()
-    return short_training(people, tmp_path / "run")
+from dgcn.training.run_folder import CONFIG_FILE, LAST_FILE, STATE_FILE
 
 
 def one_epoch(config: TrainConfig) -> DGCN:
@@ -225,7 +211,7 @@ def test_a_full_disk_need_not_stop_the_training(config, monkeypatch, caplog):
         fail_at(patch, 2)
         assert len(fit(going_on)) == 2
     assert f"{LAST_FILE}: No space left on device; not saved at step 4, and the training goes on" in caplog.text
-    assert json.loads((config.work_dir / HISTORY_FILE).read_text())[1]["AP"] >= 0
+    assert read_history(config.work_dir)[1]["AP"] >= 0
 
 
 def test_a_folder_that_vanishes(config, monkeypatch):

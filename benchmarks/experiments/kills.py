@@ -9,7 +9,6 @@ must load. A run that has come to its end must have the bits of the undisturbed 
 """
 
 import argparse
-import json
 import os
 import random
 import signal
@@ -26,6 +25,7 @@ from dgcn.files import TEMPORARY_FILES, write_json
 from dgcn.model.checkpoint import load_model, load_training_state
 from dgcn.model.config import ModelConfig
 from dgcn.training.config import TrainConfig
+from dgcn.training.history import TIMES, read_history
 from dgcn.training.run_folder import HISTORY_FILE, STATE_FILE
 
 LONGEST_LIFE = 6.0  # seconds after the first step
@@ -86,10 +86,10 @@ def check_files(folder: Path) -> int:
     for path in checkpoints:
         load_model(path)
     load_training_state(folder / STATE_FILE)
-    history = folder / HISTORY_FILE
-    if history.exists():
-        json.loads(history.read_text())
-    return len(checkpoints) + 1 + history.exists()
+    has_history = (folder / HISTORY_FILE).exists()
+    if has_history:
+        read_history(folder)
+    return len(checkpoints) + 1 + has_history
 
 
 def equal(a: Any, b: Any) -> bool:
@@ -97,8 +97,7 @@ def equal(a: Any, b: Any) -> bool:
     if isinstance(a, torch.Tensor):
         return torch.equal(a, b)
     if isinstance(a, dict):
-        times = {"seconds", "images_per_second"}
-        return a.keys() == b.keys() and all(equal(a[key], b[key]) for key in a.keys() - times)
+        return a.keys() == b.keys() and all(key in TIMES or equal(a[key], b[key]) for key in a)
     if isinstance(a, (list, tuple)):
         return len(a) == len(b) and all(map(equal, a, b))
     return bool(a == b)

@@ -19,9 +19,10 @@ _KINDS: tuple[tuple[type, type, str], ...] = (  # type of the default, required 
 
 
 def check_types(config: Any) -> None:
-    """Check every field whose default is a bool, a number or a string.
+    """Check every field whose default is a bool, a number or a string, or that is annotated with choices.
 
-    Raises TypeError unless it holds one, ValueError unless it is among the choices of a field annotated `Literal`."""
+    Raises TypeError unless it holds one, ValueError unless it is among the choices of a field annotated `Literal`, or
+    all its values are among those of a field annotated `tuple[Literal[...], ...]`."""
     hints = get_type_hints(type(config))
     for field in fields(config):
         value = getattr(config, field.name)
@@ -30,8 +31,13 @@ def check_types(config: Any) -> None:
                 if not isinstance(value, kind) or (kind is not bool and isinstance(value, bool)):
                     raise TypeError(f"{field.name} must be {required}, got {value!r}")
                 break
-        if get_origin(hints[field.name]) is Literal and value not in (choices := get_args(hints[field.name])):
+        hint = hints[field.name]
+        if get_origin(hint) is Literal and value not in (choices := get_args(hint)):
             raise ValueError(f"{field.name} must be one of {choices}, got {value!r}")
+        if get_origin(hint) is tuple and get_origin(get_args(hint)[0]) is Literal:
+            choices = get_args(get_args(hint)[0])
+            if not isinstance(value, tuple) or not all(one in choices for one in value):
+                raise ValueError(f"{field.name} must be a tuple of any of {choices}, got {value!r}")
 
 
 def check_at_least(config: Any, low: float, *names: str) -> None:

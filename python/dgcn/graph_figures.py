@@ -5,18 +5,16 @@ Legend: K keypoints. Lengths are in inches.
 
 from __future__ import annotations
 
-import io
-import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from .files import atomic_write
+from .extras import extra
+from .figures import STYLE, write_figure
 from .skeleton import Skeleton
 
-try:
+with extra("plots", "figures need matplotlib"):
     from matplotlib import colormaps, rc_context
     from matplotlib.axes import Axes
     from matplotlib.cm import ScalarMappable
@@ -25,17 +23,7 @@ try:
     from matplotlib.patches import PathPatch
     from matplotlib.path import Path as Curve
     from matplotlib.ticker import MaxNLocator
-except ImportError as error:
-    raise ImportError(f'figures need matplotlib ({error}): `pip install "dgcn[plots]"`') from error
 
-logging.getLogger("fontTools").setLevel(logging.WARNING)  # of each font in a PDF it reports every table
-STYLE: Any = {  # of matplotlib
-    "font.size": 9,
-    "axes.titlesize": 10,
-    "figure.constrained_layout.h_pad": 0.1,
-    "figure.constrained_layout.w_pad": 0.1,
-    "pdf.fonttype": 42,  # text stays text
-}
 CELLS = colormaps["viridis"].with_extremes(over="0.85", bad="white")  # perceptually uniform
 LINES = ListedColormap(colormaps["viridis_r"](np.linspace(0.25, 1, 256)))  # without the yellow that white swallows
 ADJACENCY = PowerNorm(0.5, 0, 1)  # most entries of A_s are below 0.1
@@ -86,15 +74,11 @@ def draw_figures(
     return figures
 
 
-@rc_context(STYLE)
 def write_figures(folder: Path, figures: Mapping[str, Figure]) -> None:
     """Write each figure into `folder` as a PDF and a PNG of its name."""
     for name, figure in figures.items():
-        for suffix, options in ((".pdf", {"metadata": {"CreationDate": None}}), (".png", {"dpi": 200})):
-            content = io.BytesIO()
-            figure.savefig(content, format=suffix[1:], **options)
-            with atomic_write(folder / f"{name}{suffix}") as file:
-                file.write(content.getbuffer())
+        for suffix in (".pdf", ".png"):
+            write_figure(folder / f"{name}{suffix}", figure)
 
 
 def matrix_figure(names: Sequence[str], title: str, matrix: np.ndarray, norm: Normalize, label: str) -> Figure:

@@ -26,6 +26,7 @@ COMMANDS = {
     "graph": "write the graphs of a data set or of a checkpoint as JSON and figures",
     "train": "train a model on a data set",
     "eval": "measure a checkpoint on a data set",
+    "plot": "draw losses, learning rate and AP of training runs",
     "check": "report on this installation and test that it works",
 }
 

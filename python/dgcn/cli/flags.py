@@ -70,7 +70,8 @@ def replace_given(config: Config, values: Mapping[str, Any]) -> Config:
     changes: dict[str, Any] = {}
     for field in dataclasses.fields(config):  # type: ignore[arg-type]
         if field.name in values:
-            changes[field.name] = values[field.name]
+            value = values[field.name]
+            changes[field.name] = tuple(value) if isinstance(value, list) else value  # argparse makes lists
         elif dataclasses.is_dataclass(inner := getattr(config, field.name)):
             changes[field.name] = replace_given(inner, values)
     return dataclasses.replace(config, **changes)  # type: ignore[type-var]
@@ -86,12 +87,12 @@ def _options(hint: Any) -> dict[str, Any]:
         return {"choices": get_args(hint)}
     if get_origin(hint) is tuple:
         kinds = get_args(hint)
-        return {"type": kinds[0], "nargs": "*" if kinds[-1] is Ellipsis else len(kinds), "metavar": _METAVARS[kinds[0]]}
+        return _options(kinds[0]) | {"nargs": "*" if kinds[-1] is Ellipsis else len(kinds)}
     return {"type": hint, "metavar": _METAVARS[hint]}
 
 
 def _default(value: Any) -> str:
-    if value is None or value is False:
+    if value is None or value is False or value == ():
         return ""
     shown = " ".join(map(str, value)) if isinstance(value, tuple) else "on" if value is True else value
     return f" (default: {shown})"

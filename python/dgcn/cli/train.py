@@ -12,7 +12,7 @@ examples:
 --data takes the description of a data set, which `dgcn data --help` shows. Keypoints, limbs, flip pairs and OKS sigmas
 are those of the training annotations; what these leave out follows rules, and each that was used is printed.
 
-The work folder receives best.safetensors (highest AP on the validation pictures), last.safetensors, history.json and
+The work folder receives best.safetensors (highest AP on the validation pictures), last.safetensors, history.jsonl and
 training_state.pt, from which --resume goes on. Ctrl-C finishes the step, saves the state and stops. An epoch is saved
 before it is evaluated; an evaluation that failed or was interrupted is the first thing that --resume does.
 """
@@ -131,9 +131,6 @@ def build_config(args: argparse.Namespace) -> TrainConfig:
     from ..training.recipes import RECIPES
 
     values = dict(vars(args))
-    for name in ("levels", "scale_range", "step_epochs"):
-        if name in values:
-            values[name] = tuple(values[name])
     if args.config is None:
         if "work_dir" not in args:
             raise ValueError("--work-dir must be given, got none")
@@ -165,8 +162,10 @@ def check_start(config: TrainConfig) -> None:
     """Raise the errors of a device or a backbone that does not exist, before annotations are read."""
     from ..model.backbones import check_backbone
     from ..predict.predictor import check_device
+    from ..training.log import check_log
 
     check_device(config.device)
+    check_log(config)
     if config.init_checkpoint is None:
         check_backbone(config.model.backbone, pretrained=config.pretrained)
 

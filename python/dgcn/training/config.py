@@ -139,6 +139,8 @@ class TrainConfig:
     """Of everything that is random: the start, the order of the images, the augmentation, the graphs."""
     deterministic: bool = False
     """Make torch refuse operations that are not deterministic."""
+    log: tuple[Literal["csv", "tensorboard"], ...] = ()
+    """What is written beside history.jsonl, into the same folder: history.csv, or events for TensorBoard."""
     resume: str | Path | None = None
     """'auto' continues the run in the work folder if there is one; a path continues that training state."""
     allow_changes: bool = False
@@ -223,7 +225,7 @@ class TrainConfig:
 
     def tracked(self) -> dict[str, Any]:
         """The settings that the result of a run depends on, as in `to_dict`."""
-        free = {"work_dir", "resume", "allow_changes", "workers", "device", "save_seconds", "on_save_error"}
+        free = {"work_dir", "resume", "allow_changes", "workers", "device", "log", "save_seconds", "on_save_error"}
         free |= {"data_notes"} if self.patience else {"data_notes", "eval_every"}
         return {name: value for name, value in self.to_dict().items() if name not in free}
 

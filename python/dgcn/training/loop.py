@@ -22,7 +22,7 @@ from ..progress import Progress
 from .config import TrainConfig
 from .distributed import Group, LostProcess, StoppedElsewhere, joined, lost_processes
 from .interrupt import Interrupted, InterruptGuard
-from .log import report, save_results
+from .log import epoch_record, save_checkpoints
 from .losses import count_targets
 from .optim import learning_rate, set_learning_rate, set_training
 from .run import Run
@@ -38,7 +38,7 @@ def fit(config: TrainConfig) -> list[dict[str, Any]]:
     """Train, save, evaluate; return the history, a record per epoch.
 
     Writes into `config.work_dir`: `config.json`, `training_state.pt` (to resume), `last.safetensors`,
-    `best.safetensors` (highest AP on the validation images), `history.json`. The run repeats bit for bit on the same
+    `best.safetensors` (highest AP on the validation images), `history.jsonl`. The run repeats bit for bit on the same
     machine with the same settings, in one go or interrupted and resumed. An epoch is saved before it is evaluated:
     where the evaluation fails or is interrupted, a resumed run begins with it.
 
@@ -63,7 +63,7 @@ def fit(config: TrainConfig) -> list[dict[str, Any]]:
         with group.together():
             run = start_or_resume(config, group)
         state = run.state
-        with InterruptGuard(state.last_saved) as guard, saved_on_failure(run), run.open_batches() as batches:
+        with InterruptGuard(state.last_saved) as guard, saved_on_failure(run), run.log, run.open_batches() as batches:
             if state.evaluation_is_due:  # of the last epoch before the interruption
                 evaluate_epoch(run, guard)
             while not state.is_done:
@@ -90,7 +90,7 @@ def train_epoch(run: Run, batches: Iterator[dict[str, Any]], guard: InterruptGua
     """Train from the current step to the end of its epoch; save the result."""
     config, state, group = run.config, run.state, run.group
     if state.step_of_epoch == 0:
-        state.sums = {}
+        state.sums, state.seconds = {}, 0.0
     set_training(state.model, config, state.epoch)
     network = group.parallel(state.model)  # anew, because what is frozen may have changed
     title = f"epoch {state.epoch + 1}/{config.epochs}"
@@ -106,15 +106,18 @@ def train_epoch(run: Run, batches: Iterator[dict[str, Any]], guard: InterruptGua
     of_epoch = itertools.islice(batches, state.steps_per_epoch - state.step_of_epoch)
     with progress:
         for batch in group.each(guard.each(of_epoch), before=save_now_and_then):
-            for name, value in train_step(run, network, batch).items():
+            numbers = train_step(run, network, batch)
+            for name, value in numbers.items():
                 state.sums[name] = state.sums.get(name, 0.0) + value
+            with errors_of_files(run):
+                run.log.after_step(numbers["loss"])
             progress.step(loss=state.sums["loss"] / state.step_of_epoch)
-    losses = {name: value / state.steps_per_epoch for name, value in state.sums.items()}
-    state.history.append({"epoch": state.epoch + 1, **losses})
+    state.history.append(epoch_record(state))
     state.step_of_epoch = 0
     with group.together():
         save(run, LAST_FILE)
-    report(state, losses)
+        with errors_of_files(run):
+            run.log.after_training()
 
 
 def train_step(run: Run, network: nn.Module, batch: dict[str, Any]) -> dict[str, float]:
@@ -181,20 +184,30 @@ def evaluate_epoch(run: Run, guard: InterruptGuard) -> None:
     state.history[-1].update(metrics)
     with group.together():
         save(run, *([BEST_FILE] if metrics["AP"] > best else []), LAST_FILE)
-    report(state, metrics)
+        with errors_of_files(run):
+            run.log.after_evaluation(metrics)
 
 
 def save(run: Run, *checkpoints: str) -> None:
-    """Write the averaged weights under these names, if any with the history, and then the state."""
+    """Write the averaged weights under these names, and then the state.
+
+    The state comes last: after a kill in between, a resumed run writes all of them again."""
     config, state = run.config, run.state
     if not run.group.is_first:
         return
-    try:
+    with errors_of_files(run):
         if not config.work_dir.is_dir():
             raise FileNotFoundError(errno.ENOENT, "the folder of the run has vanished", str(config.work_dir))
-        if checkpoints:
-            save_results(state, *checkpoints)
+        save_checkpoints(state, *checkpoints)
         state.save()
+
+
+@contextlib.contextmanager
+def errors_of_files(run: Run) -> Iterator[None]:
+    """A block that writes files of the run; what happens where it cannot is what `on_save_error` says."""
+    config, state = run.config, run.state
+    try:
+        yield
     except OSError as error:
         if config.on_save_error == "stop":
             raise OSError(error.errno, f"{error.strerror}; {state.last_saved()}", error.filename) from error

@@ -34,6 +34,7 @@ from ..predict.predictor import Predictor, check_device
 from ..records import ImageRecord
 from .config import TrainConfig, differences
 from .distributed import Group
+from .log import RunLog, check_log
 from .losses import PifPafLoss
 from .optim import build_optimizer
 from .run_folder import BEST_FILE
@@ -64,6 +65,7 @@ class Run:
             )
         if config.batch_norm == "sync" and self.device.type != "cuda":
             raise ValueError(f"batch_norm 'sync' needs GPUs, got the device '{self.device}': 'frozen' works everywhere")
+        check_log(config)
         torch.use_deterministic_algorithms(config.deterministic)
         # The same on every process, so that all draw the same graphs.
         random.seed(config.seed)
@@ -104,6 +106,7 @@ class Run:
         ema = ModelEmaV3(model, decay=config.ema, use_warmup=True) if config.ema else None
         optimizer = build_optimizer(model, config)
         self.state = TrainingState(config, model, ema, optimizer, steps_per_epoch, self.group.size)
+        self.log = RunLog(self.state, writes=self.group.is_first)
         if config.amp == "bf16" and self.device.type == "cpu":
             warn_of_slow_amp(model, config.size)
         if config.compile:

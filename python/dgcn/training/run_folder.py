@@ -18,7 +18,8 @@ CONFIG_FILE = "config.json"
 STATE_FILE = "training_state.pt"
 LAST_FILE = "last.safetensors"
 BEST_FILE = "best.safetensors"
-HISTORY_FILE = "history.json"
+HISTORY_FILE = "history.jsonl"
+CSV_FILE = "history.csv"
 LOCK_FILE = ".lock"
 
 

@@ -16,7 +16,7 @@ from .run_folder import STATE_FILE
 
 log = logging.getLogger(__name__)
 
-_REQUIRED = {"settings", "model", "optimizer", "step", "step_of_epoch", "sums", "history", "generator"}
+_REQUIRED = {"settings", "model", "optimizer", "step", "step_of_epoch", "sums", "seconds", "history", "generator"}
 _SAMPLES = ("train_images", "train_annotations", "reading", "batch_size", "seed")
 """Settings that decide which pictures are in which step of an epoch."""
 
@@ -33,6 +33,7 @@ class TrainingState:
         step: optimizer steps done since the start of the run.
         step_of_epoch: optimizer steps done in the current epoch.
         sums: loss terms summed over the current epoch.
+        seconds: how long the current epoch has been trained for, the time before interruptions included.
         history: a record for each epoch that is done.
     """
 
@@ -55,6 +56,7 @@ class TrainingState:
         self.step = 0
         self.step_of_epoch = 0
         self.sums: dict[str, float] = {}
+        self.seconds = 0.0
         self.history: list[dict[str, Any]] = []
         self._saved: tuple[int, Path] | None = None  # step and file of the last state saved
 
@@ -102,6 +104,7 @@ class TrainingState:
             "step": self.step,
             "step_of_epoch": self.step_of_epoch,
             "sums": self.sums,
+            "seconds": self.seconds,
             "history": self.history,
             "generator": torch.get_rng_state(),
         }
@@ -131,7 +134,7 @@ class TrainingState:
         check_tensors(path, self.model.state_dict(), state["model"])
         self.model.load_state_dict(state["model"])
         self.step, self.step_of_epoch = state["step"], state["step_of_epoch"]
-        self.sums, self.history = state["sums"], state["history"]
+        self.sums, self.seconds, self.history = state["sums"], state["seconds"], state["history"]
         if self.ema is not None:
             self.ema.module.load_state_dict(state.get("ema", state["model"]))
         changed = {change.partition(":")[0].partition(".")[0] for change in changes}
@@ -140,7 +143,7 @@ class TrainingState:
         if "amp" not in changed:
             self.scaler.load_state_dict(state["scaler"])
         if self.step_of_epoch and changed.intersection(_SAMPLES):
-            self.step, self.step_of_epoch, self.sums = self.step - self.step_of_epoch, 0, {}
+            self.step, self.step_of_epoch = self.step - self.step_of_epoch, 0
             changes.append(f"epoch {self.epoch + 1} begins again")
         for change in changes:
             log.warning(f"resume with other settings: {change}")
