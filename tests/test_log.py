@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from cli_cases import run as dgcn
-from training_cases import equal, states_equal
+from training_cases import equal, states_equal, train_epoch
 
 from dgcn.evaluation.oks import METRICS
 from dgcn.model.checkpoint import load_training_state
@@ -22,7 +22,7 @@ from dgcn.training.config import TrainConfig
 from dgcn.training.history import TIMES, read_history
 from dgcn.training.interrupt import InterruptGuard
 from dgcn.training.log import RunLog
-from dgcn.training.loop import evaluate_epoch, fit, train_epoch, train_step
+from dgcn.training.loop import evaluate_epoch, fit, train_step
 from dgcn.training.optim import learning_rate
 from dgcn.training.run import Run
 from dgcn.training.run_folder import CSV_FILE, HISTORY_FILE, STATE_FILE
@@ -52,7 +52,7 @@ def test_the_files_agree_with_the_history(config, caplog):
     assert list(first) == COLUMNS[: -len(METRICS)]
     assert list(last) == COLUMNS
     assert [record["step"] for record in history] == [4, 8]
-    assert last["learning_rate"] == learning_rate(7, 8, config)
+    assert last["learning_rate"] == learning_rate(7, 4, config)
     assert last["images_per_second"] * last["seconds"] == pytest.approx(8)
     for record in history:
         assert f"epoch {record['epoch']}/2: loss {record['loss']:.4g}, pif_confidence" in caplog.text
@@ -70,8 +70,8 @@ def test_a_run_that_dies_leaves_the_log_of_an_uninterrupted_one(config, tmp_path
     def die(*arguments: object) -> None:
         raise RuntimeError("killed")
 
-    def train_or_die(run, batch):
-        return die() if run.state.step == 6 else train_step(run, batch)  # steps 4 and 5 will be done again
+    def train_or_die(run, *arguments):
+        return die() if run.state.step == 6 else train_step(run, *arguments)  # steps 4 and 5 will be done again
 
     for owner, name, deadly in ((loop, "train_step", train_or_die), (RunLog, "after_evaluation", die)):
         with monkeypatch.context() as patch:
@@ -109,37 +109,37 @@ def timed_run(config: TrainConfig, monkeypatch: pytest.MonkeyPatch, dies_at: int
     """A run whose steps take 5 s each and its evaluations 30 s; it is killed when it has done `dies_at` steps."""
     run, now = Run(config), [0.0]
 
-    def step(run, batch):
+    def step(run, *arguments):
         if run.state.step == dies_at:
             raise RuntimeError("killed")
         now[0] += 5
         run.state.step += 1
+        run.state.step_of_epoch += 1
         return {"loss": 2.0}
 
-    def evaluate(*arguments):
+    def evaluate(*arguments, **options):
         now[0] += 30
         return dict.fromkeys(METRICS, 0.5)
 
     run.log = RunLog(run.state, clock=lambda: now[0])
     monkeypatch.setattr(loop, "train_step", step)
-    monkeypatch.setattr(loop, "evaluate", evaluate)
+    monkeypatch.setattr(loop, "evaluate_keypoints", evaluate)
     return run
 
 
 def test_times_and_what_is_left(config, monkeypatch, caplog):
     config = dataclasses.replace(config, epochs=4, save_seconds=0.0)
     run = timed_run(config, monkeypatch, dies_at=6)
-    guard = InterruptGuard(run.state.last_saved)
     with caplog.at_level(logging.INFO):
-        train_epoch(run, guard)
+        train_epoch(run)
         with pytest.raises(RuntimeError, match="killed"):
-            train_epoch(run, guard)
+            train_epoch(run)
         run = timed_run(config, monkeypatch)
         path = config.work_dir / STATE_FILE
         run.state.restore(path, load_training_state(path))
-        train_epoch(run, guard)
-        evaluate_epoch(run, guard)
-        train_epoch(run, guard)
+        train_epoch(run)
+        evaluate_epoch(run, InterruptGuard(run.state.last_saved))
+        train_epoch(run)
     assert [message for message in caplog.messages if "images/s" in message] == [
         "epoch 1/4: loss 2, 0.4 images/s, ETA 01:00",
         "epoch 2/4: loss 2, 0.4 images/s, ETA 00:40",

@@ -47,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from ..training.run_folder import BEST_FILE, LAST_FILE
 
     try:
-        with logging_redirect_tqdm(), joined(choose_device(args.device)) as group, errors_name_flags(args):
+        with logging_redirect_tqdm(), errors_name_flags(args), joined(choose_device(args.device)) as group:
             if not group.is_first:
                 logging.getLogger("dgcn").setLevel(logging.WARNING)
             with group.together():
