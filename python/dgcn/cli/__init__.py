@@ -26,6 +26,7 @@ COMMANDS = {
     "graph": "write the graphs of a data set or of a checkpoint as JSON and figures",
     "train": "train a model on a data set",
     "eval": "measure a checkpoint on a data set",
+    "ablate": "train and measure the rows of a table of the paper's ablation",
     "check": "report on this installation and test that it works",
 }
 
