@@ -15,10 +15,9 @@ def draw_results(document: Mapping[str, Any]) -> Figure:
     figure = Figure(figsize=(8.5, 1.4 + 0.35 * len(rows)), layout="constrained")
     here, paper = figure.subplots(1, 2, sharey=True, width_ratios=(2, 1))
     for place, row in enumerate(rows):
-        if row["mean"] is not None:
-            here.plot(row["interval"], [place, place], color="0.75", linewidth=5, solid_capstyle="butt")
-            here.plot(list(row["AP"].values()), [place] * len(row["AP"]), "o", color="#0072B2", markersize=4)
-            here.plot(row["mean"], place, "|", color="black", markersize=14)
+        here.plot(row["interval"], [place, place], color="0.8", linewidth=6, solid_capstyle="butt")
+        here.plot(list(row["AP"].values()), [place] * len(row["AP"]), "o", color="#0072B2", markersize=4)
+        here.plot(row["mean"], place, "|", color="black", markersize=14)
         paper.plot(row["paper_AP"], place, "D", color="#E69F00", markersize=5)
     here.set_yticks(range(len(rows)), [row["name"] for row in rows])
     here.invert_yaxis()

@@ -38,7 +38,8 @@ class Results:
 
     Args:
         folder: of the ablation; `run_folder` names those of its runs.
-        settings: JSON-serialisable; all that the runs have in common.
+        settings: all that the runs have in common, JSON-serialisable.
+        origin: what the results say of themselves beyond that.
         rows: of the table.
         seeds: of each row; the results also show those of an earlier call.
         measure: from COCO keypoint results on the validation images to their AP.
@@ -52,11 +53,13 @@ class Results:
         self,
         folder: Path,
         settings: Mapping[str, Any],
+        origin: Mapping[str, Any],
         rows: Sequence[Row],
         seeds: Sequence[int],
         measure: Callable[[list[dict[str, Any]]], Evaluation],
     ) -> None:
-        self.folder, self.settings, self.rows, self.measure = folder, dict(settings), rows, measure
+        self.folder, self.settings, self.origin = folder, settings, origin
+        self.rows, self.measure = rows, measure
         saved = _read(folder / RESULTS_FILE)
         if saved and (changes := list(differences(saved["settings"], settings))):
             raise ValueError(
@@ -86,10 +89,19 @@ class Results:
         return score
 
     def document(self) -> dict[str, Any]:
-        """The content of results.json."""
-        rows = [summarise(row, self.scores[row.name], self.scores[row.baseline]) for row in self.rows]
-        return {"checkpoint": "of the last epoch", "resamples": RESAMPLES, "seeds": self.seeds, "rows": rows} | {
-            "settings": self.settings
+        """The content of results.json: of the rows those with a run that is done."""
+        rows = [
+            summarise(row, self.scores[row.name], self.scores[row.baseline])
+            for row in self.rows
+            if self.scores[row.name]
+        ]
+        return {
+            **self.origin,
+            "checkpoint": "of the last epoch",
+            "resamples": RESAMPLES,
+            "seeds": self.seeds,
+            "rows": rows,
+            "settings": self.settings,
         }
 
     def write(self) -> None:
@@ -116,24 +128,32 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def summarise(row: Row, scores: Mapping[int, Score], baseline: Mapping[int, Score]) -> dict[str, Any]:
-    """The entry of a row in results.json. What needs more runs than there are is None.
+    """The entry of a row in results.json.
 
     Args:
         row: what was trained.
-        scores: by seed.
-        baseline: those of the row that it is compared with.
+        scores: by seed, at least one.
+        baseline: those of the row that it is compared with; there is a gain only if there are any.
     """
     aps = {str(seed): scores[seed].ap for seed in sorted(scores)}
-    entry: dict[str, Any] = {"name": row.name, "flags": list(row.flags), "paper_AP": row.paper_ap, "AP": aps}
     numbers = list(aps.values())
-    entry["mean"] = float(np.mean(numbers)) if numbers else None
-    entry["std"] = float(np.std(numbers, ddof=1)) if len(numbers) > 1 else None
-    entry["range"] = [min(numbers), max(numbers)] if numbers else None
-    entry["interval"] = _percentiles(_draw_means(scores, 0)) if numbers else None
-    entry["baseline"] = entry["gain"] = entry["gain_interval"] = None
-    if numbers and baseline and row.name != row.baseline:
+    mean = float(np.mean(numbers))
+    entry = {
+        "name": row.name,
+        "flags": " ".join(row.flags),
+        "AP": aps,
+        "mean": mean,
+        "std": float(np.std(numbers, ddof=1)) if len(numbers) > 1 else None,
+        "range": [min(numbers), max(numbers)],
+        "interval": _percentiles(_draw_means(scores, 0)),
+        "baseline": None,
+        "gain": None,
+        "gain_interval": None,
+        "paper_AP": row.paper_ap,
+    }
+    if baseline and row.name != row.baseline:
         entry["baseline"] = row.baseline
-        entry["gain"] = entry["mean"] - float(np.mean([score.ap for score in baseline.values()]))
+        entry["gain"] = mean - float(np.mean([score.ap for score in baseline.values()]))
         entry["gain_interval"] = _percentiles(_draw_means(scores, 0) - _draw_means(baseline, 1))
     return entry
 
@@ -158,9 +178,8 @@ def format_csv(document: Mapping[str, Any]) -> str:
     names = ("mean", "std", "min", "max", "low", "high", "gain", "gain_low", "gain_high", "paper_AP")
     writer.writerow(["row", *(f"seed{seed}" for seed in seeds), *names])
     for row in document["rows"]:
-        numbers = [*(row["AP"].get(str(seed)) for seed in seeds), row["mean"], row["std"]]
-        numbers += [*(row["range"] or (None, None)), *(row["interval"] or (None, None))]
-        numbers += [row["gain"], *(row["gain_interval"] or (None, None)), row["paper_AP"]]
+        numbers = [*(row["AP"].get(str(seed)) for seed in seeds), row["mean"], row["std"], *row["range"]]
+        numbers += [*row["interval"], row["gain"], *(row["gain_interval"] or (None, None)), row["paper_AP"]]
         writer.writerow([row["name"], *numbers])
     return text.getvalue()
 
@@ -180,17 +199,14 @@ def format_table(document: Mapping[str, Any]) -> str:
         f"|---|{'---:|' * (len(names) - 2)}---|---:|---:|",
     ]
     for row in document["rows"]:
-        cells = [row["name"], *(_number(row["AP"].get(str(seed))) for seed in seeds)]
-        cells.append(_number(row["mean"]) + (f" ± {row['std']:.4f}" if row["std"] is not None else ""))
+        aps = [row["AP"].get(str(seed)) for seed in seeds]
+        cells = [row["name"], *("" if ap is None else f"{ap:.4f}" for ap in aps)]
+        cells.append(f"{row['mean']:.4f}" + ("" if row["std"] is None else f" ± {row['std']:.4f}"))
         cells += [_limits(row["range"]), _limits(row["interval"]), row["baseline"] or ""]
         gain = "" if row["gain"] is None else f"{row['gain']:+.4f} ({_limits(row['gain_interval'], '+.4f')})"
         lines.append(f"| {' | '.join([*cells, gain, format(row['paper_AP'], '.3f')])} |")
     return "\n".join(lines) + "\n"
 
 
-def _number(number: float | None) -> str:
-    return "" if number is None else f"{number:.4f}"
-
-
-def _limits(limits: Sequence[float] | None, form: str = ".4f") -> str:
-    return "" if limits is None else f"{limits[0]:{form}} to {limits[1]:{form}}"
+def _limits(limits: Sequence[float], form: str = ".4f") -> str:
+    return f"{limits[0]:{form}} to {limits[1]:{form}}"

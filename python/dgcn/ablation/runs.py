@@ -15,6 +15,7 @@ from .rows import Row
 
 log = logging.getLogger(__name__)
 
+DGCN = (sys.executable, "-m", "dgcn")
 LOG_FILE = "log.txt"
 POLL_SECONDS = 0.2
 
@@ -52,7 +53,7 @@ class _Job:
     def start(self) -> None:
         command = self.waiting.popleft()
         log.info(f"{self.run}: dgcn {command[0]} on {self.device}")
-        arguments = [sys.executable, "-m", "dgcn", *command, "--device", self.device]
+        arguments = [*DGCN, *command, "--device", self.device]
         self.run.folder.mkdir(parents=True, exist_ok=True)
         with open(self.run.folder / LOG_FILE, "a") as output:
             self.process = subprocess.Popen(arguments, stdin=subprocess.DEVNULL, stdout=output, stderr=output)

@@ -26,9 +26,11 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import closing
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -131,6 +133,8 @@ def prepare(args: argparse.Namespace, train_flags: Sequence[str]) -> tuple[Resul
 
     Every configuration is checked and the annotations are read, so that most mistakes show before the first run.
     """
+    import torch
+
     from ..ablation.results import PREDICTIONS_FILE, Results
     from ..ablation.rows import SEMANTICS, paper_rows, under_semantics
     from ..ablation.runs import Run
@@ -160,6 +164,10 @@ def prepare(args: argparse.Namespace, train_flags: Sequence[str]) -> tuple[Resul
     results = Results(
         args.work_dir,
         {"table": args.table, "data": str(args.data), "metric": metric, "training": settings},
+        {
+            "train_flags": shlex.join(train_flags),
+            "versions": {"dgcn": version("dgcn"), "torch": torch.__version__},
+        },
         under_semantics(rows, SEMANTICS),
         args.seeds,
         lambda predictions: EVALUATIONS[metric](records, predictions, skeleton),
