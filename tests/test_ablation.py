@@ -21,6 +21,7 @@ from dgcn.ablation import runs as runs_module
 from dgcn.ablation.results import PREDICTIONS_FILE, RESULTS_FILE, Score, summarise
 from dgcn.ablation.rows import Row, paper_rows, under_semantics
 from dgcn.ablation.runs import LOG_FILE, Run, execute
+from dgcn.cli import ablate
 
 TINY = "--backbone mobilenetv1_075 --lift-channels 8 --no-non-local --size 65 --batch-size 4 --workers 0"
 TINY += " --no-pretrained --freeze-epochs 0"
@@ -153,6 +154,7 @@ def test_failures_and_interruptions(data, tmp_path, monkeypatch, caplog, capsys)
             Path(flags[flags.index("--results") + 1]).write_text("[]")
         """
     stand_in(monkeypatch, script)
+    monkeypatch.setattr(ablate, "find_figures", lambda: lambda results: None)
     folder = tmp_path / "table"
     command = ["ablate", "--table", 1, "--data", data, "--work-dir", folder, "--devices", "cpu", "--seeds", 0]
     command += ["--semantics", "literal", "--", *TINY.split()]

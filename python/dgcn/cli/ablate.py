@@ -109,7 +109,8 @@ def ablate(args: argparse.Namespace, train_flags: Sequence[str]) -> int:
             log.info(f"{run}: AP {results.add(run.row, run.seed).ap:.4f}")
             results.write()
             draw(results)
-    draw(results)
+    if not waiting:
+        draw(results)
     print((args.work_dir / TABLE_FILE).read_text())
     if failed:
         print(f"{len(failed)} runs failed; the same command tries them again: {'; '.join(map(str, failed))}")
