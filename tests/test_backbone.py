@@ -174,3 +174,20 @@ def test_every_cell_sees_the_pixel_it_is_centred_on():
 def test_unusable_backbones_are_refused(name, message):
     with pytest.raises(ValueError, match=message):
         build_backbone(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "levels"),
+    [
+        ("densenet121", ("F16",)),
+        ("mobilenetv3_small_100", ()),
+        ("movenet_multipose", ("F16",)),
+        ("resnet18", ("F4", "F16")),
+    ],
+)
+def test_every_parameter_gets_a_gradient(name, levels) -> None:
+    """Of a stage that nothing reads there would be none, and training on several GPUs would fail."""
+    model = build_model(name, levels, lift_channels=8).train()
+    output = model(255 * torch.rand(2, 3, 65, 65))
+    (output.pif.sum() + output.paf.sum() + sum(logits.sum() for _, logits in output.node_logits)).backward()
+    assert [parameter for parameter, value in model.named_parameters() if value.grad is None] == []

@@ -84,7 +84,7 @@ def test_graphs_of_a_data_set(annotations, tmp_path, caplog) -> None:
 
 def test_a_description_and_keypoints_of_ones_own(tmp_path, monkeypatch) -> None:
     pytest.importorskip("matplotlib")
-    monkeypatch.setattr("dgcn.graph_figures.write_figures", lambda folder, figures: None)
+    monkeypatch.setattr("dgcn.figures.write_figures", lambda folder, figures: None)
     draw_set(tmp_path, HAND_NAMES)
     description = tmp_path / "hand.yaml"
     description.write_text("train: {images: ., annotations: train.json}")
@@ -98,7 +98,7 @@ def test_a_description_and_keypoints_of_ones_own(tmp_path, monkeypatch) -> None:
 def test_graphs_of_a_checkpoint(tmp_path, monkeypatch) -> None:
     pytest.importorskip("matplotlib")
     written = []
-    monkeypatch.setattr("dgcn.graph_figures.write_figures", lambda folder, figures: written.extend(figures))
+    monkeypatch.setattr("dgcn.figures.write_figures", lambda folder, figures: written.extend(figures))
     torch.manual_seed(0)
     model = build_model("mobilenetv1_075", lift_channels=8)
     for stream in (model.pif_stream, model.paf_stream):

@@ -40,7 +40,15 @@ SMALL = "--backbone mobilenetv1_075 --lift-channels 8 --no-non-local --size 65 -
 SMALL += " --no-pretrained --freeze-epochs 0"
 
 
-WRITTEN = ("samples.jpg", "train.json", "val.json", "out/predictions.json", "include/dgcn/pifpaf/*.h")
+WRITTEN = (
+    "config.json",
+    "results.json",
+    "samples.jpg",
+    "train.json",
+    "val.json",
+    "out/predictions.json",
+    "include/dgcn/pifpaf/*.h",
+)
 """By dgcn, or by cmake --install."""
 
 

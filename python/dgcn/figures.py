@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -39,3 +40,10 @@ def write_figure(path: Path, figure: Figure) -> None:
     figure.savefig(content, format=path.suffix[1:], **FORMATS[path.suffix])
     with atomic_write(path) as file:
         file.write(content.getbuffer())
+
+
+def write_figures(folder: Path, figures: Mapping[str, Figure]) -> None:
+    """Write each figure into `folder` as a PDF and a PNG of its name."""
+    for name, figure in figures.items():
+        for suffix in (".pdf", ".png"):
+            write_figure(folder / f"{name}{suffix}", figure)

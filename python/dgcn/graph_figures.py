@@ -6,12 +6,11 @@ Legend: K keypoints. Lengths are in inches.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 
 from .extras import extra
-from .figures import STYLE, write_figure
+from .figures import STYLE
 from .skeleton import Skeleton
 
 with extra("plots", "figures need matplotlib"):
@@ -72,13 +71,6 @@ def draw_figures(
     people.pop("identity", None)  # it has no edges
     figures["edges"] = person_figure(skeleton, list(people.values()))
     return figures
-
-
-def write_figures(folder: Path, figures: Mapping[str, Figure]) -> None:
-    """Write each figure into `folder` as a PDF and a PNG of its name."""
-    for name, figure in figures.items():
-        for suffix in (".pdf", ".png"):
-            write_figure(folder / f"{name}{suffix}", figure)
 
 
 def matrix_figure(names: Sequence[str], title: str, matrix: np.ndarray, norm: Normalize, label: str) -> Figure:

@@ -27,6 +27,8 @@ COMMANDS = {
     "train": "train a model on a data set",
     "eval": "measure a checkpoint on a data set",
     "plot": "draw losses, learning rate and AP of training runs",
+    "ablate": "train and measure the rows of a table of the paper's ablation",
+    "model": "print the layers, parameters and MACs of a network",
     "check": "report on this installation and test that it works",
 }
 

@@ -93,10 +93,9 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     add_device_argument(parser)
 
 
-def add_data_argument(parser: argparse._ActionsContainer) -> None:
-    parser.add_argument(
-        "--data", type=Path, metavar="FILE", help="description of a data set, a YAML file: see dgcn data --help"
-    )
+def add_data_argument(parser: argparse._ActionsContainer, *, required: bool = False) -> None:
+    text = "description of a data set, a YAML file: see dgcn data --help"
+    parser.add_argument("--data", type=Path, required=required, metavar="FILE", help=text)
 
 
 def add_data_arguments(parser: argparse.ArgumentParser) -> None:

@@ -78,8 +78,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     from dgcn_ext.arguments import check_integer
 
+    from ..figures import write_figures
     from ..files import write_json
-    from ..graph_figures import draw_figures, write_figures
+    from ..graph_figures import draw_figures
 
     check_integer("--seed", args.seed, -(2**63), 2**63 - 1)
     path = args.output / "graph.json"

@@ -23,6 +23,18 @@ def check_timm_model(name: str, pretrained: bool) -> None:
         raise ValueError(f"pretrained needs a timm model with weights, and '{name}' has none")
 
 
+def read_maps(body: Any) -> tuple[list[int], list[int]]:
+    """Strides and channels of all maps of a feature extractor, its input max-pool left out."""
+    strides = list(body.feature_info.reduction())
+    if has_max_pool(body):
+        strides = [stride // 2 if stride > 2 else stride for stride in strides]
+    return strides, list(body.feature_info.channels())
+
+
+def has_max_pool(body: Any) -> bool:
+    return isinstance(getattr(body, "maxpool", None), nn.MaxPool2d)
+
+
 class TimmBackbone(Backbone):
     """Any timm model with `features_only` and a stride-16 map; ResNets without the input max-pool, as in the paper.
 
@@ -36,7 +48,15 @@ class TimmBackbone(Backbone):
         import timm
 
         try:
-            body: Any = timm.create_model(name, pretrained=pretrained, features_only=True)
+            with torch.device("meta"):
+                strides, widths = read_maps(timm.create_model(name, features_only=True))
+            # The last map of a stride is the deepest one there.
+            indices = {stride: index for index, stride in enumerate(strides) if stride in STRIDES}
+            if 16 not in indices:
+                raise ValueError(f"backbone must have a map at stride 16, and '{name}' has strides {strides}")
+            # Layers beyond the last of these maps are left out: nothing would train them.
+            options: Any = {"features_only": True, "out_indices": tuple(indices.values())}
+            body: Any = timm.create_model(name, pretrained=pretrained, **options)
         except OSError as error:
             raise ConnectionError(
                 f"pretrained: the weights of '{name}' cannot be fetched from the Hugging Face Hub and are not in its"
@@ -47,16 +67,10 @@ class TimmBackbone(Backbone):
                 raise
             raise ValueError(f"backbone must support timm's features_only, and '{name}' does not") from error
         self.body = body
-        strides = list(body.feature_info.reduction())
-        if isinstance(getattr(body, "maxpool", None), nn.MaxPool2d):
+        if has_max_pool(body):
             body.maxpool = nn.Identity()
-            strides = [stride // 2 if stride > 2 else stride for stride in strides]
-        # The last map of a stride is the deepest one there.
-        self.taps = {stride: index for index, stride in enumerate(strides) if stride in STRIDES}
-        if 16 not in self.taps:
-            raise ValueError(f"backbone must have a map at stride 16, and '{name}' has strides {strides}")
-        widths = body.feature_info.channels()
-        self.channels = {stride: widths[index] for stride, index in self.taps.items()}
+        self.strides = list(indices)
+        self.channels = {stride: widths[index] for stride, index in indices.items()}
         try:
             self.rounds_down = self.map_sizes(65)[16] != 5
         except (AssertionError, RuntimeError) as error:  # what models of a fixed input size raise
@@ -73,7 +87,7 @@ class TimmBackbone(Backbone):
         training = self.body.training
         maps = self.body.eval()(torch.zeros(1, 3, size, size))
         self.body.train(training)
-        return {stride: maps[index].shape[-2] for stride, index in self.taps.items()}
+        return {stride: each.shape[-2] for stride, each in zip(self.strides, maps, strict=True)}
 
     def forward(self, x: Tensor) -> dict[int, Tensor]:
         height, width = x.shape[-2:]
@@ -81,6 +95,6 @@ class TimmBackbone(Backbone):
             x = nn.functional.pad(x, (0, 15, 0, 15), mode="replicate")
         maps: Sequence[Tensor] = self.body(x)
         return {
-            stride: maps[index][..., : -(-height // stride), : -(-width // stride)]
-            for stride, index in self.taps.items()
+            stride: each[..., : -(-height // stride), : -(-width // stride)]
+            for stride, each in zip(self.strides, maps, strict=True)
         }
