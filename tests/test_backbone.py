@@ -18,6 +18,7 @@ from dgcn.model.backbones.base import read_trunk
 from dgcn.model.backbones.mobilenet import MobileNetV1
 from dgcn.model.backbones.movenet import MoveNet, SamePadConv
 from dgcn.model.config import MOBILENET, MOVENET
+from dgcn.model.network import build_model
 from dgcn.skeleton import COCO
 
 

@@ -32,8 +32,8 @@ def count(model: torch.nn.Module) -> int:
         ("one head", "resnet152", ("F16",), 61_332_848, "234"),
         ("ResNeXt-50, baseline", "resnext50_32x4d", (), 24_766_632, ""),
         ("one head", "resnext50_32x4d", ("F16",), 26_168_944, ""),
-        ("DenseNet-121, baseline", "densenet121", (), 7_847_656, ""),
-        ("one head", "densenet121", ("F16",), 8_686_768, ""),
+        ("DenseNet-121, baseline", "densenet121", (), 5_161_192, ""),
+        ("one head", "densenet121", ("F16",), 6_000_304, ""),
     ],
 )
 def test_parameters_are_consistent_with_table_4(name, backbone, levels, parameters, table_4):
