@@ -6,6 +6,7 @@ Index legend: T OKS thresholds, D detections, I images.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 
 import numpy as np
@@ -14,25 +15,49 @@ from pycocotools.cocoeval import COCOeval
 from dgcn_ext.arguments import check_at_least
 
 
-def resample(
-    value: Callable[[np.ndarray], float], num_images: int, resamples: int = 1000, seed: int = 0
-) -> tuple[float, float]:
-    """Percentiles 2.5 and 97.5 of `value` over `resamples` draws of `num_images` images.
+class Evaluation(ABC):
+    """Results matched to ground truth once, for the numbers and for their uncertainty."""
+
+    @abstractmethod
+    def metrics(self) -> dict[str, float]:
+        """The numbers by name, in [0, 1], the main one first; -1 where there is no ground truth."""
+
+    @abstractmethod
+    def resampled(self, resamples: int = 1000, seed: int = 0) -> np.ndarray:
+        """The main number of each draw of the images with replacement, float [resamples]; NaN without ground truth.
+
+        The draws depend on the seed and the number of images alone, so those of several results on the same images
+        can be subtracted.
+        """
+
+    def interval(self, resamples: int = 1000, seed: int = 0) -> tuple[float, float]:
+        """95 % interval of the main number under resampling of the images; (-1, -1) without ground truth."""
+        return percentiles(self.resampled(resamples, seed))
+
+
+def resample(value: Callable[[np.ndarray], float], num_images: int, resamples: int, seed: int) -> np.ndarray:
+    """`value` of each of `resamples` draws of `num_images` images, float [resamples]; NaN where there are no images.
 
     Args:
-        value: the number, from how often each image was drawn, int [I]; below 0 where that is no ground truth. Such
-            draws are left out; the interval is (-1, -1) if that are all.
+        value: the number, from how often each image was drawn, int [I]; below 0, which becomes NaN, where that is no
+            ground truth.
         num_images: I.
         resamples: how many draws, at least 1.
         seed: of the draws.
     """
     check_at_least("resamples", resamples, 1)
     if num_images == 0:
-        return -1.0, -1.0
+        return np.full(resamples, np.nan)
     rng = np.random.default_rng(seed)
     samples = rng.multinomial(num_images, np.full(num_images, 1 / num_images), size=resamples)
-    defined = [number for number in map(value, samples) if number >= 0]
-    if not defined:
+    numbers = np.array([value(counts) for counts in samples])
+    return np.where(numbers >= 0, numbers, np.nan)
+
+
+def percentiles(numbers: np.ndarray) -> tuple[float, float]:
+    """Percentiles 2.5 and 97.5 of the numbers that are not NaN; (-1, -1) if that is none."""
+    defined = numbers[~np.isnan(numbers)]
+    if not defined.size:
         return -1.0, -1.0
     low, high = np.percentile(defined, [2.5, 97.5])
     return float(low), float(high)

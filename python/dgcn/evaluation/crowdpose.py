@@ -10,7 +10,7 @@ import numpy as np
 from ..data.coco_format import AREA_OF_BOX
 from ..records import ImageRecord
 from ..skeleton import Skeleton, words_of
-from .bootstrap import Matches, resample
+from .bootstrap import Evaluation, Matches, resample
 from .oks import match, person_truths
 from .results import by_id, check_results
 
@@ -21,7 +21,7 @@ EASY_BELOW, HARD_FROM = 0.2, 0.8
 """Of `crowd_index`."""
 
 
-class CrowdPoseEvaluation:
+class CrowdPoseEvaluation(Evaluation):
     """COCO's average precision with the rules of the CrowdPose tools.
 
     A person's area is 0.53 times that of its box, and there are no area ranges. A person of whom nothing but head and
@@ -70,6 +70,5 @@ class CrowdPoseEvaluation:
             numbers[f"AP_{name}"] = self._matches.average_precision(chosen.astype(np.int64))
         return {name: float(value) for name, value in numbers.items()}
 
-    def interval(self, resamples: int = 1000, seed: int = 0) -> tuple[float, float]:
-        """95 % interval of AP under resampling of the images; (-1, -1) without ground truth."""
+    def resampled(self, resamples: int = 1000, seed: int = 0) -> np.ndarray:
         return resample(self._matches.average_precision, self._matches.num_images, resamples, seed)

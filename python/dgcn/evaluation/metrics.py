@@ -3,23 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 from ..records import ImageRecord
 from ..skeleton import Skeleton
+from .bootstrap import Evaluation
 from .crowdpose import CrowdPoseEvaluation
 from .oks import KeypointEvaluation
 from .pckh import MpiiApEvaluation, PckhEvaluation
-
-
-class Evaluation(Protocol):
-    """Results matched to ground truth once, for the numbers and for their uncertainty."""
-
-    def metrics(self) -> dict[str, float]:
-        """The numbers by name, in [0, 1], the main one first; -1 where there is no ground truth."""
-
-    def interval(self, resamples: int = 1000, seed: int = 0) -> tuple[float, float]:
-        """95 % interval of the main number under resampling of the images; (-1, -1) without ground truth."""
 
 
 def _coco(

@@ -21,7 +21,7 @@ from pycocotools.cocoeval import COCOeval, Params
 
 from ..data.coco_format import Annotations, read_ground_truth
 from ..records import CocoId, ImageRecord
-from .bootstrap import Matches, resample
+from .bootstrap import Evaluation, Matches, resample
 from .results import by_id, check_results
 
 METRICS = ("AP", "AP50", "AP75", "APM", "APL", "AR", "AR50", "AR75", "ARM", "ARL")
@@ -31,7 +31,7 @@ GroundTruth = Annotations | Sequence[ImageRecord]
 """Path of a COCO keypoint JSON, its content, or what `dgcn.data.reader.read_records` made of it."""
 
 
-class KeypointEvaluation:
+class KeypointEvaluation(Evaluation):
     """Results matched to ground truth once, for the numbers and for their uncertainty.
 
     Args:
@@ -65,11 +65,7 @@ class KeypointEvaluation:
             self._matched.summarize()
         return {name: float(value) for name, value in zip(METRICS, self._matched.stats, strict=True)}
 
-    def interval(self, resamples: int = 1000, seed: int = 0) -> tuple[float, float]:
-        """95 % interval (percentiles 2.5 and 97.5) of AP under resampling of the images with replacement.
-
-        Resamples without ground truth are left out; (-1, -1) if there is no ground truth at all.
-        """
+    def resampled(self, resamples: int = 1000, seed: int = 0) -> np.ndarray:
         matches = Matches(self._matched)
         return resample(matches.average_precision, matches.num_images, resamples, seed)
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from ..records import ImageRecord
 from ..skeleton import Skeleton, words_of
-from .bootstrap import precision_envelope, resample
+from .bootstrap import Evaluation, precision_envelope, resample
 from .people import People, assign, collect_people
 
 HEADS = 0.5
@@ -27,7 +27,7 @@ KEYPOINTS = ("head_top", "upper_neck", *(f"{side}_{limb}" for limb in LIMBS for 
 """The keypoints that count."""
 
 
-class PckhEvaluation:
+class PckhEvaluation(Evaluation):
     """PCKh@0.5: the fraction of the annotated keypoints that were found within half a head size.
 
     Each annotated person is given one found person, each found person at most once, so that as many keypoints as
@@ -65,8 +65,7 @@ class PckhEvaluation:
         rates = np.where(annotated > 0, correct / np.maximum(annotated, 1), -1.0)
         return {"Mean": self._mean(np.ones(len(self._annotated), dtype=np.int64)), **_groups(rates, ("head_top",))}
 
-    def interval(self, resamples: int = 1000, seed: int = 0) -> tuple[float, float]:
-        """95 % interval of the mean under resampling of the images; (-1, -1) without ground truth."""
+    def resampled(self, resamples: int = 1000, seed: int = 0) -> np.ndarray:
         return resample(self._mean, len(self._annotated), resamples, seed)
 
     def _mean(self, counts: np.ndarray) -> float:
@@ -74,7 +73,7 @@ class PckhEvaluation:
         return correct / annotated if annotated else -1.0
 
 
-class MpiiApEvaluation:
+class MpiiApEvaluation(Evaluation):
     """The multi-person average precision of Pishchulin et al. (DeepCut, CVPR 2016), which PoseTrack took over.
 
     In every image each found person belongs to the annotated person with the highest PCKh, of whose found persons the
@@ -111,9 +110,7 @@ class MpiiApEvaluation:
         groups = self._average_precisions(np.ones(len(self._truths), dtype=np.int64))
         return {"Mean": _mean(groups.values()), **groups}
 
-    def interval(self, resamples: int = 1000, seed: int = 0) -> tuple[float, float]:
-        """95 % interval of the mean under resampling of the images; (-1, -1) without ground truth."""
-
+    def resampled(self, resamples: int = 1000, seed: int = 0) -> np.ndarray:
         def mean(counts: np.ndarray) -> float:
             return _mean(self._average_precisions(counts).values())
 
