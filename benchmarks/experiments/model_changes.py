@@ -26,47 +26,46 @@ import argparse
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from timm.utils import ModelEmaV3
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch.nn import functional as F
 
 from benchmarks import machine, report
-from dgcn.codec import PifPafCodec
-from dgcn.data.dataset import KeypointDataset
+from dgcn.codec import Output
+from dgcn.data.dataset import TargetBatch
 from dgcn.data.images import read_record
-from dgcn.data.loader import init_worker
 from dgcn.data.reader import read_records
 from dgcn.data.transforms import PAD_COLOR, TrainTransform, transform_annotation
-from dgcn.evaluation.bootstrap import Matches, resample
+from dgcn.evaluation.bootstrap import percentiles
 from dgcn.evaluation.evaluate import predict_records
-from dgcn.evaluation.oks import evaluate_keypoints, match, person_truths
-from dgcn.evaluation.results import by_id, check_results
+from dgcn.evaluation.oks import KeypointEvaluation
 from dgcn.files import write_json
 from dgcn.model.backbones.base import read_trunk
 from dgcn.model.backbones.movenet import MoveNet
-from dgcn.model.checkpoint import load_model, save_model
+from dgcn.model.checkpoint import save_model
 from dgcn.model.config import MOVENET, ModelConfig
-from dgcn.model.network import DGCN, build_from_config
+from dgcn.model.network import DGCN, Downsample
 from dgcn.predict.predictor import Predictor
 from dgcn.records import Annotation, ImageRecord
 from dgcn.skeleton import COCO
 from dgcn.training.config import LossConfig, TrainConfig
-from dgcn.training.losses import PifPafLoss, confidence_loss
-from dgcn.training.optim import build_optimizer, set_learning_rate, set_training
+from dgcn.training.loop import train_step
+from dgcn.training.losses import PifPafLoss
+from dgcn.training.optim import set_training
 from dgcn.training.recipes import movenet_small
+from dgcn.training.run import Run
 
 EPOCHS = 3
 LEARNING_RATE = 3e-4
 LONG_EDGE = 513  # of the validation pictures
 MOSAICS = 0.5  # of the samples
 DISTILLATION = 15.0  # weight of the cross-entropy with the heat maps; that of the labels is α = 30
-CALIBRATION_IMAGES = 32  # for the batch norm of F8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,141 +156,84 @@ class HeatMaps(nn.Module):
         return nn.functional.max_pool2d(heat, kernel_size=9, stride=2, padding=4)
 
 
-def configure(data: Path, start: Path, work: Path, variant: Variant, device: str) -> TrainConfig:
-    files: dict[str, Any] = {
+class Distillation(PifPafLoss):
+    """The loss with one more term: the PIF confidences against the heat maps of the pictures that `model` sees."""
+
+    def __init__(self, config: LossConfig, model: DGCN, teacher: HeatMaps) -> None:
+        super().__init__(config)
+        self.teacher = teacher
+        model.register_forward_pre_hook(self.look)
+
+    def look(self, _: nn.Module, inputs: tuple[Tensor]) -> None:
+        self.heat = self.teacher(inputs[0])
+
+    def __call__(self, output: Output, target: TargetBatch, counts: Tensor | None = None) -> dict[str, Tensor]:
+        difference = F.binary_cross_entropy_with_logits(output.pif_confidence, self.heat)
+        return {**super().__call__(output, target, counts), "distillation": DISTILLATION * difference}
+
+
+def configure(data: Path, start: Path, trunk: Path, work: Path, device: str, variant: Variant) -> TrainConfig:
+    fields: dict[str, Any] = {
         f"{split}_{kind}": data / kind / name
         for split in ("train", "val")
         for kind, name in (("images", split), ("annotations", f"person_keypoints_{split}.json"))
     }
-    settings = {"epochs": EPOCHS, "learning_rate": LEARNING_RATE, "init_checkpoint": start, "device": device}
-    return movenet_small(**files, work_dir=work, **settings, **variant.fields)
+    # `reset_heads` takes from START what fits; the trunk's file gives F8's batch norm its first statistics.
+    fields |= {"init_checkpoint": start, "reset_heads": True, "init_trunk": trunk, "device": device, "work_dir": work}
+    return movenet_small(**{**fields, "epochs": EPOCHS, "learning_rate": LEARNING_RATE, **variant.fields})
 
 
-def make_dataset(config: TrainConfig, variant: Variant, images: int | None) -> KeypointDataset:
-    codec = PifPafCodec(COCO, DGCN.stride)
-    files = config.train_images, config.train_annotations
-    dataset = KeypointDataset(*files, COCO, config.transform(), codec, node_strides=config.model.levels)
-    dataset.records = dataset.records[:images]
+def train(config: TrainConfig, variant: Variant, trunk: Path, images: int | None) -> DGCN:
+    """Train on all pictures, or on only so many each epoch; the averaged weights."""
+    run = Run(config)
+    state = run.state
+    for module in (*state.model.modules(), *state.averaged.modules()):
+        if isinstance(module, Downsample):
+            nn.init.zeros_(module.get_parameter("1.weight"))  # γ of its batch norm: F8 adds nothing yet
     if variant.mosaics:
-        dataset.transform = MosaicTransform(**vars(dataset.transform), records=dataset.records)
-    return dataset
-
-
-def make_model(config: TrainConfig, trunk: Path, dataset: KeypointDataset) -> DGCN:
-    """The network with START's weights. A level that START lacks begins with no effect on the others."""
-    assert config.init_checkpoint is not None
-    start, _ = load_model(config.init_checkpoint)
-    model = build_from_config(config.model)
-    images = torch.stack([dataset[i]["image"] for i in range(min(CALIBRATION_IMAGES, len(dataset)))])
-    model.backbone.load_trunk(trunk, (images - model.mean) / model.std)  # for the batch norm of F8
-    model.load_state_dict(start.state_dict(), strict=False)
-    for stream in (model.pif_stream, model.paf_stream):
-        assert stream is not None
-        for down in stream.downs.values():
-            nn.init.zeros_(down[1].weight)  # γ of its batch norm
-        for dgcm in stream.dgcms.values():
-            dgcm.graph_conv.adjacency.copy_(stream.dgcms["16"].graph_conv.adjacency)
-    return model
-
-
-def train(config: TrainConfig, model: DGCN, dataset: KeypointDataset, teacher: nn.Module | None, title: str) -> DGCN:
-    """Train `model`; the averaged weights."""
-    model = model.to(config.device, memory_format=torch.channels_last)
-    average = ModelEmaV3(model, decay=config.ema, use_warmup=True)
-    optimizer, loss_of = build_optimizer(model, config), PifPafLoss(config.loss)
-    batches = DataLoader(
-        dataset,
-        config.batch_size,
-        shuffle=True,
-        drop_last=True,
-        num_workers=config.workers,
-        collate_fn=dataset.collate,
-        worker_init_fn=init_worker,
-        generator=torch.Generator().manual_seed(config.seed),
-    )
-    step, num_steps = 0, config.epochs * len(batches)
-    for epoch in range(config.epochs):
-        set_training(model, config, epoch)
-        dataset.set_epoch(epoch)
-        total = 0.0
-        for batch in batches:
-            set_learning_rate(optimizer, step, num_steps, config)
-            images = batch["image"].to(config.device, memory_format=torch.channels_last)
-            output = model(images)
-            terms = loss_of(output, batch["targets"].to(torch.device(config.device)))
-            if teacher is not None:
-                terms["distillation"] = DISTILLATION * confidence_loss(output.pif_confidence, teacher(images))
-            loss = torch.stack(list(terms.values())).sum()
-            optimizer.zero_grad()
-            loss.backward()
-            nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm, error_if_nonfinite=True)
-            optimizer.step()
-            step += 1
-            average.update(model, step=step)
-            total += loss.item()
-        print(f"{title}: epoch {epoch + 1}, loss {total / len(batches):.3f}", flush=True)
-    return average.module
-
-
-def detect(model: DGCN | Path, records: Sequence[ImageRecord], device: str) -> list[dict[str, Any]]:
-    predictor = Predictor(model, long_edge=LONG_EDGE, config=Predictor().config, device=device)
-    return predict_records(predictor, records)
-
-
-def matches(records: Sequence[ImageRecord], results: Sequence[Mapping[str, Any]]) -> Matches:
-    count = COCO.num_keypoints
-    detections = check_results(results, by_id(records), count)
-    return Matches(match([r.image_id for r in records], person_truths(records, count), detections, COCO.sigmas))
-
-
-def gain(records: Sequence[ImageRecord], results: Sequence[Mapping[str, Any]], base: Matches) -> dict[str, Any]:
-    """Difference of AP to `base`, and its interval."""
-    own = matches(records, results)
-
-    def difference(counts: np.ndarray) -> float:
-        return own.average_precision(counts) - base.average_precision(counts)
-
-    # `resample` leaves numbers below 0 out, which no difference is once 1 is added.
-    interval = resample(lambda counts: 1 + difference(counts), len(records))
-    return {
-        "gain": round(difference(np.ones(len(records), dtype=np.int64)), 4),
-        "gain_interval": [round(bound - 1, 4) for bound in interval],
-    }
+        run.dataset.transform = MosaicTransform(**vars(run.dataset.transform), records=run.dataset.records)
+    if variant.distillation:
+        run.loss = Distillation(config.loss, state.model, HeatMaps(trunk).to(run.device))
+    steps = state.steps_per_epoch if images is None else images // config.batch_size
+    with run.open_batches() as batches:
+        for epoch in range(config.epochs):
+            set_training(state.model, config, epoch)
+            losses = [train_step(run, state.model, batch)["loss"] for batch in islice(batches, steps)]
+            print(f"epoch {epoch + 1}/{config.epochs}: loss {np.mean(losses):.3f}", flush=True)
+    return state.averaged
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name in ("data", "start", "trunk", "work"):
         parser.add_argument(name, type=Path)
-    parser.add_argument("--images", type=int, help="train and evaluate on only so many, for one epoch")
+    parser.add_argument("--images", type=int, help="train on only so many an epoch, and measure on as many")
     parser.add_argument("--device", default="cpu")
     args = parser.parse_args()
 
     origin = machine.origin(["python", "-m", __spec__.name, *map(str, sys.argv[1:])])
-    args.work.mkdir(parents=True, exist_ok=True)
     val = args.data / "images/val", args.data / "annotations/person_keypoints_val.json"
     records = read_records(*val, COCO)[: args.images]
+    decoder = Predictor().config
     rows: list[dict[str, Any]] = []
-    base: Matches | None = None
+    base: KeypointEvaluation | None = None
     for name, variant in VARIANTS.items():
-        persons = args.work / f"{name}.persons.json"
-        if not persons.exists():
-            torch.manual_seed(0)
-            config = configure(args.data, args.start, args.work, variant, args.device)
-            if args.images is not None:
-                config = replace(config, epochs=1)
-            dataset = make_dataset(config, variant, args.images)
-            teacher = HeatMaps(args.trunk).to(args.device) if variant.distillation else None
-            model = train(config, make_model(config, args.trunk, dataset), dataset, teacher, name)
+        found = args.work / f"{name}.found.json"
+        if not found.exists():
+            config = configure(args.data, args.start, args.trunk, args.work, args.device, variant)
+            model = train(config, variant, args.trunk, args.images)
             save_model(args.work / f"{name}.safetensors", model, {"long_edge": LONG_EDGE})
-            write_json(persons, detect(model, records, args.device))
-        results = json.loads(persons.read_text())
-        metrics = evaluate_keypoints(records, results, sigmas=COCO.sigmas)
-        row = {"variant": name, **{key: round(metrics[key], 4) for key in ("AP", "APM", "APL", "AR")}}
-        if base is None:
-            base = matches(records, results)
-        else:
-            row |= gain(records, results, base)
+            predictor = Predictor(model, long_edge=LONG_EDGE, config=decoder, device=args.device)
+            write_json(found, predict_records(predictor, records))
+        evaluation = KeypointEvaluation(records, json.loads(found.read_text()), sigmas=COCO.sigmas)
+        base = base or evaluation
+        metrics = evaluation.metrics()
+        row = {
+            "variant": name,
+            **{key: round(metrics[key], 4) for key in ("AP", "APM", "APL", "AR")},
+            "gain": round(metrics["AP"] - base.metrics()["AP"], 4),
+            "gain_interval": [round(bound, 4) for bound in percentiles(evaluation.resampled() - base.resampled())],
+        }
         print(row, flush=True)
         rows.append({"group": "changes of the shipped model", "claims": [], **row})
         if args.images is None:
