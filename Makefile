@@ -8,6 +8,7 @@
 #   make bench-nonlocal         those of the non-local layer (5 minutes)
 #   make bench-encoder [PEER_PYTHON=python3.10]    those of the encoder (2 minutes), beside OpenPifPaf where that has it
 #   make bench-decoder [PEER_PYTHON=python3.10]    those of the decoder (3 minutes), beside OpenPifPaf where that has it
+#   make bench-training         those of the loader and of a step of training (20 minutes)
 #   make bench-smoke            every benchmark, plot and experiment once, on its smallest case (a minute); results go to
 #                               build/smoke
 #   make gpu [RESULTS=DIR]      on a machine with a GPU, with the packages of $(PYTHON) and no network: builds, runs every
@@ -31,7 +32,7 @@ export PIP_CONSTRAINT := constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .PHONY: demo build test test-cpp test-python check machine-peak bench bench-nonlocal bench-encoder bench-decoder \
-        bench-smoke gpu sanitize fuzz check-install check-no-torch check-machines check-lowest \
+        bench-training bench-smoke gpu sanitize fuzz check-install check-no-torch check-machines check-lowest \
         check-torch-2.13 clean
 
 demo: build
@@ -98,6 +99,9 @@ bench-decoder: build
 	PEER_PYTHON="$(PEER_PYTHON)" $(MEASURE) benchmarks/decoder
 	$(MEASURE) benchmarks/bench_threads.py -k decoder
 
+bench-training: build
+	$(MEASURE) benchmarks/training
+
 # What needs a GPU, or real layouts of people where $DGCN_DATA is absent, skips itself.
 bench-smoke: build machine-peak
 	mkdir -p build/smoke
@@ -106,7 +110,10 @@ bench-smoke: build machine-peak
 	$(BIN)/python -m benchmarks.report
 	data="$${DGCN_DATA:-../shared/data}"; if [ -d "$$data" ]; then \
 	    $(BIN)/python -m benchmarks.experiments.occlusion --images 2 && \
-	    $(BIN)/python -m benchmarks.experiments.roundtrip "$$data/coco_val2017_layouts.json.gz" --images 20; \
+	    $(BIN)/python -m benchmarks.experiments.roundtrip "$$data/coco_val2017_layouts.json.gz" --images 20 && \
+	    $(BIN)/python -m benchmarks.experiments.model_changes "$$data/coco512" \
+	        python/dgcn/assets/dgcn_movenet_coco512.safetensors "$$data/weights/movenet_multipose_lightning.npz" \
+	        build/smoke/changes --images 8; \
 	fi
 
 gpu:

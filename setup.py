@@ -207,7 +207,8 @@ if WITH_TORCH:
 
 DGCN = [
     "dgcn",
-    *(f"dgcn.{room}" for room in ("cli", "data", "evaluation", "model", "model.backbones", "predict", "training")),
+    *(f"dgcn.{room}" for room in ("ablation", "cli", "data", "evaluation", "model", "model.backbones", "predict")),
+    "dgcn.training",
 ]
 
 setup(
