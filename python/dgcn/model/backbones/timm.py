@@ -23,16 +23,12 @@ def check_timm_model(name: str, pretrained: bool) -> None:
         raise ValueError(f"pretrained needs a timm model with weights, and '{name}' has none")
 
 
-def read_maps(body: Any) -> tuple[list[int], list[int]]:
-    """Strides and channels of all maps of a feature extractor, its input max-pool left out."""
-    strides = list(body.feature_info.reduction())
-    if has_max_pool(body):
-        strides = [stride // 2 if stride > 2 else stride for stride in strides]
-    return strides, list(body.feature_info.channels())
-
-
-def has_max_pool(body: Any) -> bool:
-    return isinstance(getattr(body, "maxpool", None), nn.MaxPool2d)
+def drop_max_pool(body: Any) -> bool:
+    """Take the max-pool of its input away from a ResNet; whether it had one."""
+    has_one = isinstance(getattr(body, "maxpool", None), nn.MaxPool2d)
+    if has_one:
+        body.maxpool = nn.Identity()
+    return has_one
 
 
 class TimmBackbone(Backbone):
@@ -41,6 +37,9 @@ class TimmBackbone(Backbone):
     Without the max-pool a ResNet's stages have half the strides timm reports: layer2, layer3 and layer4 are F4, F8 and
     F16 with 512, 1024 and 2048 channels. Networks that round sizes down (unpadded pooling or patches, as in DenseNet
     and ConvNeXt) get their input padded at the right and at the bottom: every map has ceil(H/s) × ceil(W/s) cells.
+
+    Layers that none of the maps depends on, such as a stage of stride 32, are left out: they would take time, and
+    nothing would train them.
     """
 
     def __init__(self, name: str, pretrained: bool) -> None:
@@ -48,15 +47,9 @@ class TimmBackbone(Backbone):
         import timm
 
         try:
-            with torch.device("meta"):
-                strides, widths = read_maps(timm.create_model(name, features_only=True))
-            # The last map of a stride is the deepest one there.
-            indices = {stride: index for index, stride in enumerate(strides) if stride in STRIDES}
-            if 16 not in indices:
-                raise ValueError(f"backbone must have a map at stride 16, and '{name}' has strides {strides}")
-            # Layers beyond the last of these maps are left out: nothing would train them.
-            options: Any = {"features_only": True, "out_indices": tuple(indices.values())}
-            body: Any = timm.create_model(name, pretrained=pretrained, **options)
+            with torch.device("meta"):  # which has sizes and gradients, but takes neither time nor memory
+                self.examine(name, timm.create_model(name, features_only=True))
+            self.body: Any = timm.create_model(name, pretrained=pretrained, features_only=True)
         except OSError as error:
             raise ConnectionError(
                 f"pretrained: the weights of '{name}' cannot be fetched from the Hugging Face Hub and are not in its"
@@ -66,28 +59,37 @@ class TimmBackbone(Backbone):
             if "features_only" not in str(error):
                 raise
             raise ValueError(f"backbone must support timm's features_only, and '{name}' does not") from error
-        self.body = body
-        if has_max_pool(body):
-            body.maxpool = nn.Identity()
-        self.strides = list(indices)
-        self.channels = {stride: widths[index] for stride, index in indices.items()}
-        try:
-            self.rounds_down = self.map_sizes(65)[16] != 5
-        except (AssertionError, RuntimeError) as error:  # what models of a fixed input size raise
-            raise ValueError(f"backbone must take images of any size 16n+1, and '{name}' does not: {error}") from error
-        settings = timm.data.resolve_model_data_config(body)
+        drop_max_pool(self.body)
+        for layer in self.unused:
+            self.body.set_submodule(layer, nn.Identity())
+        settings = timm.data.resolve_model_data_config(self.body)
         red, green, blue = (255 * value for value in settings["mean"])
         self.mean = (red, green, blue)
         red, green, blue = (255 * value for value in settings["std"])
         self.std = (red, green, blue)
 
-    @torch.no_grad()
-    def map_sizes(self, size: int) -> dict[int, int]:
-        """Height of the maps, by stride, for an input `size` pixels high."""
-        training = self.body.training
-        maps = self.body.eval()(torch.zeros(1, 3, size, size))
-        self.body.train(training)
-        return {stride: each.shape[-2] for stride, each in zip(self.strides, maps, strict=True)}
+    def examine(self, name: str, body: Any) -> None:
+        """Find the maps of `body`, and the layers that none of them depends on."""
+        strides, widths = body.feature_info.reduction(), body.feature_info.channels()
+        if drop_max_pool(body):
+            strides = [stride // 2 if stride > 2 else stride for stride in strides]
+        # The last map of a stride is the deepest one there.
+        self.taps = {stride: index for index, stride in enumerate(strides) if stride in STRIDES}
+        if 16 not in self.taps:
+            raise ValueError(f"backbone must have a map at stride 16, and '{name}' has strides {list(strides)}")
+        self.channels = {stride: widths[index] for stride, index in self.taps.items()}
+        try:
+            maps = body.eval()(torch.zeros(1, 3, 65, 65))
+        except (AssertionError, RuntimeError) as error:  # what models of a fixed input size raise
+            raise ValueError(f"backbone must take images of any size 16n+1, and '{name}' does not: {error}") from error
+        self.rounds_down = maps[self.taps[16]].shape[-2] != 5
+        torch.stack([maps[index].sum() for index in self.taps.values()]).sum().backward()
+        self.unused: list[str] = []
+        for layer, module in body.named_modules():
+            parameters = list(module.parameters())
+            is_unused = parameters and all(parameter.grad is None for parameter in parameters)
+            if is_unused and not any(layer.startswith(f"{above}.") for above in self.unused):
+                self.unused.append(layer)
 
     def forward(self, x: Tensor) -> dict[int, Tensor]:
         height, width = x.shape[-2:]
@@ -95,6 +97,6 @@ class TimmBackbone(Backbone):
             x = nn.functional.pad(x, (0, 15, 0, 15), mode="replicate")
         maps: Sequence[Tensor] = self.body(x)
         return {
-            stride: each[..., : -(-height // stride), : -(-width // stride)]
-            for stride, each in zip(self.strides, maps, strict=True)
+            stride: maps[index][..., : -(-height // stride), : -(-width // stride)]
+            for stride, index in self.taps.items()
         }
