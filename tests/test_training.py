@@ -374,7 +374,7 @@ def test_what_resume_cannot_continue(config, tmp_path):
             model,
             r"last\.safetensors is not a training state or is damaged: it is a model, from which --init",
         ),
-        (state, r"other\.pt is not a training state of dgcn: it has no generator, history"),
+        (state, r"other\.pt is not a training state of dgcn: it has no conditions, generator, history"),
     ):
         with pytest.raises(ValueError, match=message):
             fit(dataclasses.replace(config, work_dir=tmp_path / "new", resume=path))

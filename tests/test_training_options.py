@@ -176,6 +176,20 @@ def test_another_batch_size_begins_the_epoch_again(config, monkeypatch, caplog):
     assert load_training_state(config.work_dir / STATE_FILE)["step"] == 4 + 2
 
 
+def test_a_picture_that_is_gone_is_a_change(config, people, tmp_path):
+    """With --skip-unreadable it is left out, and the order of the samples becomes another."""
+    pictures = tmp_path / "pictures"
+    shutil.copytree(people, pictures)
+    reading = dataclasses.replace(config.reading, skip_unreadable=True)
+    config = dataclasses.replace(config, train_images=pictures, reading=reading)
+    fit(config)
+    (pictures / "3.png").unlink()
+    with pytest.raises(
+        ValueError, match=r"\(samples: 8 images, checksum \w+ -> 7 images, checksum \w+; as saved -> now"
+    ):
+        fit(dataclasses.replace(config, resume="auto"))
+
+
 def fail_at(patch: pytest.MonkeyPatch, number: int) -> None:
     """Let the disk be full in the write with this number, from 0, and in the one after it."""
     count = iter(range(1_000_000))

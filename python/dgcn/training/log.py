@@ -161,7 +161,7 @@ def save_checkpoints(state: TrainingState, *names: str) -> None:
         "long_edge": config.val_long_edge,
         "metrics": {name: record[name] for name in METRICS if name in record},
         "data": dict(config.data_notes),
-        "training": state.settings(),
+        "training": config.tracked(),
     }
     for name in names:
         save_model(config.work_dir / name, state.averaged, metadata)

@@ -105,7 +105,10 @@ class Run:
             nn.SyncBatchNorm.convert_sync_batchnorm(model)
         ema = ModelEmaV3(model, decay=config.ema, use_warmup=True) if config.ema else None
         optimizer = build_optimizer(model, config)
-        self.state = TrainingState(config, model, ema, optimizer, steps_per_epoch, self.group.size)
+        conditions: dict[str, Any] = {"samples": self.dataset.digest()}
+        if config.batch_norm == "local":  # else the number of processes changes no more than rounding
+            conditions["processes"] = self.group.size
+        self.state = TrainingState(config, model, ema, optimizer, steps_per_epoch, conditions)
         self.log = RunLog(self.state, writes=self.group.is_first)
         if config.amp == "bf16" and self.device.type == "cpu":
             warn_of_slow_amp(model, config.size)

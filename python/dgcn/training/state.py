@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,19 @@ from .run_folder import STATE_FILE
 
 log = logging.getLogger(__name__)
 
-_REQUIRED = {"settings", "model", "optimizer", "step", "step_of_epoch", "sums", "seconds", "history", "generator"}
-_SAMPLES = ("train_images", "train_annotations", "reading", "batch_size", "seed")
+_REQUIRED = {
+    "settings",
+    "conditions",
+    "model",
+    "optimizer",
+    "step",
+    "step_of_epoch",
+    "sums",
+    "seconds",
+    "history",
+    "generator",
+}
+_SAMPLES = ("samples", "batch_size", "seed")
 """Settings that decide which pictures are in which step of an epoch."""
 
 
@@ -30,6 +42,7 @@ class TrainingState:
         optimizer: of the model's parameters.
         scaler: of the loss, under float16; else it changes nothing.
         steps_per_epoch: optimizer steps of an epoch.
+        conditions: what the result depends on beside the configuration; JSON-serialisable.
         step: optimizer steps done since the start of the run.
         step_of_epoch: optimizer steps done in the current epoch.
         sums: loss terms summed over the current epoch.
@@ -44,7 +57,7 @@ class TrainingState:
         ema: ModelEmaV3 | None,
         optimizer: torch.optim.Optimizer,
         steps_per_epoch: int,
-        num_processes: int = 1,
+        conditions: Mapping[str, Any],
     ) -> None:
         self.config = config
         self.model = model
@@ -52,7 +65,7 @@ class TrainingState:
         self.optimizer = optimizer
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.amp == "fp16")
         self.steps_per_epoch = steps_per_epoch
-        self.num_processes = num_processes
+        self.conditions = conditions
         self.step = 0
         self.step_of_epoch = 0
         self.sums: dict[str, float] = {}
@@ -87,17 +100,12 @@ class TrainingState:
         scores = [record["AP"] for record in self.history if "AP" in record]
         return 0 < self.config.patience <= len(scores) - 1 - (scores.index(max(scores)) if scores else 0)
 
-    def settings(self) -> dict[str, Any]:
-        """What the result depends on."""
-        # Where batch norm sees the images of one process, their number matters; else it changes no more than rounding.
-        processes = {"processes": self.num_processes} if self.config.batch_norm == "local" else {}
-        return self.config.tracked() | processes
-
     def save(self) -> None:
         """Write the state into the folder of the run, atomically."""
         path = self.config.work_dir / STATE_FILE
         state = {
-            "settings": self.settings(),
+            "settings": self.config.tracked(),
+            "conditions": dict(self.conditions),
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
@@ -120,10 +128,8 @@ class TrainingState:
 
         Raises ValueError where other settings than the saved ones are neither allowed nor possible."""
         # A setting that did not exist yet had the value that is now its default.
-        saved = dict(state["settings"])
-        processes = {name: saved.pop(name) for name in ("processes",) if name in saved}
-        settings = TrainConfig.from_dict(saved | {"work_dir": self.config.work_dir}).tracked() | processes
-        changes = list(differences(settings, self.settings()))
+        settings = TrainConfig.from_dict(state["settings"] | {"work_dir": self.config.work_dir}).tracked()
+        changes = list(differences(settings | state["conditions"], {**self.config.tracked(), **self.conditions}))
         if changes and not self.config.allow_changes:
             raise ValueError(
                 f"resume: {path} belongs to a run with other settings ({'; '.join(changes)}; as saved -> now):"
