@@ -18,7 +18,8 @@ from stick_figures import write_set
 
 from dgcn.cli import COMMANDS, main
 from dgcn.cli.train import build_config, build_parser
-from dgcn.model.checkpoint import DEFAULT_CHECKPOINT
+from dgcn.model.checkpoint import DEFAULT_CHECKPOINT, save_model
+from dgcn.model.network import build_model
 
 
 @pytest.fixture
@@ -202,17 +203,20 @@ def test_mistakes_in_train_flags_are_one_line(flags, message, tmp_path, capsys) 
 
 
 @pytest.mark.parametrize(
-    ("metrics", "message"),
+    ("best", "message"),
     [
-        ([{}, {"AP": 0.25}, {"AP": 0.125}], "AP 0.2500 after epoch 2: {}/best.safetensors"),
-        ([{}, {"AP": -1.0}], "no AP: nobody to find in the validation pictures; the last epoch: {}/last.safetensors"),
+        ({"epoch": 2, "metrics": {"AP": 0.25}}, "AP 0.2500 after epoch 2: {}/best.safetensors"),
+        (None, "no AP: nobody to find in the validation pictures; the last epoch: {}/last.safetensors"),
     ],
 )
-def test_train_announces_what_it_wrote(metrics, message, tmp_path, monkeypatch, capsys) -> None:
+def test_train_announces_what_it_wrote(best, message, tmp_path, monkeypatch, capsys) -> None:
     from dgcn.training import loop
 
-    history = [{"epoch": number, **record} for number, record in enumerate(metrics, start=1)]
-    monkeypatch.setattr(loop, "fit", lambda config: history)
+    def fit(config):
+        if best is not None:
+            save_model(config.work_dir / "best.safetensors", build_model("mobilenetv1_075", ()), best)
+
+    monkeypatch.setattr(loop, "fit", fit)
     write_set(tmp_path, 1)
     files = ["--train-images", tmp_path, "--train-annotations", tmp_path / "people.json"]
     assert run("train", *required(tmp_path), *files) == 0

@@ -115,12 +115,16 @@ def test_parts_of_a_batch_train_as_the_whole(config, tmp_path):
 
 
 def test_a_killed_process_is_started_again_and_changes_nothing(config, tmp_path):
+    """The second process comes late when it is started again: the first must not look for it at its old address."""
     whole = dataclasses.replace(config, work_dir=tmp_path / "whole", save_seconds=0.0, batch_norm="local")
     process = torchrun(whole)
     _, errors = process.communicate()
     assert process.returncode == 0, errors
     broken = dataclasses.replace(whole, work_dir=tmp_path / "broken")
     kill = """
+if rank == 1 and restarts:
+    time.sleep(5)
+
 def changed_step(run, *arguments):
     if run.state.step == 3 and rank == 1 and restarts == 0:
         os.kill(os.getpid(), signal.SIGKILL)
@@ -130,6 +134,42 @@ def changed_step(run, *arguments):
     _, errors = process.communicate()
     assert process.returncode == 0, errors
     assert largest_difference(whole.work_dir / STATE_FILE, broken.work_dir / STATE_FILE) == 0.0
+
+
+def test_what_is_refused_is_not_taken_up_at_the_second_attempt(config):
+    fit(config)
+    process = torchrun(config, NOTHING, "--max-restarts=1", size=1)
+    _, errors = process.communicate()
+    assert process.returncode != 0
+    assert errors.count("holds a run already") == 2
+
+
+def test_one_process_is_started_again_as_well(config):
+    kill = """
+def changed_step(run, *arguments):
+    if run.state.step == 3 and restarts == 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return train_step(run, *arguments)
+"""
+    process = torchrun(config, kill, "--max-restarts=1", size=1)
+    _, errors = process.communicate()
+    assert process.returncode == 0, errors
+    assert load_training_state(config.work_dir / STATE_FILE)["step"] == 6
+
+
+def test_a_loss_that_is_not_finite_is_told_once(config):
+    poison = """
+def changed_step(run, *arguments):
+    with torch.no_grad():
+        run.state.model.pif_head.conv.bias.fill_(float("nan"))
+    return train_step(run, *arguments)
+"""
+    process = torchrun(config, poison)
+    _, errors = process.communicate()
+    assert process.returncode != 0
+    assert errors.count("the loss is not finite at step 0 (epoch 1; images ") == 1
+    assert "pif_confidence nan" in errors
+    assert errors.count("the training state is in") == 1
 
 
 @pytest.mark.parametrize("target", ["one process", "torchrun"])

@@ -374,7 +374,7 @@ def test_what_resume_cannot_continue(config, tmp_path):
             model,
             r"last\.safetensors is not a training state or is damaged: it is a model, from which --init",
         ),
-        (state, r"other\.pt is not a training state of dgcn: it has no conditions, generator, history"),
+        (state, r"other\.pt is not a training state of dgcn: it has no best, conditions, generator, history"),
     ):
         with pytest.raises(ValueError, match=message):
             fit(dataclasses.replace(config, work_dir=tmp_path / "new", resume=path))
@@ -403,7 +403,7 @@ def test_a_state_that_is_not_finite_is_never_saved(config, monkeypatch):
 
     monkeypatch.setattr(loop, "train_step", poisoned_step)
     message = (
-        r"the gradient is not finite at step 2 \(epoch 0; images \d, \d\); the training state is in .* \(after step 2;"
+        r"the gradient is not finite at step 2 \(epoch 1; images \d, \d\); the training state is in .* \(after step 2;"
     )
     with pytest.raises(FloatingPointError, match=message):
         fit(config)

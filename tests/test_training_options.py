@@ -6,23 +6,28 @@ import dataclasses
 import errno
 import logging
 import shutil
+from pathlib import Path
 
 import pytest
+import timm
 import torch
+from timm.layers import convert_sync_batchnorm
 from training_cases import TINY, train_epoch
 
 from dgcn import files
-from dgcn.model.checkpoint import load_model, load_training_state, save_model
+from dgcn.evaluation.oks import METRICS
+from dgcn.model.checkpoint import load_model, load_training_state, save_model, save_training_state
 from dgcn.model.config import ModelConfig
 from dgcn.model.network import DGCN, build_from_config
 from dgcn.skeleton import CROWDPOSE
-from dgcn.training import loop
+from dgcn.training import log, loop
 from dgcn.training.config import TrainConfig, read_config
+from dgcn.training.distributed import Group
 from dgcn.training.history import read_history
-from dgcn.training.loop import fit
+from dgcn.training.loop import fit, start_or_resume
 from dgcn.training.optim import learning_rate
 from dgcn.training.run import Run
-from dgcn.training.run_folder import CONFIG_FILE, LAST_FILE, STATE_FILE
+from dgcn.training.run_folder import BEST_FILE, CONFIG_FILE, LAST_FILE, STATE_FILE
 
 
 def one_epoch(config: TrainConfig) -> DGCN:
@@ -157,6 +162,18 @@ def test_changes_on_resume_are_named_and_allowed(config, caplog):
         fit(other)
 
 
+def test_a_change_of_the_optimizer_takes_effect(config):
+    fit(config)
+    other = dataclasses.replace(
+        config, epochs=3, weight_decay=0.3, backbone_lr_factor=0.1, resume="auto", allow_changes=True
+    )
+    run = start_or_resume(other, Group(torch.device("cpu")))
+    groups = run.state.optimizer.param_groups
+    assert {group["weight_decay"] for group in groups} == {0.0, 0.3}
+    assert {group["factor"] for group in groups} == {0.1, 1.0}
+    assert run.state.optimizer.state
+
+
 def test_another_batch_size_begins_the_epoch_again(config, monkeypatch, caplog):
     train_step = loop.train_step
 
@@ -171,7 +188,8 @@ def test_another_batch_size_begins_the_epoch_again(config, monkeypatch, caplog):
             fit(config)
     larger = dataclasses.replace(config, batch_size=4, optimizer="sgd", resume="auto", allow_changes=True)
     with caplog.at_level(logging.WARNING):
-        assert len(fit(larger)) == 2
+        history = fit(larger)
+    assert history[-1]["learning_rate"] == learning_rate(3, 2, larger)
     assert "epoch 2 begins again" in caplog.text
     assert load_training_state(config.work_dir / STATE_FILE)["step"] == 4 + 2
 
@@ -226,6 +244,44 @@ def test_a_full_disk_need_not_stop_the_training(config, monkeypatch, caplog):
         assert len(fit(going_on)) == 2
     assert f"{LAST_FILE}: No space left on device; not saved at step 4, and the training goes on" in caplog.text
     assert read_history(config.work_dir)[1]["AP"] >= 0
+
+
+def test_the_best_checkpoint_is_the_best_that_could_be_written(config, monkeypatch):
+    scores = iter([0.5, 0.7, 0.6])
+    monkeypatch.setattr(
+        loop, "evaluate_keypoints", lambda *arguments, **options: dict.fromkeys(METRICS, 0.0) | {"AP": next(scores)}
+    )
+    save_model, attempts = log.save_model, iter(range(9))
+
+    def full_at_the_second(path: Path, *arguments: object) -> None:
+        if path.name == BEST_FILE and next(attempts) == 1:
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        save_model(path, *arguments)
+
+    monkeypatch.setattr(log, "save_model", full_at_the_second)
+    fit(dataclasses.replace(config, epochs=3, eval_every=1, on_save_error="continue"))
+    _, metadata = load_model(config.work_dir / BEST_FILE)
+    assert (metadata["epoch"], metadata["metrics"]["AP"]) == (3, 0.6)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"optimizer": {}}, {"history": [1]}, {"generator": torch.zeros(3)}, {"ema": {}}, {"settings": {"loss": [1]}}],
+)
+def test_a_state_of_other_content_is_one_line(config, change):
+    fit(config)
+    path = config.work_dir / STATE_FILE
+    save_training_state(path, load_training_state(path) | change)
+    with pytest.raises(ValueError, match=r"training_state\.pt is damaged: "):
+        fit(dataclasses.replace(config, resume="auto"))
+
+
+def test_synchronised_batch_norm_keeps_activations():
+    """DenseNet's norms have one."""
+    model = timm.create_model("densenet121", features_only=True, out_indices=(1,)).eval()
+    images = torch.randn(1, 3, 65, 65)
+    (before,), (after,) = model(images), convert_sync_batchnorm(model)(images)
+    torch.testing.assert_close(after, before)
 
 
 def test_a_folder_that_vanishes(config, monkeypatch):

@@ -215,14 +215,15 @@ def main() -> None:
     val = args.data / "images/val", args.data / "annotations/person_keypoints_val.json"
     records = read_records(*val, COCO)[: args.images]
     decoder = Predictor().config
+    work = args.work if args.images is None else args.work / f"{args.images} images"
     rows: list[dict[str, Any]] = []
     base: KeypointEvaluation | None = None
     for name, variant in VARIANTS.items():
-        found = args.work / f"{name}.found.json"
+        found = work / f"{name}.found.json"
         if not found.exists():
-            config = configure(args.data, args.start, args.trunk, args.work, args.device, variant)
+            config = configure(args.data, args.start, args.trunk, work, args.device, variant)
             model = train(config, variant, args.trunk, args.images)
-            save_model(args.work / f"{name}.safetensors", model, {"long_edge": LONG_EDGE})
+            save_model(work / f"{name}.safetensors", model, {"long_edge": LONG_EDGE})
             predictor = Predictor(model, long_edge=LONG_EDGE, config=decoder, device=args.device)
             write_json(found, predict_records(predictor, records))
         evaluation = KeypointEvaluation(records, json.loads(found.read_text()), sigmas=COCO.sigmas)

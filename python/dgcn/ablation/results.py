@@ -122,7 +122,7 @@ def _read(path: Path) -> dict[str, Any]:
         [(row["name"], list(map(int, row["AP"]))) for row in document["rows"]]
     except FileNotFoundError:
         return {}
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, RecursionError, TypeError, ValueError):
         raise ValueError(f"{path} must be the results of an ablation: move it away") from None
     return document
 

@@ -99,7 +99,7 @@ def ablate(args: argparse.Namespace, train_flags: Sequence[str]) -> int:
     failed = []
     with closing(execute(waiting, devices)) as ended:
         for run, status in ended:
-            if status == 2:  # a mistake in the request, which the other runs share
+            if status == 2 and not any(results.scores.values()):  # a mistake in the request, which the others share
                 raise ValueError(f"{run}: {run.last_line()}")
             if status != 0:
                 failed.append(run)
@@ -178,7 +178,7 @@ def prepare(args: argparse.Namespace, train_flags: Sequence[str]) -> tuple[Resul
             folder = results.run_folder(row, seed)
             flags = [*row.flags, "--data", str(args.data), "--work-dir", str(folder), "--seed", str(seed)]
             flags += ["--resume", "auto"]
-            check_run(args.table, train_flags, flags)
+            check_run(args.table, train_flags, [*flags, "--device", "cpu"])  # --devices says which
             measure = ["eval", *eval_flags, "--checkpoint", str(folder / LAST_FILE)]
             measure += ["--results", str(folder / PREDICTIONS_FILE)]
             runs.append(Run(row, seed, folder, (["train", *train_flags, *flags], measure)))

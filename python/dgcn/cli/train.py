@@ -42,6 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     from tqdm.contrib.logging import logging_redirect_tqdm
 
+    from ..model.checkpoint import load_model
     from ..training.distributed import LostProcess, StoppedElsewhere, joined
     from ..training.loop import fit
     from ..training.run_folder import BEST_FILE, LAST_FILE
@@ -52,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 logging.getLogger("dgcn").setLevel(logging.WARNING)
             with group.together():
                 config = read_request(args)
-            history = fit(config)
+            fit(config)
     except StoppedElsewhere:
         return 1
     except (FloatingPointError, MemoryError, LostProcess) as error:
@@ -60,9 +61,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     if not group.is_first:
         return 0
-    best = max(history, key=lambda record: record.get("AP", -1.0))
-    if best.get("AP", -1.0) >= 0:
-        print(f"AP {best['AP']:.4f} after epoch {best['epoch']}: {config.work_dir / BEST_FILE}")
+    if (best := config.work_dir / BEST_FILE).exists():
+        _, metadata = load_model(best)
+        print(f"AP {metadata['metrics']['AP']:.4f} after epoch {metadata['epoch']}: {best}")
     else:
         print(f"no AP: nobody to find in the validation pictures; the last epoch: {config.work_dir / LAST_FILE}")
     return 0

@@ -225,8 +225,8 @@ class TrainConfig:
 
     def tracked(self) -> dict[str, Any]:
         """The settings that the result of a run depends on, as in `to_dict`."""
-        free = {"work_dir", "resume", "allow_changes", "workers", "device", "log", "save_seconds", "on_save_error"}
-        free |= {"data_notes"} if self.patience else {"data_notes", "eval_every"}
+        free = {"work_dir", "resume", "allow_changes", "workers", "device", "save_seconds", "on_save_error"}
+        free |= {"data_notes", "log"}
         return {name: value for name, value in self.to_dict().items() if name not in free}
 
 
@@ -244,7 +244,7 @@ def read_config(path: Path) -> TrainConfig:
     """The configuration in a run's config.json. Raises OSError, or ValueError that names the file."""
     try:
         return TrainConfig.from_dict(json.loads(path.read_bytes()))
-    except (AttributeError, TypeError, ValueError) as error:
+    except (AttributeError, RecursionError, TypeError, ValueError) as error:
         raise ValueError(f"{path} is not the config.json of a run: {error}") from error
 
 

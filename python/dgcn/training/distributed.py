@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
 from ..predict.predictor import check_device
@@ -36,6 +38,7 @@ class Group:
         size: how many there are.
         local_size: how many of them run on this machine.
         restarts: how often torchrun has started them again.
+        job: what tells this call of torchrun from others; empty without torchrun.
     """
 
     device: torch.device
@@ -43,6 +46,7 @@ class Group:
     size: int = 1
     local_size: int = 1
     restarts: int = 0
+    job: str = ""
 
     @property
     def is_first(self) -> bool:
@@ -70,6 +74,17 @@ class Group:
         if error is not None and stops.index(False) == self.rank:
             raise error
         raise StoppedElsewhere from error
+
+    @contextlib.contextmanager
+    def first_speaks(self) -> Iterator[None]:
+        """A block in which no other process than the first logs: all would say the same."""
+        before = logging.root.manager.disable
+        if not self.is_first:
+            logging.disable(logging.WARNING)
+        try:
+            yield
+        finally:
+            logging.disable(before)
 
     @contextlib.contextmanager
     def together(self) -> Iterator[None]:
@@ -138,11 +153,15 @@ def joined(device: str) -> Iterator[Group]:
 
     Raises ValueError for a device that does not exist, or that several processes cannot share.
     """
-    size = int(os.environ.get("WORLD_SIZE", 1))
-    if size == 1 or not dist.is_available():
-        yield Group(check_device(device))
+    environment = os.environ
+    size, restarts = (int(environment.get(name, 0)) for name in ("WORLD_SIZE", "TORCHELASTIC_RESTART_COUNT"))
+    job = ":".join(environment.get(name, "") for name in ("TORCHELASTIC_RUN_ID", "MASTER_ADDR", "MASTER_PORT"))
+    if size <= 1 or not dist.is_available():
+        yield Group(check_device(device), restarts=restarts, job=job if size else "")
         return
-    rank, local_rank = int(os.environ["RANK"]), int(os.environ["LOCAL_RANK"])
+    if missing := [name for name in ("RANK", "LOCAL_RANK") if name not in environment]:
+        raise ValueError(f"{missing[0]} must be in the environment beside WORLD_SIZE={size}, as torchrun puts it there")
+    rank, local_rank = int(environment["RANK"]), int(environment["LOCAL_RANK"])
     kind, _, number = device.partition(":")
     if number:
         raise ValueError(f"device must be 'cpu' or 'cuda' for {size} processes, got '{device}'")
@@ -150,15 +169,21 @@ def joined(device: str) -> Iterator[Group]:
     if own.type == "cuda":
         torch.cuda.set_device(own)
     joins = not dist.is_initialized()
-    if joins:
-        # Small messages and errors go by gloo, for which no GPU is waited for.
-        dist.init_process_group("cpu:gloo,cuda:nccl" if own.type == "cuda" else "gloo")
-    try:
-        local_size = int(os.environ.get("LOCAL_WORLD_SIZE", size))
-        with lost_processes():
-            yield Group(own, rank, size, local_size, int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)))
-    finally:
+    with lost_processes():
         if joins:
+            # torchrun keeps its store when it starts the processes again: without a prefix they would find the
+            # addresses of those before. Small messages and errors go by gloo, for which no GPU is waited for.
+            store, *_ = next(rendezvous("env://"))
+            store = dist.PrefixStore(f"attempt {restarts}", store)
+            backend = "cpu:gloo,cuda:nccl" if own.type == "cuda" else "gloo"
+            dist.init_process_group(backend, store=store, rank=rank, world_size=size)
+        try:
+            yield Group(own, rank, size, int(environment.get("LOCAL_WORLD_SIZE", size)), restarts, job)
+        except (FloatingPointError, KeyboardInterrupt):  # which come to all processes
+            if rank > 0:
+                raise StoppedElsewhere from None
+            raise
+        if joins:  # after an error the others may be gone, and NCCL would wait for them
             dist.destroy_process_group()
 
 
@@ -174,4 +199,4 @@ def lost_processes() -> Iterator[None]:
 
 
 def _is_of_a_connection(error: RuntimeError) -> bool:
-    return isinstance(error, dist.DistError) or "gloo" in str(error)
+    return isinstance(error, dist.DistError) or "gloo/transport" in str(error)

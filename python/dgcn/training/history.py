@@ -15,6 +15,9 @@ from .run_folder import CSV_FILE, HISTORY_FILE
 TIMES = ("seconds", "images_per_second")
 """The entries of a record that differ each time a run is repeated."""
 
+LARGEST = 1e15
+"""Numbers of a history are smaller; NaN and what a figure cannot show are not."""
+
 Record = dict[str, Any]
 
 
@@ -54,7 +57,9 @@ def read_history(path: Path) -> list[Record]:
             record = json.loads(line)
         except (ValueError, RecursionError):
             record = None
-        is_of_numbers = isinstance(record, dict) and all(type(value) in (int, float) for value in record.values())
+        is_of_numbers = isinstance(record, dict) and all(
+            type(value) in (int, float) and abs(value) < LARGEST for value in record.values()
+        )
         if not is_of_numbers or record.get("epoch") != number or "loss" not in record:
             start = line[:40].decode(errors="backslashreplace")
             raise ValueError(f"{path}: line {number} must be the record of epoch {number} as JSON, got {start!r}")

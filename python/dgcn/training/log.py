@@ -47,11 +47,12 @@ def epoch_record(state: TrainingState) -> Record:
 class RunLog:
     """Tells how a run goes on: on the console, in history.jsonl, and where `TrainConfig.log` says.
 
-    The training loop calls `after_step`, `after_training` and `after_evaluation` within the block of this context
-    manager. They raise OSError, which names the file or folder, where there is no room; a later call tries again.
+    The training loop calls `start`, and then `after_step`, `after_training` and `after_evaluation`, within the block of
+    this context manager. They raise OSError, which names the file or folder, where there is no room; a later call tries
+    again.
 
-    The files follow the state. At the start of the block they get what an interrupted run had no time to write, and
-    TensorBoard drops the points of steps that will be done again.
+    The files follow the state. At the start they get what an interrupted run had no time to write, and TensorBoard
+    drops the points of steps that will be done again.
     """
 
     def __init__(
@@ -71,13 +72,16 @@ class RunLog:
         self.events: SummaryWriter | None = None
 
     def __enter__(self) -> RunLog:
+        return self
+
+    def start(self) -> None:
+        """Bring the files to where the state is."""
         state = self.state
         self.purge_step = state.step
         if state.history:
             # TensorBoard drops what it has from this step on, with the record of an epoch that has just ended.
             self._write(state.history[-1] if state.step_of_epoch == 0 else {})
         self._lap()
-        return self
 
     def __exit__(self, *exception: object) -> None:
         if self.events is not None:

@@ -9,6 +9,7 @@ import logging
 import math
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -26,7 +27,7 @@ from .log import epoch_record, save_checkpoints
 from .losses import count_targets
 from .optim import learning_rate, set_learning_rate, set_training
 from .run import Run
-from .run_folder import BEST_FILE, CONFIG_FILE, LAST_FILE, find_state, locked
+from .run_folder import BEST_FILE, CONFIG_FILE, LAST_FILE, STATE_FILE, find_state, locked
 from .state import load_state
 
 log = logging.getLogger(__name__)
@@ -60,10 +61,15 @@ def fit(config: TrainConfig) -> list[dict[str, Any]]:
         with group.together():
             if group.is_first:
                 stack.enter_context(locked(config.work_dir))
-        with group.together():
+        with group.together(), group.first_speaks():
             run = start_or_resume(config, group)
         state = run.state
+        with group.together():
+            if len(steps := set(group.gather((state.step, state.step_of_epoch)))) > 1:
+                raise ValueError(f"work_dir must be one folder for all processes, which have gone on from {steps}")
         with InterruptGuard(state.last_saved) as guard, saved_on_failure(run), run.log, run.open_batches() as batches:
+            with group.together(), errors_of_files(run):
+                run.log.start()
             if state.evaluation_is_due:  # of the last epoch before the interruption
                 evaluate_epoch(run, guard)
             while not state.is_done:
@@ -75,7 +81,11 @@ def fit(config: TrainConfig) -> list[dict[str, Any]]:
 
 def start_or_resume(config: TrainConfig, group: Group) -> Run:
     """A run at its first step, or where the state that is to be resumed ends."""
-    path = find_state(config.work_dir, "auto" if group.restarts else config.resume)
+    state = config.work_dir / STATE_FILE
+    if group.restarts and state.exists() and load_state(state)["job"] == group.job:
+        path: Path | None = state  # of this run, which torchrun has started again
+    else:
+        path = find_state(config.work_dir, config.resume)
     saved = None if path is None else load_state(path)
     run = Run(config, group, is_resumed=saved is not None)
     if path is not None and saved is not None:
@@ -96,21 +106,23 @@ def train_epoch(run: Run, batches: Iterator[dict[str, Any]], guard: InterruptGua
     title = f"epoch {state.epoch + 1}/{config.epochs}"
     progress = Progress(title, state.steps_per_epoch, state.step_of_epoch, shown=group.is_first)
     saved = time.monotonic()
+    numbers: dict[str, float] = {}
 
-    def save_now_and_then() -> None:
+    def between_steps() -> None:
         nonlocal saved
+        if numbers:
+            with errors_of_files(run):
+                run.log.after_step(numbers["loss"])
         if time.monotonic() - saved > config.save_seconds:
             save(run)
             saved = time.monotonic()
 
     of_epoch = itertools.islice(batches, state.steps_per_epoch - state.step_of_epoch)
     with progress:
-        for batch in group.each(guard.each(of_epoch), before=save_now_and_then):
+        for batch in group.each(guard.each(of_epoch), before=between_steps):
             numbers = train_step(run, network, batch)
             for name, value in numbers.items():
                 state.sums[name] = state.sums.get(name, 0.0) + value
-            with errors_of_files(run):
-                run.log.after_step(numbers["loss"])
             progress.step(loss=state.sums["loss"] / state.step_of_epoch)
     state.history.append(epoch_record(state))
     state.step_of_epoch = 0
@@ -123,7 +135,7 @@ def train_epoch(run: Run, batches: Iterator[dict[str, Any]], guard: InterruptGua
 def train_step(run: Run, network: nn.Module, batch: dict[str, Any]) -> dict[str, float]:
     """One step of the optimizer; returns the loss and its terms."""
     config, state, group = run.config, run.state, run.group
-    set_learning_rate(state.optimizer, learning_rate(state.step, state.steps_per_epoch, config))
+    set_learning_rate(state.optimizer, learning_rate(state.position, state.steps_per_epoch, config))
     state.optimizer.zero_grad(set_to_none=True)
     terms = backward(run, network, batch)
     state.scaler.unscale_(state.optimizer)
@@ -180,10 +192,9 @@ def evaluate_epoch(run: Run, guard: InterruptGuard) -> None:
     results.sort(key=lambda result: position[result["image_id"]])  # as one process finds them
     with group.together(), guard.at_once():
         metrics = evaluate_keypoints(run.validation, results, sigmas=run.config.model.skeleton.sigmas)
-    best = max((record["AP"] for record in state.history if "AP" in record), default=-1.0)
     state.history[-1].update(metrics)
     with group.together():
-        save(run, *([BEST_FILE] if metrics["AP"] > best else []), LAST_FILE)
+        save(run, *([BEST_FILE] if metrics["AP"] > state.best else []), LAST_FILE)
         with errors_of_files(run):
             run.log.after_evaluation(metrics)
 
@@ -196,9 +207,11 @@ def save(run: Run, *checkpoints: str) -> None:
     if not run.group.is_first:
         return
     with errors_of_files(run):
-        if not config.work_dir.is_dir():
+        if not config.work_dir.is_dir() or config.work_dir.stat().st_ino != run.folder:
             raise FileNotFoundError(errno.ENOENT, "the folder of the run has vanished", str(config.work_dir))
         save_checkpoints(state, *checkpoints)
+        if BEST_FILE in checkpoints:
+            state.best = state.history[-1]["AP"]
         state.save()
 
 
@@ -225,8 +238,6 @@ def saved_on_failure(run: Run) -> Iterator[None]:
         raise
     except KeyboardInterrupt:
         save(run)
-        if not run.group.is_first:
-            raise StoppedElsewhere from None
         raise Interrupted(f"interrupted; {state.last_saved()}") from None
     except StoppedElsewhere:
         save(run)
@@ -237,7 +248,7 @@ def saved_on_failure(run: Run) -> Iterator[None]:
     except FloatingPointError as error:
         raise FloatingPointError(f"{error}; {state.last_saved()}") from error
     except LostProcess as error:
-        raise LostProcess(f"{error}; {state.last_saved()}") from error
+        raise LostProcess(f"{error}; {state.last_saved()}" if run.group.is_first else str(error)) from error
     except torch.OutOfMemoryError as error:
         needed = "batch_size or size must be smaller for the memory of this GPU"
         raise MemoryError(f"{needed}; {state.last_saved()}") from error

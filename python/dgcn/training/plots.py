@@ -58,7 +58,8 @@ def runs_figure(runs: Mapping[str, Sequence[Record]]) -> Figure:
     for axes in panels[len(names) :]:
         axes.set_axis_off()
     figure.supxlabel("epoch", fontsize=STYLE["font.size"])
-    figure.legend(panels[0].lines, list(runs), loc="outside upper center", ncols=labels_in_row, frameon=False)
+    labels = [name.replace("$", r"\$") for name in runs]  # else what is between two of them would be mathematics
+    figure.legend(panels[0].lines, labels, loc="outside upper center", ncols=labels_in_row, frameon=False)
     return figure
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from timm.layers import convert_sync_batchnorm
 from timm.utils import ModelEmaV3
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
@@ -57,6 +58,7 @@ class Run:
             is_resumed: `state.restore` will replace every weight: do not look for those that the run began with.
         """
         self.config = config
+        self.folder = config.work_dir.stat().st_ino if config.work_dir.exists() else None  # tells it from a later one
         self.group = group or Group(check_device(config.device))
         self.device = self.group.device
         if config.batch_size < self.group.size:
@@ -102,13 +104,13 @@ class Run:
         # Convolutions run fastest in this layout, on the CPU as on a GPU.
         model = (initial or build_initial(config, self.dataset)).to(self.device).to(memory_format=torch.channels_last)
         if config.batch_norm == "sync":
-            nn.SyncBatchNorm.convert_sync_batchnorm(model)
+            model = convert_sync_batchnorm(model)  # timm's; torch's loses the activation of a norm that has one
         ema = ModelEmaV3(model, decay=config.ema, use_warmup=True) if config.ema else None
         optimizer = build_optimizer(model, config)
         conditions: dict[str, Any] = {"samples": self.dataset.digest()}
         if config.batch_norm == "local":  # else the number of processes changes no more than rounding
             conditions["processes"] = self.group.size
-        self.state = TrainingState(config, model, ema, optimizer, steps_per_epoch, conditions)
+        self.state = TrainingState(config, model, ema, optimizer, steps_per_epoch, conditions, self.group.job)
         self.log = RunLog(self.state, writes=self.group.is_first)
         if config.amp == "bf16" and self.device.type == "cpu":
             warn_of_slow_amp(model, config.size)
@@ -132,7 +134,7 @@ class Run:
             config.batch_size,
             epochs=config.epochs,
             seed=config.seed,
-            first_step=state.epoch * state.steps_per_epoch + state.step_of_epoch,
+            first_step=state.position,
             rank=self.group.rank,
             world=self.group.size,
         )
@@ -156,7 +158,7 @@ class Run:
     def describe_step(self, batch: dict[str, Any]) -> str:
         """Where the run is, with the images of the current step, for a message; called by all processes."""
         images = [str(image) for part in self.group.gather(batch["image_id"]) for image in part]
-        return f"at step {self.state.step} (epoch {self.state.epoch}; images {', '.join(images)})"
+        return f"at step {self.state.step} (epoch {self.state.epoch + 1}; images {', '.join(images)})"
 
 
 def warn_of_slow_amp(model: DGCN, size: int) -> None:

@@ -17,18 +17,22 @@ from .run_folder import STATE_FILE
 
 log = logging.getLogger(__name__)
 
-_REQUIRED = {
-    "settings",
-    "conditions",
-    "model",
-    "optimizer",
-    "step",
-    "step_of_epoch",
-    "sums",
-    "seconds",
-    "history",
-    "generator",
+_ENTRIES: dict[str, type | tuple[type, ...]] = {
+    "job": str,
+    "settings": dict,
+    "conditions": dict,
+    "model": dict,
+    "optimizer": dict,
+    "scaler": dict,
+    "step": int,
+    "step_of_epoch": int,
+    "sums": dict,
+    "seconds": (int, float),
+    "history": list,
+    "best": (int, float),
+    "generator": torch.Tensor,
 }
+"""What a training state has, and of which type."""
 _SAMPLES = ("samples", "batch_size", "seed")
 """Settings that decide which pictures are in which step of an epoch."""
 
@@ -42,12 +46,14 @@ class TrainingState:
         optimizer: of the model's parameters.
         scaler: of the loss, under float16; else it changes nothing.
         steps_per_epoch: optimizer steps of an epoch.
+        job: the call of torchrun to which the run belongs, as in `Group`.
         conditions: what the result depends on beside the configuration; JSON-serialisable.
         step: optimizer steps done since the start of the run.
         step_of_epoch: optimizer steps done in the current epoch.
         sums: loss terms summed over the current epoch.
         seconds: how long the current epoch has been trained for, the time before interruptions included.
         history: a record for each epoch that is done.
+        best: AP of the checkpoint with the highest; -1 before there is one.
     """
 
     def __init__(
@@ -58,6 +64,7 @@ class TrainingState:
         optimizer: torch.optim.Optimizer,
         steps_per_epoch: int,
         conditions: Mapping[str, Any],
+        job: str = "",
     ) -> None:
         self.config = config
         self.model = model
@@ -66,11 +73,13 @@ class TrainingState:
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.amp == "fp16")
         self.steps_per_epoch = steps_per_epoch
         self.conditions = conditions
+        self.job = job
         self.step = 0
         self.step_of_epoch = 0
         self.sums: dict[str, float] = {}
         self.seconds = 0.0
         self.history: list[dict[str, Any]] = []
+        self.best = -1.0
         self._saved: tuple[int, Path] | None = None  # step and file of the last state saved
 
     @property
@@ -81,6 +90,11 @@ class TrainingState:
     def epoch(self) -> int:
         """Number of the current epoch, from 0."""
         return len(self.history)
+
+    @property
+    def position(self) -> int:
+        """Steps from the start of the run to here, if all its epochs have as many as this one."""
+        return self.epoch * self.steps_per_epoch + self.step_of_epoch
 
     @property
     def averaged(self) -> DGCN:
@@ -104,7 +118,8 @@ class TrainingState:
         """Write the state into the folder of the run, atomically."""
         path = self.config.work_dir / STATE_FILE
         state = {
-            "settings": self.config.tracked(),
+            "job": self.job,
+            "settings": self.config.absolute().tracked(),
             "conditions": dict(self.conditions),
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -114,6 +129,7 @@ class TrainingState:
             "sums": self.sums,
             "seconds": self.seconds,
             "history": self.history,
+            "best": self.best,
             "generator": torch.get_rng_state(),
         }
         if self.ema is not None:
@@ -127,9 +143,20 @@ class TrainingState:
         """Go on from a state that `load_state` has read from `path`.
 
         Raises ValueError where other settings than the saved ones are neither allowed nor possible."""
+        try:
+            self._restore(path, state)
+        except (AttributeError, KeyError, RuntimeError, TypeError) as error:
+            raise ValueError(f"resume: {path} is damaged: {type(error).__name__}: {error}") from error
+        self._saved = self.step, path
+
+    def _restore(self, path: Path, state: dict[str, Any]) -> None:
         # A setting that did not exist yet had the value that is now its default.
-        settings = TrainConfig.from_dict(state["settings"] | {"work_dir": self.config.work_dir}).tracked()
-        changes = list(differences(settings | state["conditions"], {**self.config.tracked(), **self.conditions}))
+        try:
+            settings = TrainConfig.from_dict(state["settings"] | {"work_dir": self.config.work_dir}).tracked()
+        except ValueError as error:
+            raise ValueError(f"resume: {path} is damaged: {error}") from error
+        now = {**self.config.absolute().tracked(), **self.conditions}
+        changes = list(differences(settings | state["conditions"], now))
         if changes and not self.config.allow_changes:
             raise ValueError(
                 f"resume: {path} belongs to a run with other settings ({'; '.join(changes)}; as saved -> now):"
@@ -140,12 +167,17 @@ class TrainingState:
         check_tensors(path, self.model.state_dict(), state["model"])
         self.model.load_state_dict(state["model"])
         self.step, self.step_of_epoch = state["step"], state["step_of_epoch"]
-        self.sums, self.seconds, self.history = state["sums"], state["seconds"], state["history"]
+        self.sums, self.seconds = state["sums"], state["seconds"]
+        self.history, self.best = state["history"], state["best"]
         if self.ema is not None:
             self.ema.module.load_state_dict(state.get("ema", state["model"]))
         changed = {change.partition(":")[0].partition(".")[0] for change in changes}
         if "optimizer" not in changed:
+            groups = self.optimizer.param_groups
+            options = [{n: value for n, value in group.items() if n not in ("params", "lr")} for group in groups]
             self.optimizer.load_state_dict(state["optimizer"])
+            for group, own in zip(self.optimizer.param_groups, options, strict=True):
+                group.update(own)  # weight decay and the like, as they are set now
         if "amp" not in changed:
             self.scaler.load_state_dict(state["scaler"])
         if self.step_of_epoch and changed.intersection(_SAMPLES):
@@ -156,7 +188,6 @@ class TrainingState:
         torch.set_rng_state(state["generator"])
         if self.device.type == "cuda" and "cuda_generator" in state:
             torch.cuda.set_rng_state(state["cuda_generator"], self.device)
-        self._saved = self.step, path
 
     def last_saved(self) -> str:
         """Where the last state is and how to go on from it, for a message."""
@@ -170,6 +201,8 @@ class TrainingState:
 def load_state(path: Path) -> dict[str, Any]:
     """The training state at `path`. Raises ValueError unless it is one of dgcn."""
     state = load_training_state(path)
-    if missing := sorted(_REQUIRED - state.keys()):
+    if missing := sorted(name for name, kind in _ENTRIES.items() if not isinstance(state.get(name), kind)):
         raise ValueError(f"resume: {path} is not a training state of dgcn: it has no {', '.join(missing)}")
+    if not all(isinstance(record, dict) and "epoch" in record for record in state["history"]):
+        raise ValueError(f"resume: {path} is damaged: its history must have a record for each epoch")
     return state
