@@ -214,19 +214,23 @@ def main() -> None:
     origin = machine.origin(["python", "-m", __spec__.name, *map(str, sys.argv[1:])])
     val = args.data / "images/val", args.data / "annotations/person_keypoints_val.json"
     records = read_records(*val, COCO)[: args.images]
+    is_whole = args.images is None
     decoder = Predictor().config
-    work = args.work if args.images is None else args.work / f"{args.images} images"
     rows: list[dict[str, Any]] = []
     base: KeypointEvaluation | None = None
     for name, variant in VARIANTS.items():
-        found = work / f"{name}.found.json"
-        if not found.exists():
-            config = configure(args.data, args.start, args.trunk, work, args.device, variant)
+        found = args.work / f"{name}.found.json"
+        if is_whole and found.exists():
+            results = json.loads(found.read_text())
+        else:
+            config = configure(args.data, args.start, args.trunk, args.work, args.device, variant)
             model = train(config, variant, args.trunk, args.images)
-            save_model(work / f"{name}.safetensors", model, {"long_edge": LONG_EDGE})
             predictor = Predictor(model, long_edge=LONG_EDGE, config=decoder, device=args.device)
-            write_json(found, predict_records(predictor, records))
-        evaluation = KeypointEvaluation(records, json.loads(found.read_text()), sigmas=COCO.sigmas)
+            results = predict_records(predictor, records)
+            if is_whole:
+                save_model(args.work / f"{name}.safetensors", model, {"long_edge": LONG_EDGE})
+                write_json(found, results)
+        evaluation = KeypointEvaluation(records, results, sigmas=COCO.sigmas)
         base = base or evaluation
         metrics = evaluation.metrics()
         row = {
@@ -237,7 +241,7 @@ def main() -> None:
         }
         print(row, flush=True)
         rows.append({"group": "changes of the shipped model", "claims": [], **row})
-        if args.images is None:
+        if is_whole:
             facts = {"epochs": EPOCHS, "learning_rate": LEARNING_RATE}
             report.save(report.RESULTS / "model_changes.json", origin, **facts, benchmarks=rows)
 
