@@ -117,9 +117,9 @@ def graph_conv(
             activation=activation,
         )
     # The operator checks its arguments itself, and a second check takes longer than the arithmetic of a small call. So
-    # check_graph_conv() runs only after a failure, for its better message. Before the call come the checks that the
-    # operator does not make, of per_sample, first_sample and the gradient of adjacency; and, under torch.compile, those
-    # of the types, because torch fails with a message of its own where it traces a value that is not a tensor.
+    # check_graph_conv() runs only after a failure, for its better message. Two kinds of checks come before the call: of
+    # per_sample, first_sample and the gradient of adjacency, which the operator does not check; and of types under
+    # torch.compile, because tracing a value that is not a tensor fails with a message of torch's own.
     if torch.compiler.is_compiling():
         for name, value in (("x", x), ("edge_weight", edge_weight), ("adjacency", adjacency)):
             check_is_tensor(name, value)

@@ -192,3 +192,12 @@ def test_every_parameter_gets_a_gradient(name, levels) -> None:
     output = model(255 * torch.rand(2, 3, 65, 65))
     (output.pif.sum() + output.paf.sum() + sum(logits.sum() for _, logits in output.node_logits)).backward()
     assert [parameter for parameter, value in model.named_parameters() if value.grad is None] == []
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_a_network_can_be_built_where_no_gradients_are_taken(mode) -> None:
+    expected = build_model("densenet121", ()).state_dict().keys()
+    with mode():
+        model = build_model("densenet121", ())
+        assert model.state_dict().keys() == expected
+        assert model.eval()(torch.zeros(1, 3, 65, 65)).pif.shape[-1] == 9

@@ -19,7 +19,7 @@ from dgcn.data.dataset import KeypointDataset
 from dgcn.data.images import check_record, read_record
 from dgcn.data.reader import read_records
 from dgcn.data.transforms import TrainTransform
-from dgcn.evaluation.evaluate import evaluate, predict_records
+from dgcn.evaluation.evaluate import predict_records
 from dgcn.evaluation.oks import evaluate_keypoints
 from dgcn.predict.predictor import Predictor
 from dgcn.records import ImageRecord
@@ -72,7 +72,8 @@ class Doors:
         return predict_records(self.predictor, read_records(self.folder, path, COCO))
 
     def evaluate(self, path: Path) -> dict[str, float]:
-        return evaluate(self.predictor, read_records(self.folder, path, COCO))
+        records = read_records(self.folder, path, COCO)
+        return evaluate_keypoints(records, predict_records(self.predictor, records))
 
     def train(self, path: Path) -> KeypointDataset:
         transform = TrainTransform(size=65, skeleton=COCO)

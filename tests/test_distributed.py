@@ -32,12 +32,12 @@ def config(tmp_path) -> TrainConfig:
     return dataclasses.replace(tiny_run(tmp_path, tmp_path / "one"), **options)
 
 
-# What a process does in the place of `dgcn train`; the name of the run's configuration comes first, then arguments.
+# The program of each process is PROLOGUE, then the definition of `changed_step` by a test, then EPILOGUE, which runs
+# `dgcn train` with this function in the place of `train_step`. Its argument is the file of the run's configuration.
 PROLOGUE = """
 import os, signal, sys, time, torch
 from pathlib import Path
 from dgcn.training import loop
-from dgcn.training.config import read_config
 
 torch.set_num_threads(1)
 rank, restarts = int(os.environ["RANK"]), int(os.environ["TORCHELASTIC_RESTART_COUNT"])

@@ -280,7 +280,7 @@ def test_synchronised_batch_norm_keeps_activations():
     """DenseNet's norms have one."""
     model = timm.create_model("densenet121", features_only=True, out_indices=(1,)).eval()
     images = torch.randn(1, 3, 65, 65)
-    (before,), (after,) = model(images), convert_sync_batchnorm(model)(images)
+    (before,), (after,) = model(images), convert_sync_batchnorm(model).eval()(images)
     torch.testing.assert_close(after, before)
 
 

@@ -1,4 +1,4 @@
-"""A predictor measured on a data set."""
+"""What a predictor finds on a data set."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from ..data.images import check_record, read_record
 from ..predict.predictor import Predictor
 from ..progress import Progress
 from ..records import ImageRecord
-from .oks import evaluate_keypoints
 
 
 def predict_records(
@@ -38,8 +37,3 @@ def predict_records(
             results += [pose.to_coco(record.image_id, record.category_id) for pose in poses]
             steps.step()
     return results
-
-
-def evaluate(predictor: Predictor, records: Sequence[ImageRecord]) -> dict[str, float]:
-    """The ten numbers of `evaluate_keypoints` on what `read_records` has read; raises as `predict_records`."""
-    return evaluate_keypoints(records, predict_records(predictor, records), sigmas=predictor.skeleton.sigmas)

@@ -16,7 +16,7 @@ TIMES = ("seconds", "images_per_second")
 """The entries of a record that differ each time a run is repeated."""
 
 LARGEST = 1e15
-"""Numbers of a history are smaller; NaN and what a figure cannot show are not."""
+"""Bound on the size of every number in a history: no figure can show larger ones."""
 
 Record = dict[str, Any]
 

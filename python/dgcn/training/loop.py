@@ -81,12 +81,12 @@ def fit(config: TrainConfig) -> list[dict[str, Any]]:
 
 def start_or_resume(config: TrainConfig, group: Group) -> Run:
     """A run at its first step, or where the state that is to be resumed ends."""
-    state = config.work_dir / STATE_FILE
-    if group.restarts and state.exists() and load_state(state)["job"] == group.job:
-        path: Path | None = state  # of this run, which torchrun has started again
-    else:
+    own = config.work_dir / STATE_FILE
+    path: Path | None = own
+    saved = load_state(own) if group.restarts and own.exists() else None
+    if saved is None or saved["job"] != group.job:  # else it is of this run, which torchrun has started again
         path = find_state(config.work_dir, config.resume)
-    saved = None if path is None else load_state(path)
+        saved = None if path is None else load_state(path)
     run = Run(config, group, is_resumed=saved is not None)
     if path is not None and saved is not None:
         run.state.restore(path, saved)
@@ -207,7 +207,7 @@ def save(run: Run, *checkpoints: str) -> None:
     if not run.group.is_first:
         return
     with errors_of_files(run):
-        if not config.work_dir.is_dir() or config.work_dir.stat().st_ino != run.folder:
+        if not config.work_dir.is_dir() or config.work_dir.stat().st_ino != run.folder_inode:
             raise FileNotFoundError(errno.ENOENT, "the folder of the run has vanished", str(config.work_dir))
         save_checkpoints(state, *checkpoints)
         if BEST_FILE in checkpoints:

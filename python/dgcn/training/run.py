@@ -58,7 +58,8 @@ class Run:
             is_resumed: `state.restore` will replace every weight: do not look for those that the run began with.
         """
         self.config = config
-        self.folder = config.work_dir.stat().st_ino if config.work_dir.exists() else None  # tells it from a later one
+        # Tells the folder from one that is made in its place during the run.
+        self.folder_inode = config.work_dir.stat().st_ino if config.work_dir.exists() else None
         self.group = group or Group(check_device(config.device))
         self.device = self.group.device
         if config.batch_size < self.group.size:

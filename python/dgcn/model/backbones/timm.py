@@ -23,14 +23,6 @@ def check_timm_model(name: str, pretrained: bool) -> None:
         raise ValueError(f"pretrained needs a timm model with weights, and '{name}' has none")
 
 
-def drop_max_pool(body: Any) -> bool:
-    """Take the max-pool of its input away from a ResNet; whether it had one."""
-    has_one = isinstance(getattr(body, "maxpool", None), nn.MaxPool2d)
-    if has_one:
-        body.maxpool = nn.Identity()
-    return has_one
-
-
 class TimmBackbone(Backbone):
     """Any timm model with `features_only` and a stride-16 map; ResNets without the input max-pool, as in the paper.
 
@@ -47,9 +39,10 @@ class TimmBackbone(Backbone):
         import timm
 
         try:
-            with torch.device("meta"):  # which has sizes and gradients, but takes neither time nor memory
-                self.examine(name, timm.create_model(name, features_only=True))
-            self.body: Any = timm.create_model(name, pretrained=pretrained, features_only=True)
+            with torch.inference_mode(False), torch.enable_grad():  # the caller may be in either mode
+                self.body: Any = timm.create_model(name, pretrained=pretrained, features_only=True)
+                for layer in self.examine(name):
+                    self.body.set_submodule(layer, nn.Identity())
         except OSError as error:
             raise ConnectionError(
                 f"pretrained: the weights of '{name}' cannot be fetched from the Hugging Face Hub and are not in its"
@@ -59,37 +52,39 @@ class TimmBackbone(Backbone):
             if "features_only" not in str(error):
                 raise
             raise ValueError(f"backbone must support timm's features_only, and '{name}' does not") from error
-        drop_max_pool(self.body)
-        for layer in self.unused:
-            self.body.set_submodule(layer, nn.Identity())
         settings = timm.data.resolve_model_data_config(self.body)
         red, green, blue = (255 * value for value in settings["mean"])
         self.mean = (red, green, blue)
         red, green, blue = (255 * value for value in settings["std"])
         self.std = (red, green, blue)
 
-    def examine(self, name: str, body: Any) -> None:
-        """Find the maps of `body`, and the layers that none of them depends on."""
+    def examine(self, name: str) -> list[str]:
+        """Find the maps; the names of the layers that none of them depends on."""
+        body = self.body
         strides, widths = body.feature_info.reduction(), body.feature_info.channels()
-        if drop_max_pool(body):
+        if isinstance(getattr(body, "maxpool", None), nn.MaxPool2d):
+            body.maxpool = nn.Identity()
             strides = [stride // 2 if stride > 2 else stride for stride in strides]
         # The last map of a stride is the deepest one there.
         self.taps = {stride: index for index, stride in enumerate(strides) if stride in STRIDES}
         if 16 not in self.taps:
             raise ValueError(f"backbone must have a map at stride 16, and '{name}' has strides {list(strides)}")
         self.channels = {stride: widths[index] for stride, index in self.taps.items()}
+        was_training = body.training
         try:
             maps = body.eval()(torch.zeros(1, 3, 65, 65))
         except (AssertionError, RuntimeError) as error:  # what models of a fixed input size raise
             raise ValueError(f"backbone must take images of any size 16n+1, and '{name}' does not: {error}") from error
         self.rounds_down = maps[self.taps[16]].shape[-2] != 5
         torch.stack([maps[index].sum() for index in self.taps.values()]).sum().backward()
-        self.unused: list[str] = []
+        unused: list[str] = []
         for layer, module in body.named_modules():
             parameters = list(module.parameters())
             is_unused = parameters and all(parameter.grad is None for parameter in parameters)
-            if is_unused and not any(layer.startswith(f"{above}.") for above in self.unused):
-                self.unused.append(layer)
+            if is_unused and not any(layer.startswith(f"{above}.") for above in unused):
+                unused.append(layer)
+        body.train(was_training).zero_grad(set_to_none=True)
+        return unused
 
     def forward(self, x: Tensor) -> dict[int, Tensor]:
         height, width = x.shape[-2:]
