@@ -23,13 +23,25 @@ using Array = py::array_t<float, py::array::c_style>;
 
 static_assert(sizeof(Joint) == 4 * sizeof(float), "a joint is a row of the output");
 
-/// View of the arrays pif [K, 5, H, W] and paf [M, 8, H, W], which must outlive it.
-Fields view(const Array& pif, const Array& paf) {
-  const bool fits = pif.ndim() == 4 && paf.ndim() == 4 && pif.shape(1) == 5 && paf.shape(1) == 8 &&
-                    pif.shape(2) == paf.shape(2) && pif.shape(3) == paf.shape(3);
-  if (!fits) throw std::invalid_argument("pif and paf must be [K, 5, H, W] and [M, 8, H, W]");
-  const auto extent = [](const Array& array, int axis) { return py::int_(array.shape(axis)).cast<int>(); };
-  return {pif.data(), paf.data(), extent(pif, 0), extent(paf, 0), extent(pif, 2), extent(pif, 3)};
+/// View of an array [N, C, H, W] of aligned native float32, float16, or uint16 with the bits of bfloat16.
+FieldArray view(const py::array& array) {
+  const auto stride = [&](int axis) { return static_cast<std::ptrdiff_t>(array.strides(axis) / array.itemsize()); };
+  const Storage storage = array.itemsize() == 4          ? Storage::kFloat32
+                          : array.dtype().kind() == 'f' ? Storage::kFloat16
+                                                        : Storage::kBFloat16;
+  return {array.data(), storage, Strides{stride(0), stride(1), stride(2), stride(3)}};
+}
+
+/// View of the arrays pif [K, 5, H, W] and paf, which must outlive it: fields if that is [M, 8, H, W], heads if it is
+/// [M, 7, H, W].
+Fields view(const py::array& pif, const py::array& paf) {
+  const bool fits = pif.ndim() == 4 && paf.ndim() == 4 && pif.shape(1) == 5 &&
+                    (paf.shape(1) == 7 || paf.shape(1) == 8) && pif.shape(2) == paf.shape(2) &&
+                    pif.shape(3) == paf.shape(3);
+  if (!fits) throw std::invalid_argument("pif and paf must be [K, 5, H, W] and [M, 7 or 8, H, W]");
+  const auto extent = [](const py::array& array, int axis) { return py::int_(array.shape(axis)).cast<int>(); };
+  return {view(pif),      view(paf),      extent(pif, 0), extent(paf, 0),
+          extent(pif, 2), extent(pif, 3), paf.shape(1) == 7 ? Form::kHeads : Form::kFields};
 }
 
 /// The joints as float32 [P, K, 4] (confidence, x, y, scale), without a copy: the array owns their memory.
@@ -41,18 +53,18 @@ Array to_array(Persons&& persons) {
   return Array({num_persons, num_keypoints, py::ssize_t{4}}, reinterpret_cast<const float*>(joints->data()), owner);
 }
 
-Array decode(const Decoder& decoder, const Array& pif, const Array& paf, int stride) {
+Array decode(const Decoder& decoder, const py::array& pif, const py::array& paf, int stride) {
   const Fields fields = view(pif, paf);
   return to_array(without_gil([&] { return decoder.decode(fields, stride); }));
 }
 
 /// Seconds spent in each stage, in the order of the stages.
-py::dict stage_times(const Decoder& decoder, const Array& pif, const Array& paf, int stride) {
+py::dict stage_times(const Decoder& decoder, const py::array& pif, const py::array& paf, int stride) {
   const Fields fields = view(pif, paf);
   StageTimes times;
   without_gil([&] { decoder.decode(fields, stride, &times); });
   using namespace py::literals;
-  return py::dict("maps"_a = times.maps, "seeds"_a = times.seeds, "growing"_a = times.growing,
+  return py::dict("reading"_a = times.reading, "maps"_a = times.maps, "seeds"_a = times.seeds, "growing"_a = times.growing,
                   "completing"_a = times.completing, "suppressing"_a = times.suppressing,
                   "refining"_a = times.refining);
 }
@@ -73,7 +85,7 @@ py::array_t<Row> to_rows(const std::vector<Row>& rows) {
 }
 
 /// (confidence maps [K, height, width], seeds, connections)
-py::tuple inspect(const Decoder& decoder, const Array& pif, const Array& paf, int stride) {
+py::tuple inspect(const Decoder& decoder, const py::array& pif, const py::array& paf, int stride) {
   const Fields fields = view(pif, paf);
   const Inspection inspection = without_gil([&] { return decoder.inspect(fields, stride); });
   Array maps({fields.num_keypoints, inspection.size.height, inspection.size.width}, inspection.confidence_maps.data());
@@ -92,7 +104,7 @@ py::tuple inspect(const Decoder& decoder, const Array& pif, const Array& paf, in
   return py::make_tuple(maps, to_rows(seeds), to_rows(connections));
 }
 
-std::vector<Array> decode_batch(const Decoder& decoder, const std::vector<std::pair<Array, Array>>& images, int stride,
+std::vector<Array> decode_batch(const Decoder& decoder, const std::vector<std::pair<py::array, py::array>>& images, int stride,
                                 int threads) {
   std::vector<Fields> fields;
   fields.reserve(images.size());

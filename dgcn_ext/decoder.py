@@ -1,4 +1,4 @@
-"""The greedy PIF/PAF decoder: fields of an image in, persons out. Needs numpy, not torch.
+"""The greedy PIF/PAF decoder: fields or raw heads of an image in, persons out. Needs numpy, not torch.
 
     decoder = PifPafDecoder(17, skeleton)
     persons = decoder(pif, paf, stride=8)      # float32 [P, 17, 4]: confidence, x px, y px, scale px
@@ -10,6 +10,7 @@ constants of OpenPifPaf 0.13; it lives in csrc/pifpaf, one file per stage.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, fields
 from numbers import Integral, Real
@@ -220,13 +221,18 @@ class PifPafDecoder:
 
         Persons are ordered by mean confidence over all K; joints that were not found are zero in all four.
 
+        Both arrays are float32, float16, bfloat16 (of torch or ml_dtypes) or float64 in any memory layout. All but
+        float64 is read in place, most of it only where the confidence is high enough. The number of PAF components
+        tells fields from heads.
+
         Args:
-            pif: [K, 5, H, W], per keypoint (unused, confidence, x, y, scale).
-            paf: [M, 8, H, W], per limb (unused, confidence, x1, y1, x2, y2, scale1, scale2).
-                Both float16, float32 or float64 in any memory layout. C-contiguous float32 is decoded in place; all
-                else is copied to that first, at about 1 ms (float16, transposed) or 0.3 ms (float64) per 1.5 million
-                numbers.
-                Confidences are in [0, 1] (above 1 counts as 1); coordinates are absolute, and they and scales in cells.
+            pif, paf: fields, [K, 5, H, W] (unused, confidence, x, y, scale) and [M, 8, H, W] (unused, confidence, x1,
+                y1, x2, y2, scale1, scale2). Confidences are in [0, 1] (above 1 counts as 1); coordinates are absolute,
+                and they and scales in cells.
+                Or the heads as a network leaves them, [K, 5, H, W] (c, x, y, unused, s) and [M, 7, H, W] (c, x1, y1,
+                x2, y2, unused, unused). The confidence is sigmoid(c); coordinates are relative to the cell, in cells; a
+                joint's scale is softplus(s) cells, and those of a limb's ends are the scales of the PIF cells nearest
+                to them.
             stride: edge of a cell in px.
 
         A cell with a component that is NaN, infinite or beyond 1e9 px is skipped; H = 0 or W = 0 gives P = 0.
@@ -238,15 +244,16 @@ class PifPafDecoder:
         return self._native.decode(*self._check_fields(pif, paf, ""), check_integer("stride", stride, 1, INT_MAX))
 
     def batch(
-        self, images: Sequence[tuple[ArrayLike, ArrayLike]], stride: int, threads: int = 0
+        self, images: Iterable[tuple[ArrayLike, ArrayLike]], stride: int, threads: int = 0
     ) -> list[NDArray[np.float32]]:
         """``[self(pif, paf, stride) for pif, paf in images]`` to the bit, on several threads without the GIL.
 
-        All images are checked, and those that are not C-contiguous float32 copied, in the calling thread before the
-        first one is decoded. Signals, Ctrl-C among them, wait for the whole batch.
+        All images are checked in the calling thread before the first one is decoded. Signals, Ctrl-C among them, wait
+        for the whole batch.
 
         Args:
-            images: pairs (pif, paf); sizes may differ from image to image.
+            images: pairs (pif, paf); sizes may differ from image to image. For the heads [B, K, 5, H, W] and [B, M, 7,
+                H, W] of a batch: ``zip(pif, paf)``.
             stride: edge of a cell in px.
             threads: how many to use; 0: as many as the machine has.
 
@@ -273,9 +280,10 @@ class PifPafDecoder:
     def stage_times(self, pif: ArrayLike, paf: ArrayLike, stride: int) -> dict[str, float]:
         """Seconds that each stage of ``self(pif, paf, stride)`` takes, by name.
 
-        ``maps``: PIF cells are read and indexed for look-ups in the confidence maps; ``seeds``: cells are scored by the
+        ``reading``: the confidences are copied, unless they lie there as C-contiguous float32; ``maps``: PIF cells are
+        read and indexed for look-ups in the confidence maps; ``seeds``: cells are scored by the
         maps and sorted; ``growing``: PAF cells are read, connections scored, persons grown; ``completing``: the same
-        for force-complete; ``suppressing``. Work that is deferred counts in the stage that needs it. Arguments and
+        for force-complete; ``suppressing``; ``refining``. Work that is deferred counts in the stage that needs it. Arguments and
         errors are those of decoding.
         """
         fields = self._check_fields(pif, paf, "")
@@ -287,10 +295,12 @@ class PifPafDecoder:
         The ``config.score_top`` most confident joints weigh ``config.score_top_weight``, the others 1; for 17 keypoints
         that is (3, 3, 3, 1 x 14) / 23.
         """
-        array = _float32("persons", persons)
+        array = to_array("persons", persons, "an array of floats")
+        if array.dtype.kind != "f":
+            raise TypeError(f"persons must be an array of floats, got {array.dtype}")
         if array.ndim != 3 or array.shape[1:] != (self._num_keypoints, 4):
             raise ValueError(f"persons must have the shape [P, {self._num_keypoints}, 4], got {list(array.shape)}")
-        return self._native.person_scores(array)
+        return self._native.person_scores(np.ascontiguousarray(array, np.float32))
 
     def __reduce__(self) -> tuple[Any, ...]:
         return PifPafDecoder, (self._num_keypoints, self._skeleton, self._config)
@@ -298,17 +308,16 @@ class PifPafDecoder:
     def __repr__(self) -> str:
         return f"PifPafDecoder({self._num_keypoints}, {list(self._skeleton)}, {self._config})"
 
-    def _check_fields(
-        self, pif: ArrayLike, paf: ArrayLike, prefix: str
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    def _check_fields(self, pif: ArrayLike, paf: ArrayLike, prefix: str) -> tuple[NDArray[Any], NDArray[Any]]:
         arrays = []
         for name, value, count, components in (
-            (f"{prefix}pif", pif, self._num_keypoints, 5),
-            (f"{prefix}paf", paf, len(self._skeleton), 8),
+            (f"{prefix}pif", pif, self._num_keypoints, (5,)),
+            (f"{prefix}paf", paf, len(self._skeleton), (8, 7)),
         ):
-            array = _float32(name, value)
-            if array.ndim != 4 or array.shape[:2] != (count, components):
-                raise ValueError(f"{name} must have the shape [{count}, {components}, H, W], got {list(array.shape)}")
+            array = _numbers(name, value)
+            if array.ndim != 4 or array.shape[0] != count or array.shape[1] not in components:
+                required = " or ".join(f"[{count}, {c}, H, W]" for c in components)
+                raise ValueError(f"{name} must have the shape {required}, got {list(array.shape)}")
             arrays.append(array)
         if arrays[0].shape[2:] != arrays[1].shape[2:]:
             sizes = [list(array.shape[2:]) for array in arrays]
@@ -318,26 +327,18 @@ class PifPafDecoder:
         return arrays[0], arrays[1]
 
 
-def _float32(name: str, value: ArrayLike) -> NDArray[np.float32]:
-    array = to_array(name, value, "a float16, float32 or float64 array")
-    if array.dtype.kind != "f" or array.dtype.itemsize > 8:
-        raise TypeError(f"{name} must be a float16, float32 or float64 array, got {array.dtype}")
-    if array.dtype.itemsize == 2:
-        return _widen(np.ascontiguousarray(array, dtype=np.float16))
-    with np.errstate(over="ignore", invalid="ignore"):  # float64 beyond float32 becomes infinite, which is then skipped
-        return np.ascontiguousarray(array, dtype=np.float32)
-
-
-def _widen(halves: NDArray[np.float16]) -> NDArray[np.float32]:
-    """``halves.astype(np.float32)`` to the bit and three times as fast: numpy converts one number at a time."""
-    floats = np.empty(halves.shape, np.float32)
-    piece = 2**15  # fits the cache
-    for begin in range(0, halves.size, piece):
-        source, target = (array.reshape(-1)[begin : begin + piece] for array in (halves, floats))
-        stored, bits = source.view(np.int16), target.view(np.int32)
-        bits[...] = stored
-        bits <<= 13  # exponent and fraction to their places in a float32, copies of the sign before them
-        bits &= ~0x7000_1FFF  # ... without those copies
-        target *= np.float32(2.0**112)  # the difference of the exponents' biases
-        np.copyto(target, source, where=(stored & 0x7C00) == 0x7C00)  # infinite and NaN
-    return floats
+def _numbers(name: str, value: ArrayLike) -> NDArray[Any]:
+    """``value`` as the compiled decoder reads it: float32, float16, or the bits of bfloat16 as uint16; a copy only where
+    the numbers have another type or do not lie at multiples of their size."""
+    is_bfloat16 = str(getattr(value, "dtype", "")) in ("bfloat16", "torch.bfloat16")
+    if is_bfloat16:  # numpy has no such type, but either library can view the bits
+        value = value.view("uint16" if isinstance(value, np.ndarray) else sys.modules["torch"].uint16)  # type: ignore[union-attr]
+    array = to_array(name, value, "an array of floats")
+    if not is_bfloat16 and (array.dtype.kind != "f" or array.dtype.itemsize > 8):
+        raise TypeError(f"{name} must be a float32, float16, bfloat16 or float64 array, got {array.dtype}")
+    size = array.dtype.itemsize
+    if size == 8:
+        with np.errstate(over="ignore", invalid="ignore"):  # beyond float32: becomes infinite, and is then skipped
+            return array.astype(np.float32)
+    in_place = array.dtype.isnative and array.flags.aligned and all(stride % size == 0 for stride in array.strides)
+    return array if in_place else np.ascontiguousarray(array, array.dtype.newbyteorder("="))

@@ -17,7 +17,7 @@
 #include <utility>
 
 #include "common/parallel.h"
-#include "pifpaf/decode/checked_fields.h"
+#include "pifpaf/decode/field_reader.h"
 #include "pifpaf/decode/confidence_map.h"
 #include "pifpaf/decode/connections.h"
 #include "pifpaf/decode/grow.h"
@@ -63,13 +63,13 @@ class Stopwatch {
 
 /// The confidence map of each keypoint [K], and the seeds of all, best first.
 struct MapsAndSeeds {
-  MapsAndSeeds(const CheckedFields& fields, const DecoderConfig& config, Stopwatch& stopwatch) {
+  MapsAndSeeds(const FieldReader& fields, int num_keypoints, const DecoderConfig& config, Stopwatch& stopwatch) {
     const float threshold = std::min(config.map_threshold, config.seed_threshold);
     std::vector<PifCell> cells;
-    maps.reserve(static_cast<std::size_t>(fields.num_keypoints));
-    for (int k = 0; k < fields.num_keypoints; ++k) {
-      read_pif(fields, k, threshold, cells);
-      maps.emplace_back(cells, fields.size, config);
+    maps.reserve(static_cast<std::size_t>(num_keypoints));
+    for (int k = 0; k < num_keypoints; ++k) {
+      fields.read_pif(k, threshold, cells);
+      maps.emplace_back(cells, fields.size(), config);
       stopwatch.lap(&StageTimes::maps);
       append_seeds(k, cells, maps.back(), config, seeds);
       stopwatch.lap(&StageTimes::seeds);
@@ -83,7 +83,7 @@ struct MapsAndSeeds {
 };
 
 /// The connections of all limbs [M] with a score above `threshold`.
-std::vector<LimbConnections> connect_keypoints(const CheckedFields& fields, const Skeleton& skeleton, float threshold,
+std::vector<LimbConnections> connect_keypoints(const FieldReader& fields, const Skeleton& skeleton, float threshold,
                                                std::vector<ConfidenceMap>& maps, const DecoderConfig& config) {
   std::vector<LimbConnections> connections;
   connections.reserve(static_cast<std::size_t>(skeleton.num_limbs()));
@@ -103,12 +103,13 @@ Decoder::Decoder(Skeleton skeleton, const DecoderConfig& config)
 Persons Decoder::decode(const Fields& fields, int stride, StageTimes* times) const {
   Stopwatch stopwatch(times);
   Persons persons{skeleton_.num_keypoints(), {}};
-  const CheckedFields checked = check_fields(fields, stride, skeleton_, config_);
-  if (checked.size.height == 0) return persons;
-  MapsAndSeeds image(checked, config_, stopwatch);
-  Occupancy occupancy(skeleton_.num_keypoints(), checked.size, config_);
+  const FieldReader reader(fields, stride, skeleton_, config_);
+  stopwatch.lap(&StageTimes::reading);
+  if (reader.size().height == 0) return persons;
+  MapsAndSeeds image(reader, persons.num_keypoints, config_, stopwatch);
+  Occupancy occupancy(persons.num_keypoints, reader.size(), config_);
   Grower grower(skeleton_, config_);
-  auto connections = connect_keypoints(checked, skeleton_, config_.connection_threshold, image.maps, config_);
+  auto connections = connect_keypoints(reader, skeleton_, config_.connection_threshold, image.maps, config_);
   for (const Seed& seed : image.seeds) {
     if (persons.size() == static_cast<std::size_t>(config_.max_persons)) break;
     if (occupancy.occupied(seed.keypoint, seed.joint)) continue;
@@ -121,7 +122,7 @@ Persons Decoder::decode(const Fields& fields, int stride, StageTimes* times) con
   }
   stopwatch.lap(&StageTimes::growing);
   if (config_.force_complete) {
-    connections = connect_keypoints(checked, skeleton_, config_.complete_threshold, image.maps, config_);
+    connections = connect_keypoints(reader, skeleton_, config_.complete_threshold, image.maps, config_);
     for (std::size_t p = 0; p < persons.size(); ++p) {
       grower.grow(connections, {config_.complete_window, false}, persons[p]);
       grower.fill_missing(persons[p]);
@@ -131,28 +132,28 @@ Persons Decoder::decode(const Fields& fields, int stride, StageTimes* times) con
   occupancy.clear();
   suppress(occupancy, config_, persons);
   stopwatch.lap(&StageTimes::suppressing);
-  refine(checked, config_, persons);
+  refine(reader, config_, persons);
   stopwatch.lap(&StageTimes::refining);
   return persons;
 }
 
 Inspection Decoder::inspect(const Fields& fields, int stride) const {
-  const CheckedFields checked = check_fields(fields, stride, skeleton_, config_);
+  const FieldReader reader(fields, stride, skeleton_, config_);
+  const PixelSize size = reader.size();
   Inspection inspection{
-      checked.size, {}, {}, std::vector<std::vector<Connection>>(2 * static_cast<std::size_t>(skeleton_.num_limbs()))};
-  if (checked.size.height == 0) return inspection;
+      size, {}, {}, std::vector<std::vector<Connection>>(2 * static_cast<std::size_t>(skeleton_.num_limbs()))};
+  if (size.height == 0) return inspection;
   Stopwatch no_stopwatch(nullptr);
-  MapsAndSeeds image(checked, config_, no_stopwatch);
+  MapsAndSeeds image(reader, skeleton_.num_keypoints(), config_, no_stopwatch);
   inspection.seeds = image.seeds;
 
-  const std::size_t pixels =
-      static_cast<std::size_t>(checked.size.height) * static_cast<std::size_t>(checked.size.width);
+  const std::size_t pixels = static_cast<std::size_t>(size.height) * static_cast<std::size_t>(size.width);
   inspection.confidence_maps.resize(image.maps.size() * pixels);
   for (std::size_t k = 0; k < image.maps.size(); ++k)
     image.maps[k].render(inspection.confidence_maps.data() + k * pixels);
 
   const float threshold = config_.force_complete ? config_.complete_threshold : config_.connection_threshold;
-  auto connections = connect_keypoints(checked, skeleton_, threshold, image.maps, config_);
+  auto connections = connect_keypoints(reader, skeleton_, threshold, image.maps, config_);
   for (std::size_t limb = 0; limb < connections.size(); ++limb) {
     inspection.connections[2 * limb] = connections[limb].all(false);
     inspection.connections[2 * limb + 1] = connections[limb].all(true);

@@ -1,4 +1,4 @@
-// The greedy PIF/PAF decoder: fields of one image in, persons out. Plain C++17; depends on nothing.
+// The greedy PIF/PAF decoder: fields or raw heads of one image in, persons out. Plain C++17; depends on nothing.
 //
 //     using namespace dgcn::pifpaf;
 //     const Decoder decoder(Skeleton(17, limbs), DecoderConfig{});
@@ -23,7 +23,8 @@ class Decoder {
  public:
   Decoder(Skeleton skeleton, const DecoderConfig& config);
 
-  /// Persons of one image, best first. `stride` is the edge of a field cell [px]. Fields without cells give no persons;
+  /// Persons of one image, best first. `stride` is the edge of a field cell [px]. Fields may be a network's raw heads:
+  /// see Form. Fields without cells give no persons;
   /// cells with a component that is NaN, infinite or beyond ±10⁹ px are skipped. Adds the time of each stage to
   /// `times`, if given.
   Persons decode(const Fields& fields, int stride, StageTimes* times = nullptr) const;

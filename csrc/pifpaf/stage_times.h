@@ -6,6 +6,7 @@ namespace dgcn::pifpaf {
 /// Seconds spent in each stage of decoding. Map values and connection scores are computed on demand; their time counts
 /// for the stage that uses them.
 struct StageTimes {
+  double reading = 0.0;      ///< copying the confidences, unless they lie there as dense float32
   double maps = 0.0;         ///< reading PIF cells and sorting them into the buckets of the confidence maps
   double seeds = 0.0;        ///< looking seeds up in the maps, and sorting them
   double growing = 0.0;      ///< reading PAF cells, scoring connections, growing persons, occupancy

@@ -34,15 +34,16 @@ struct Field {
   }
 
   std::array<std::unique_ptr<Candidates>, 2> candidates(float threshold) {
-    fields = {{nullptr, values.data(), 2, 1, height, width}, kStride, size()};
-    return make_candidates(fields, 0, threshold, map, map, config);
+    reader = std::make_unique<FieldReader>(Fields{nullptr, values.data(), 2, 1, height, width}, kStride, skeleton, config);
+    return make_candidates(*reader, 0, threshold, map, map, config);
   }
 
   int height, width;
   std::vector<float> values;
   DecoderConfig config;
   ConfidenceMap map{{}, {0, 0}, config};
-  CheckedFields fields{};
+  Skeleton skeleton{2, {{0, 1}}};
+  std::unique_ptr<FieldReader> reader;
 };
 
 /// The candidates that start in a window, sorted by cell.

@@ -28,13 +28,14 @@ struct Field {
   }
 
   LimbConnections connections(ConfidenceMap& from, ConfidenceMap& to, float threshold, const DecoderConfig& config) {
-    fields = {{nullptr, paf.data(), 2, 1, 1, width}, 1, kSize};
-    return LimbConnections(fields, 0, threshold, from, to, config);
+    reader = std::make_unique<FieldReader>(Fields{nullptr, paf.data(), 2, 1, 1, width}, 1, skeleton, config);
+    return LimbConnections(*reader, 0, threshold, from, to, config);
   }
 
   int width = 1;
   std::vector<float> paf;
-  CheckedFields fields{};
+  Skeleton skeleton{2, {{0, 1}}};
+  std::unique_ptr<FieldReader> reader;
 };
 
 /// Where candidates with these scores lead from `start`.

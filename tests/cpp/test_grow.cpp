@@ -29,8 +29,8 @@ struct Limbs {
   }
 
   std::vector<Joint> grow(std::vector<Joint> person, const GrowPass& pass = kStrict) {
-    const CheckedFields fields{
-        {nullptr, paf.data(), skeleton.num_keypoints(), skeleton.num_limbs(), 1, kCells}, 1, kSize};
+    const FieldReader fields({nullptr, paf.data(), skeleton.num_keypoints(), skeleton.num_limbs(), 1, kCells}, 1,
+                             skeleton, config);
     ConfidenceMap none({}, kSize, config);
     std::vector<LimbConnections> connections;
     for (int limb = 0; limb < skeleton.num_limbs(); ++limb)

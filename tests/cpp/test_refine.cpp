@@ -24,7 +24,8 @@ struct PifField {
 
   Joint refined(const Joint& joint, const DecoderConfig& config) const {
     Persons persons{1, {joint}};
-    refine({{values.data(), nullptr, 1, 0, kEdge, kEdge}, kStride, {65, 65}}, config, persons);
+    const Skeleton skeleton(1, {});
+    refine({{values.data(), nullptr, 1, 0, kEdge, kEdge}, kStride, skeleton, config}, config, persons);
     return persons[0][0];
   }
 };

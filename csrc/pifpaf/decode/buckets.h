@@ -6,7 +6,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "pifpaf/decode/checked_fields.h"
+#include "pifpaf/decode/field_reader.h"
 
 namespace dgcn::pifpaf {
 

@@ -8,63 +8,25 @@
 namespace dgcn::pifpaf {
 namespace {
 
-constexpr std::size_t kComponents = 7;  // of a PAF cell: confidence, x1, y1, x2, y2, scale1, scale2
 constexpr int kBucketEdge = 64;         // [px]
 
 int divide_up(int value, int divisor) { return (value + divisor - 1) / divisor; }
-
-/// The component planes of a limb, `plane` values each. Backward exchanges the two ends.
-struct DirectedPlanes {
-  DirectedPlanes(const float* components, std::size_t plane, bool backward) : confidence(components) {
-    const auto component = [&](std::size_t forward_index, std::size_t backward_index) {
-      return components + plane * (backward ? backward_index : forward_index);
-    };
-    x = component(1, 3), y = component(2, 4), scale = component(5, 6);
-    target_x = component(3, 1), target_y = component(4, 2), target_scale = component(6, 5);
-  }
-
-  const float *confidence, *x, *y, *scale, *target_x, *target_y, *target_scale;
-};
-
-/// Copies of the confident cells of a PAF field.
-struct ConfidentCells {
-  ConfidentCells(const float* field, std::size_t plane, float to_px, float threshold)
-      : indices(find_confident(field, plane, threshold)), components(kComponents * indices.size()) {
-    const std::size_t count = indices.size();
-    float* const confidence = components.data();
-    for (std::size_t i = 0; i < count; ++i) {
-      const float value = field[indices[i]];
-      confidence[i] = std::isfinite(value) ? value : 0.0F;
-    }
-    for (std::size_t c = 1; c < kComponents; ++c) {  // a plane at a time, so that cache misses overlap
-      for (std::size_t i = 0; i < count; ++i) {
-        const float value = field[c * plane + static_cast<std::size_t>(indices[i])] * to_px;
-        components[c * count + i] = value;
-        if (!is_valid_px(value)) confidence[i] = 0.0F;
-      }
-    }
-  }
-
-  std::vector<int> indices;       ///< in the field, ascending
-  std::vector<float> components;  ///< [kComponents, cells], lengths in px; confidence 0 if a component is not valid
-};
 
 /// Copies of the candidates whose score exceeds the threshold, sorted by the bucket of their start. The score is
 /// stored as the confidence.
 class CopiedCandidates final : public Candidates {
  public:
-  CopiedCandidates(const ConfidentCells& cells, bool backward, PixelSize image, float threshold,
-                   ConfidenceMap& target_map, const DecoderConfig& config)
-      : Candidates(threshold, 1.0F, target_map, config) {
-    const std::size_t num_cells = cells.indices.size();
-    const DirectedPlanes planes(cells.components.data(), num_cells, backward);
-    std::vector<float> scores(num_cells);
-    compute_scores(planes.confidence, planes.target_x, planes.target_y, num_cells, scores.data());
+  CopiedCandidates(const FieldReader& fields, int limb, bool backward, const std::vector<int>& cells,
+                   const PafCells& paf, float threshold, ConfidenceMap& target_map, const DecoderConfig& config)
+      : Candidates(fields, limb, backward, threshold, 1.0F, target_map, config) {
+    const Arrays planes = directed(paf, backward);
+    std::vector<float> scores(cells.size());
+    compute_scores(planes.confidence, planes.target_x, planes.target_y, cells.size(), scores.data());
 
     // Scores above 0: compute_scores() sets those that do not exceed the threshold to 0.
-    const std::vector<int> kept = find_confident(scores.data(), num_cells, std::numeric_limits<float>::denorm_min());
+    const std::vector<int> kept = find_confident(scores.data(), scores.size(), std::numeric_limits<float>::denorm_min());
 
-    const BucketGrid grid(image, kBucketEdge);
+    const BucketGrid grid(fields.size(), kBucketEdge);
     BucketSort sort;
     sort.reset(grid.num_buckets());
     std::vector<std::size_t> buckets;
@@ -79,82 +41,84 @@ class CopiedCandidates final : public Candidates {
     width_ = kTileWidth;
     height_ = divide_up(size_, kTileSize) * kTileHeight;
     const auto pitch = static_cast<std::size_t>(height_ * width_);
-    copies_.assign(6 * pitch, std::numeric_limits<float>::quiet_NaN());  // NaN: in no window
+    copies_.assign(5 * pitch, std::numeric_limits<float>::quiet_NaN());  // NaN: in no window
     float* const out = copies_.data();
     cells_.resize(kept.size());
     for (std::size_t j = 0; j < kept.size(); ++j) {
       const auto i = static_cast<std::size_t>(kept[j]);
       const std::size_t entry = sort.insert(buckets[j]);
-      cells_[entry] = cells.indices[i];
-      const float values[] = {scores[i],          planes.x[i],        planes.y[i],
-                              planes.target_x[i], planes.target_y[i], planes.target_scale[i]};
-      for (std::size_t component = 0; component < 6; ++component) out[component * pitch + entry] = values[component];
+      cells_[entry] = cells[i];
+      const float values[] = {scores[i], planes.x[i], planes.y[i], planes.target_x[i], planes.target_y[i]};
+      for (std::size_t component = 0; component < 5; ++component) out[component * pitch + entry] = values[component];
     }
-    arrays_ = {out, out + pitch, out + 2 * pitch, out + 3 * pitch, out + 4 * pitch, out + 5 * pitch};
+    arrays_ = {out, out + pitch, out + 2 * pitch, out + 3 * pitch, out + 4 * pitch};
   }
 
   int cell(int entry) const override { return cells_[static_cast<std::size_t>(entry)]; }
-  bool is_candidate(int) const override { return true; }
   void score(const int* entries, std::size_t count, Scores& scores) override {
     for (std::size_t i = 0; i < count; ++i) scores[i] = arrays_.confidence[entries[i]];
   }
 
  private:
+  bool is_usable(int) const override { return true; }
+
   std::vector<int> cells_;     ///< [size()]
-  std::vector<float> copies_;  ///< [6, height_, width_]
+  std::vector<float> copies_;  ///< [5, height_, width_]
 };
 
-/// All cells of a PAF field, read in place.
+/// All cells of a PAF field, unsorted; read in place if possible.
 class FieldCandidates final : public Candidates {
  public:
-  FieldCandidates(const CheckedFields& fields, const DirectedPlanes& planes, float threshold, ConfidenceMap& target_map,
-                  const DecoderConfig& config)
-      : Candidates(threshold, static_cast<float>(fields.stride), target_map, config), start_scale_(planes.scale) {
-    arrays_ = {planes.confidence, planes.x, planes.y, planes.target_x, planes.target_y, planes.target_scale};
-    size_ = fields.height * fields.width;
-    height_ = fields.height;
-    width_ = fields.width;
+  FieldCandidates(const FieldReader& fields, int limb, bool backward, std::shared_ptr<const PafCells> paf,
+                  float threshold, ConfidenceMap& target_map, const DecoderConfig& config)
+      : Candidates(fields, limb, backward, threshold, paf->to_px, target_map, config), paf_(std::move(paf)) {
+    arrays_ = directed(*paf_, backward);
+    size_ = fields.height() * fields.width();
+    height_ = fields.height();
+    width_ = fields.width();
   }
 
   int cell(int entry) const override { return entry; }
-  bool is_candidate(int entry) const override {
-    const float confidence = arrays_.confidence[entry];
-    const Joint to = target(entry);
-    return confidence >= threshold_ && std::isfinite(confidence) && is_valid_px(x(entry)) && is_valid_px(y(entry)) &&
-           is_valid_px(start_scale_[entry] * to_px_) && is_valid_px(to.x) && is_valid_px(to.y) && is_valid_px(to.scale);
-  }
   void score(const int* entries, std::size_t count, Scores& scores) override {
     Scores confidence{}, target_x{}, target_y{};
     for (std::size_t i = 0; i < count; ++i) {
-      const Joint to = target(entries[i]);
       confidence[i] = arrays_.confidence[entries[i]];
-      target_x[i] = to.x;
-      target_y[i] = to.y;
+      target_x[i] = arrays_.target_x[entries[i]] * to_px_;
+      target_y[i] = arrays_.target_y[entries[i]] * to_px_;
     }
     compute_scores(confidence.data(), target_x.data(), target_y.data(), count, scores.data());
   }
 
  private:
-  const float* start_scale_;  ///< used only for the validity check
+  bool is_usable(int entry) const override {
+    const auto is_valid = [&](const float* coordinates) { return is_valid_px(coordinates[entry] * to_px_); };
+    return arrays_.confidence[entry] >= threshold_ && std::isfinite(arrays_.confidence[entry]) && is_valid(arrays_.x) &&
+           is_valid(arrays_.y) && is_valid(arrays_.target_x) && is_valid(arrays_.target_y);
+  }
+
+  std::shared_ptr<const PafCells> paf_;
 };
 
 }  // namespace
 
-std::array<std::unique_ptr<Candidates>, 2> make_candidates(const CheckedFields& fields, int limb, float threshold,
+std::array<std::unique_ptr<Candidates>, 2> make_candidates(const FieldReader& fields, int limb, float threshold,
                                                            ConfidenceMap& map1, ConfidenceMap& map2,
                                                            const DecoderConfig& config) {
-  const std::size_t plane = fields.plane();
-  const float* const field = fields.paf + (static_cast<std::size_t>(limb) * (kComponents + 1) + 1) * plane;
-  int num_confident = 0;  // an int, so that the compiler vectorises the loop
-  for (std::size_t i = 0; i < plane; ++i) num_confident += field[i] >= threshold ? 1 : 0;
-  if (4 * static_cast<std::size_t>(num_confident) <= plane || fields.height < kTileHeight ||
-      fields.width < kTileWidth) {
-    const ConfidentCells cells(field, plane, static_cast<float>(fields.stride), threshold);
-    return {std::make_unique<CopiedCandidates>(cells, false, fields.size, threshold, map2, config),
-            std::make_unique<CopiedCandidates>(cells, true, fields.size, threshold, map1, config)};
+  if (4 * static_cast<std::size_t>(fields.count_paf(limb, threshold)) <= fields.plane() ||
+      fields.height() < kTileHeight || fields.width() < kTileWidth) {
+    const std::vector<int> cells = fields.find_paf(limb, threshold);
+    const PafCells paf = fields.copy_paf(limb, cells);
+    return {std::make_unique<CopiedCandidates>(fields, limb, false, cells, paf, threshold, map2, config),
+            std::make_unique<CopiedCandidates>(fields, limb, true, cells, paf, threshold, map1, config)};
   }
-  return {std::make_unique<FieldCandidates>(fields, DirectedPlanes(field, plane, false), threshold, map2, config),
-          std::make_unique<FieldCandidates>(fields, DirectedPlanes(field, plane, true), threshold, map1, config)};
+  const auto paf = std::make_shared<const PafCells>(fields.paf(limb));
+  return {std::make_unique<FieldCandidates>(fields, limb, false, paf, threshold, map2, config),
+          std::make_unique<FieldCandidates>(fields, limb, true, paf, threshold, map1, config)};
+}
+
+Candidates::Arrays Candidates::directed(const PafCells& paf, bool backward) {
+  if (backward) return {paf.confidence, paf.x2, paf.y2, paf.x1, paf.y1};
+  return {paf.confidence, paf.x1, paf.y1, paf.x2, paf.y2};
 }
 
 void Candidates::compute_scores(const float* confidence, const float* target_x, const float* target_y,

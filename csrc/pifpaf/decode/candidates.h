@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "pifpaf/config.h"
-#include "pifpaf/decode/checked_fields.h"
+#include "pifpaf/decode/field_reader.h"
 #include "pifpaf/decode/confidence_map.h"
 #include "pifpaf/decode/kernels.h"
 #include "pifpaf/person.h"
@@ -33,12 +33,14 @@ class Candidates {
   float x(int entry) const { return arrays_.x[entry] * to_px_; }  ///< start [px]
   float y(int entry) const { return arrays_.y[entry] * to_px_; }
   Joint target(int entry) const {
-    return {0.0F, arrays_.target_x[entry] * to_px_, arrays_.target_y[entry] * to_px_,
-            arrays_.target_scale[entry] * to_px_};
+    const float x = arrays_.target_x[entry] * to_px_, y = arrays_.target_y[entry] * to_px_;
+    return {0.0F, x, y, fields_.paf_scale(limb_, !is_backward_, cell(entry), x, y)};
   }
 
   /// Whether the entry is a candidate: with enough confidence, and all components finite and within ±10⁹ px.
-  virtual bool is_candidate(int entry) const = 0;
+  bool is_candidate(int entry) const {
+    return is_usable(entry) && fields_.has_valid_scales(limb_, cell(entry));
+  }
 
   /// The scores of at most kMaxBatch entries: confidence·(1 − w + w·map at the target) with w = connection_map_weight,
   /// or 0 if that does not exceed the threshold. Undefined for entries that are no candidates.
@@ -78,17 +80,32 @@ class Candidates {
  protected:
   /// One value per entry; lengths are multiplied by a common factor to be in px.
   struct Arrays {
-    const float *confidence, *x, *y, *target_x, *target_y, *target_scale;
+    const float *confidence, *x, *y, *target_x, *target_y;
   };
 
-  Candidates(float threshold, float to_px, ConfidenceMap& target_map, const DecoderConfig& config)
-      : threshold_(threshold), to_px_(to_px), target_map_(target_map), map_weight_(config.connection_map_weight) {}
+  Candidates(const FieldReader& fields, int limb, bool backward, float threshold, float to_px,
+             ConfidenceMap& target_map, const DecoderConfig& config)
+      : fields_(fields),
+        limb_(limb),
+        is_backward_(backward),
+        threshold_(threshold),
+        to_px_(to_px),
+        target_map_(target_map),
+        map_weight_(config.connection_map_weight) {}
+
+  static Arrays directed(const PafCells& paf, bool backward);
+
+  /// The same, but for the scales.
+  virtual bool is_usable(int entry) const = 0;
 
   /// The scores of `count` cells from their confidences and the map at their targets [px].
   void compute_scores(const float* confidence, const float* target_x, const float* target_y, std::size_t count,
                       float* scores);
 
   const Kernels* kernels_ = &kernels();
+  const FieldReader& fields_;
+  int limb_;
+  bool is_backward_;
   float threshold_;
   float to_px_;
   Arrays arrays_{};
@@ -120,7 +137,7 @@ class Candidates {
 /// field is searched in place, and an entry is scored when a search finds it. The measured gains of both: without
 /// copies, a decode of 1 to 50 persons takes 1.1 to 2.9 times as long; without in-place search, force-complete of 5 to
 /// 50 persons takes 1.7 to 6.3 times as long.
-std::array<std::unique_ptr<Candidates>, 2> make_candidates(const CheckedFields& fields, int limb, float threshold,
+std::array<std::unique_ptr<Candidates>, 2> make_candidates(const FieldReader& fields, int limb, float threshold,
                                                            ConfidenceMap& map1, ConfidenceMap& map2,
                                                            const DecoderConfig& config);
 

@@ -7,7 +7,7 @@
 
 #include "pifpaf/config.h"
 #include "pifpaf/decode/buckets.h"
-#include "pifpaf/decode/checked_fields.h"
+#include "pifpaf/decode/field_reader.h"
 #include "pifpaf/decode/kernels.h"
 
 namespace dgcn::pifpaf {

@@ -7,7 +7,7 @@
 
 #include "pifpaf/config.h"
 #include "pifpaf/decode/candidates.h"
-#include "pifpaf/decode/checked_fields.h"
+#include "pifpaf/decode/field_reader.h"
 #include "pifpaf/decode/confidence_map.h"
 #include "pifpaf/inspection.h"
 #include "pifpaf/person.h"
@@ -20,7 +20,7 @@ namespace dgcn::pifpaf {
 /// keypoints and to the configuration.
 class LimbConnections {
  public:
-  LimbConnections(const CheckedFields& fields, int limb, float threshold, ConfidenceMap& map1, ConfidenceMap& map2,
+  LimbConnections(const FieldReader& fields, int limb, float threshold, ConfidenceMap& map1, ConfidenceMap& map2,
                   const DecoderConfig& config)
       : fields_(&fields), limb_(limb), threshold_(threshold), map1_(&map1), map2_(&map2), config_(&config) {}
 
@@ -51,7 +51,7 @@ class LimbConnections {
   Candidates& candidates(bool backward);
   Joint blend(const Candidates& candidates, const Match& first, const Match& second) const;
 
-  const CheckedFields* fields_;
+  const FieldReader* fields_;
   int limb_;
   float threshold_;
   ConfidenceMap* map1_;

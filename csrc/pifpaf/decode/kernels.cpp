@@ -164,7 +164,40 @@ void apply_gaussian(const float* x, const float* y, std::size_t count, float cen
   }
 }
 
-constexpr Kernels kKernels{sum_splats, bound_starts, overlapping_tiles, starts_inside, apply_gaussian};
+/// Calls compute(value, e^−|value|) for each vector of `values` and stores the result.
+template <typename Compute>
+void transform(float* values, std::size_t count, Compute compute) {
+  for (std::size_t i = 0; i < count; i += kHalfLanes) {
+    Halves value;
+    memcpy(&value, values + i, sizeof value);
+    const Halves least = Halves{} - 300.0F, negative = value < 0.0F ? value : -value;
+    value = compute(value, exponential(__builtin_convertvector(negative > least ? negative : least, Doubles)));
+    memcpy(values + i, &value, sizeof value);
+  }
+}
+
+void sigmoid(float* values, std::size_t count) {
+  transform(values, count, [](Halves logit, Doubles power) {
+    const Halves low = __builtin_convertvector(power / (1.0 + power), Halves);
+    const Halves high = __builtin_convertvector(1.0 / (1.0 + power), Halves);
+    const Halves confidence = logit < 0.0F ? low : high;
+    return logit == logit ? confidence : logit;
+  });
+}
+
+void softplus(float* values, std::size_t count) {
+  transform(values, count, [](Halves value, Doubles power) {
+    // ln(1 + p) = 2 artanh(z) with z = p/(2 + p) ≤ 1/3, by its series.
+    const Doubles z = power / (2.0 + power), square = z * z;
+    Doubles series = Doubles{} + 1.0 / 21;
+    for (const double odd : {19.0, 17.0, 15.0, 13.0, 11.0, 9.0, 7.0, 5.0, 3.0, 1.0}) series = series * square + 1.0 / odd;
+    const Halves rest = __builtin_convertvector(2.0 * z * series, Halves);
+    return (value > 0.0F ? value : Halves{}) + rest;
+  });
+}
+
+constexpr Kernels kKernels{sum_splats,     bound_starts, overlapping_tiles, starts_inside,
+                           apply_gaussian, sigmoid,      softplus};
 
 }  // namespace
 }  // namespace dgcn::pifpaf

@@ -50,6 +50,9 @@ struct TileBounds {
 };
 
 struct Kernels {
+  /// The last three access their arrays up to a multiple of 4 elements.
+  static constexpr std::size_t kPadding = 3;
+
   /// Computes the block of kBlockEdge × kBlockEdge `pixels` whose first is (top, left): the sums of splats[i] over the
   /// indices i in [begin, end), in their order. May stop once every pixel has reached 1.
   void (*sum_splats)(const Splat* splats, const int* begin, const int* end, int top, int left, float* pixels);
@@ -66,9 +69,15 @@ struct Kernels {
   std::uint32_t (*starts_inside)(const CandidateTile& tile, const PixelBox& window, float threshold, float min_score);
 
   /// Multiplies values[i] by exp(−½ d²/σ²), d being the distance of (x[i], y[i]) from (centre_x, centre_y) [px]. The
-  /// exponential is computed in double and rounded to float once. Accesses the arrays up to a multiple of 4 elements.
+  /// exponential is computed in double and rounded to float once.
   void (*apply_gaussian)(const float* x, const float* y, std::size_t count, float centre_x, float centre_y, float sigma,
                          float* values);
+
+  /// Replaces logits c by confidences 1/(1 + e⁻ᶜ), computed in double. NaN stays NaN.
+  void (*sigmoid)(float* values, std::size_t count);
+
+  /// Replaces values v by ln(1 + eᵛ), computed in double.
+  void (*softplus)(float* values, std::size_t count);
 };
 
 /// Those of the best instruction set that this machine has.

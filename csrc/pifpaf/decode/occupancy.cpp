@@ -4,7 +4,7 @@
 #include <cmath>
 #include <cstddef>
 
-#include "pifpaf/decode/checked_fields.h"
+#include "pifpaf/decode/field_reader.h"
 
 namespace dgcn::pifpaf {
 

@@ -91,13 +91,13 @@ class Votes {
 
 }  // namespace
 
-void refine(const CheckedFields& fields, const DecoderConfig& config, Persons& persons) {
+void refine(const FieldReader& fields, const DecoderConfig& config, Persons& persons) {
   if (config.refine_rounds == 0 || persons.size() == 0) return;
-  const float min_sigma = config.refine_min_sigma * static_cast<float>(fields.stride);
+  const float min_sigma = config.refine_min_sigma * static_cast<float>(fields.stride());
   std::vector<PifCell> cells;
-  Votes votes(fields.size);
+  Votes votes(fields.size());
   for (int k = 0; k < persons.num_keypoints; ++k) {
-    read_pif(fields, k, config.refine_threshold, cells);
+    fields.read_pif(k, config.refine_threshold, cells);
     votes.assign(cells);
     for (std::size_t p = 0; p < persons.size(); ++p) {
       Joint& joint = persons[p][k];

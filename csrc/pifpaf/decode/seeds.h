@@ -4,7 +4,7 @@
 #include <vector>
 
 #include "pifpaf/config.h"
-#include "pifpaf/decode/checked_fields.h"
+#include "pifpaf/decode/field_reader.h"
 #include "pifpaf/decode/confidence_map.h"
 #include "pifpaf/inspection.h"
 

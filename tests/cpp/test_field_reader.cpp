@@ -4,7 +4,7 @@
 #include <vector>
 
 #include "check.h"
-#include "pifpaf/decode/checked_fields.h"
+#include "pifpaf/decode/field_reader.h"
 
 using namespace dgcn::pifpaf;
 
@@ -27,7 +27,7 @@ void test_check_fields() {
   const Skeleton skeleton(2, {{0, 1}});
   DecoderConfig config;
   const auto check = [&](int num_keypoints, int num_limbs, int height, int width, int stride) {
-    return check_fields({nullptr, nullptr, num_keypoints, num_limbs, height, width}, stride, skeleton, config).size;
+    return check_fields({nullptr, nullptr, num_keypoints, num_limbs, height, width}, stride, skeleton, config);
   };
   const PixelSize size = check(2, 1, 81, 41, 8);
   CHECK(size.height == 641 && size.width == 321);
@@ -63,10 +63,11 @@ void test_read() {
   set_pif(8, 0.9F, 1.0F, 2.0F, 3e8F);  // finite, but beyond 1e9 px
   set_pif(9, kInfinity, 1.0F, 2.0F, 3.0F);
   set_pif(39, 1e30F, -1.0F, 0.5F, 0.0F);
-  const CheckedFields fields{{pif.data(), nullptr, 1, 0, 1, kWidth}, 4, {1, 4 * (kWidth - 1) + 1}};
+  const Skeleton skeleton(1, {});
+  const FieldReader reader({pif.data(), nullptr, 1, 0, 1, kWidth}, 4, skeleton, {});
 
   std::vector<PifCell> cells(7);
-  read_pif(fields, 0, 0.5F, cells);
+  reader.read_pif(0, 0.5F, cells);
   CHECK(cells.size() == 2);
   CHECK(cells[0].cell == 3 && cells[0].confidence == 0.5F);
   CHECK(cells[0].x == 4.0F && cells[0].y == 8.0F && cells[0].scale == 12.0F);
