@@ -26,7 +26,7 @@ static_assert(sizeof(Joint) == 4 * sizeof(float), "a joint is a row of the outpu
 /// View of an array [N, C, H, W] of aligned native float32, float16, or uint16 with the bits of bfloat16.
 FieldArray view(const py::array& array) {
   const auto stride = [&](int axis) { return static_cast<std::ptrdiff_t>(array.strides(axis) / array.itemsize()); };
-  const Storage storage = array.itemsize() == 4          ? Storage::kFloat32
+  const Storage storage = array.itemsize() == 4         ? Storage::kFloat32
                           : array.dtype().kind() == 'f' ? Storage::kFloat16
                                                         : Storage::kBFloat16;
   return {array.data(), storage, Strides{stride(0), stride(1), stride(2), stride(3)}};
@@ -40,8 +40,13 @@ Fields view(const py::array& pif, const py::array& paf) {
                     pif.shape(3) == paf.shape(3);
   if (!fits) throw std::invalid_argument("pif and paf must be [K, 5, H, W] and [M, 7 or 8, H, W]");
   const auto extent = [](const py::array& array, int axis) { return py::int_(array.shape(axis)).cast<int>(); };
-  return {view(pif),      view(paf),      extent(pif, 0), extent(paf, 0),
-          extent(pif, 2), extent(pif, 3), paf.shape(1) == 7 ? Form::kHeads : Form::kFields};
+  return {view(pif),
+          view(paf),
+          extent(pif, 0),
+          extent(paf, 0),
+          extent(pif, 2),
+          extent(pif, 3),
+          paf.shape(1) == 7 ? Form::kHeads : Form::kFields};
 }
 
 /// The joints as float32 [P, K, 4] (confidence, x, y, scale), without a copy: the array owns their memory.
@@ -64,8 +69,8 @@ py::dict stage_times(const Decoder& decoder, const py::array& pif, const py::arr
   StageTimes times;
   without_gil([&] { decoder.decode(fields, stride, &times); });
   using namespace py::literals;
-  return py::dict("reading"_a = times.reading, "maps"_a = times.maps, "seeds"_a = times.seeds, "growing"_a = times.growing,
-                  "completing"_a = times.completing, "suppressing"_a = times.suppressing,
+  return py::dict("reading"_a = times.reading, "maps"_a = times.maps, "seeds"_a = times.seeds,
+                  "growing"_a = times.growing, "completing"_a = times.completing, "suppressing"_a = times.suppressing,
                   "refining"_a = times.refining);
 }
 
@@ -104,8 +109,8 @@ py::tuple inspect(const Decoder& decoder, const py::array& pif, const py::array&
   return py::make_tuple(maps, to_rows(seeds), to_rows(connections));
 }
 
-std::vector<Array> decode_batch(const Decoder& decoder, const std::vector<std::pair<py::array, py::array>>& images, int stride,
-                                int threads) {
+std::vector<Array> decode_batch(const Decoder& decoder, const std::vector<std::pair<py::array, py::array>>& images,
+                                int stride, int threads) {
   std::vector<Fields> fields;
   fields.reserve(images.size());
   for (const auto& [pif, paf] : images) fields.push_back(view(pif, paf));

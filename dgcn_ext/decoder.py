@@ -11,7 +11,7 @@ constants of OpenPifPaf 0.13; it lives in csrc/pifpaf, one file per stage.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any
@@ -232,7 +232,7 @@ class PifPafDecoder:
                 Or the heads as a network leaves them, [K, 5, H, W] (c, x, y, unused, s) and [M, 7, H, W] (c, x1, y1,
                 x2, y2, unused, unused). The confidence is sigmoid(c); coordinates are relative to the cell, in cells; a
                 joint's scale is softplus(s) cells, and those of a limb's ends are the scales of the PIF cells nearest
-                to them.
+                to them, or 0 if they are not finite.
             stride: edge of a cell in px.
 
         A cell with a component that is NaN, infinite or beyond 1e9 px is skipped; H = 0 or W = 0 gives P = 0.
@@ -281,10 +281,10 @@ class PifPafDecoder:
         """Seconds that each stage of ``self(pif, paf, stride)`` takes, by name.
 
         ``reading``: the confidences are copied, unless they lie there as C-contiguous float32; ``maps``: PIF cells are
-        read and indexed for look-ups in the confidence maps; ``seeds``: cells are scored by the
-        maps and sorted; ``growing``: PAF cells are read, connections scored, persons grown; ``completing``: the same
-        for force-complete; ``suppressing``; ``refining``. Work that is deferred counts in the stage that needs it. Arguments and
-        errors are those of decoding.
+        read and indexed for look-ups in the confidence maps; ``seeds``: cells are scored by the maps and sorted;
+        ``growing``: PAF cells are read, connections scored, persons grown; ``completing``: the same for force-complete;
+        ``suppressing``; ``refining``. Work that is deferred counts in the stage that needs it. Arguments and errors are
+        those of decoding.
         """
         fields = self._check_fields(pif, paf, "")
         return self._native.stage_times(*fields, check_integer("stride", stride, 1, INT_MAX))
@@ -328,10 +328,11 @@ class PifPafDecoder:
 
 
 def _numbers(name: str, value: ArrayLike) -> NDArray[Any]:
-    """``value`` as the compiled decoder reads it: float32, float16, or the bits of bfloat16 as uint16; a copy only where
-    the numbers have another type or do not lie at multiples of their size."""
+    """``value`` as the compiled decoder reads it: float32, float16, or the bits of bfloat16 as uint16.
+
+    Only numbers of another type, or that do not lie at multiples of their size, are copied."""
     is_bfloat16 = str(getattr(value, "dtype", "")) in ("bfloat16", "torch.bfloat16")
-    if is_bfloat16:  # numpy has no such type, but either library can view the bits
+    if is_bfloat16:  # not a type of numpy's, but both libraries that have it can view the bits
         value = value.view("uint16" if isinstance(value, np.ndarray) else sys.modules["torch"].uint16)  # type: ignore[union-attr]
     array = to_array(name, value, "an array of floats")
     if not is_bfloat16 and (array.dtype.kind != "f" or array.dtype.itemsize > 8):

@@ -28,8 +28,12 @@ def test_dtypes_and_layouts(toy):
     decoder, pif, paf = toy
     expected = decoder(pif, paf, STRIDE)
     assert len(expected) == 1
-    for dtype in (np.float16, np.float64, ">f4"):
+    for dtype in (np.float16, np.float64, ">f4", ">f2"):
         np.testing.assert_array_equal(decoder(pif.astype(dtype), paf.astype(dtype), STRIDE), expected)
+    packed = np.zeros(paf.shape, [("byte", "u1"), ("number", "f4")])  # no number lies at a multiple of its size
+    packed["number"] = paf
+    np.testing.assert_array_equal(decoder(pif, packed["number"], STRIDE), expected)
+    np.testing.assert_array_equal(decoder(pif[:, :, ::-1, ::-1].copy()[:, :, ::-1, ::-1], paf, STRIDE), expected)
     channels_last = np.ascontiguousarray(pif.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
     np.testing.assert_array_equal(decoder(channels_last, np.asfortranarray(paf), STRIDE), expected)
     wide = np.zeros((2, 5, 16, 40), np.float32)
@@ -41,14 +45,16 @@ def test_dtypes_and_layouts(toy):
 
 def test_bad_fields(toy):
     decoder, pif, paf = toy
-    with pytest.raises(TypeError, match="pif must be a float16, float32 or float64 array, got int64"):
+    with pytest.raises(TypeError, match="pif must be a float32, float16, bfloat16 or float64 array, got int64"):
         decoder(pif.astype(np.int64), paf, STRIDE)
-    with pytest.raises(TypeError, match=r"paf must be a float16, .* got object"):
+    with pytest.raises(TypeError, match=r"paf must be a float32, .* got object"):
         decoder(pif, None, STRIDE)
     with pytest.raises(ValueError, match=r"pif must have the shape \[2, 5, H, W\], got \[5, 16, 20\]"):
         decoder(pif[0], paf, STRIDE)
-    with pytest.raises(ValueError, match=r"paf must have the shape \[1, 8, H, W\], got \[1, 7, 16, 20\]"):
-        decoder(pif, paf[:, :7], STRIDE)
+    with pytest.raises(
+        ValueError, match=r"paf must have the shape \[1, 8, H, W\] or \[1, 7, H, W\], got \[1, 6, 16, 20\]"
+    ):
+        decoder(pif, paf[:, :6], STRIDE)
     with pytest.raises(ValueError, match=r"pif must have the shape \[2, 5, H, W\], got \[1, 5, 16, 20\]"):
         decoder(pif[:1], paf, STRIDE)
     with pytest.raises(ValueError, match=r"paf must have pif's field size \[16, 20\], got \[16, 19\]"):
@@ -61,20 +67,32 @@ def tensor_like(field: np.ndarray, kind: str) -> object:
         return torch.tensor(field, device="meta")
     if kind == "sparse":
         return torch.tensor(field).to_sparse()
-    return torch.tensor(field, requires_grad=True) if kind == "grad" else torch.tensor(field, dtype=torch.bfloat16)
+    return torch.tensor(field, requires_grad=True)
 
 
-@pytest.mark.parametrize("kind", ["ragged", "grad", "bfloat16", "meta", "sparse"])
+def test_bfloat16(toy):
+    torch = pytest.importorskip("torch")
+    decoder, pif, paf = toy
+    pif, paf = (torch.tensor(field).bfloat16() for field in (pif, paf))
+    expected = decoder(pif.float().numpy(), paf.float().numpy(), STRIDE)
+    assert len(expected) == 1
+    np.testing.assert_array_equal(decoder(pif, paf.to(memory_format=torch.channels_last), STRIDE), expected)
+    np.testing.assert_array_equal(decoder.batch(zip(pif[None], paf[None], strict=True), STRIDE), [expected])
+    with pytest.raises(TypeError, match=r"^paf must be an array of floats, got Tensor: "):
+        decoder(pif, paf.to("meta"), STRIDE)
+
+
+@pytest.mark.parametrize("kind", ["ragged", "grad", "meta", "sparse"])
 def test_fields_that_numpy_cannot_read(toy, kind):
     decoder, pif, paf = toy
     wrong = [paf.tolist(), [1]] if kind == "ragged" else tensor_like(paf, kind)
-    required = f"paf must be a float16, float32 or float64 array, got {type(wrong).__name__}: "
+    required = f"paf must be an array of floats, got {type(wrong).__name__}: "
     with pytest.raises(TypeError, match=f"^{required}") as caught:
         decoder(pif, wrong, STRIDE)
     assert str(caught.value.__cause__) in str(caught.value)
     with pytest.raises(TypeError, match=rf"^images\[1\] {required}"):
         decoder.batch([(pif, paf), (pif, wrong)], STRIDE)
-    with pytest.raises(TypeError, match=r"^persons must be a float16"):
+    with pytest.raises(TypeError, match=r"^persons must be an array of floats"):
         decoder.person_scores(wrong)
 
 

@@ -107,7 +107,7 @@ def test_stage_times(fields, force_complete):
     decoder = PifPafDecoder(3, LIMBS, DecoderConfig(force_complete=force_complete))
     expected = decoder(*fields, STRIDE)
     times = decoder.stage_times(*fields, STRIDE)
-    assert list(times) == ["maps", "seeds", "growing", "completing", "suppressing", "refining"]
+    assert list(times) == ["reading", "maps", "seeds", "growing", "completing", "suppressing", "refining"]
     assert sum(times.values()) > 0
     assert all(seconds >= 0 for seconds in times.values())
     assert force_complete or times["completing"] == 0

@@ -9,7 +9,7 @@ import pytest
 from painting import paint
 
 from dgcn_ext.decoder import DecoderConfig, PifPafDecoder
-from dgcn_ext.reference.decoding import decode, effective_options, gather
+from dgcn_ext.reference.decoding import decode, effective_options, gather, heads_to_fields
 
 CASES = 250  # of each kind
 
@@ -181,6 +181,44 @@ def test_random_fields(kind):
             completing = replace(case, config=replace(case.config, force_complete=True))
             decode_both(completing, f"{kind} {index} force_complete")
     assert grown / CASES > SHARE_GROWN[kind]
+
+
+def to_heads(pif: np.ndarray, paf: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Heads that stand for about these fields."""
+    rows, columns = np.mgrid[: pif.shape[2], : pif.shape[3]].astype(np.float32)
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        logits = [np.log(field[:, 1] / (1 - field[:, 1])) for field in (pif, paf)]
+        raw_scale = np.log(np.expm1(pif[:, 4]))
+    unused = np.full_like(pif[:, 0], np.nan)
+    pif_head = np.stack([logits[0], pif[:, 2] - columns, pif[:, 3] - rows, unused, raw_scale], 1)
+    ends = [paf[:, i] - (columns if i % 2 == 0 else rows) for i in range(2, 6)]
+    return pif_head, np.stack([logits[1], *ends, paf[:, 6], paf[:, 7]], 1)
+
+
+def channels_last(array: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(array.transpose(2, 3, 0, 1)).transpose(2, 3, 0, 1)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_heads(kind):
+    """Raw heads give the persons of the fields that they stand for, whatever their type and layout."""
+    grown = 0
+    for index in range(100):
+        case = random_case(kind, index)
+        case = replace(case, config=replace(case.config, force_complete=index % 2 == 1))
+        decoder = PifPafDecoder(case.num_keypoints, case.skeleton, case.config)
+        heads = to_heads(case.pif, case.paf)
+        for dtype, layout in ((np.float32, np.asarray), (np.float16, channels_last), (np.float32, np.asfortranarray)):
+            with np.errstate(over="ignore"):
+                stored = [layout(head.astype(dtype)) for head in heads]
+            found = decoder(*stored, case.stride)
+            fields = heads_to_fields(*stored, case.skeleton)
+            expected = decode(*fields, case.stride, case.num_keypoints, case.skeleton, case.config)
+            context = f"{kind} {index} {dtype.__name__}"
+            assert np.array_equal(found[..., 0] > 0, expected[..., 0] > 0), context
+            np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5, err_msg=context)
+        grown += ((expected[..., 0] > 0).sum(1) > 1).any()
+    assert grown > 20
 
 
 @pytest.mark.parametrize("kind", ["painted", "quantized"])

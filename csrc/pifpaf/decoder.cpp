@@ -17,9 +17,9 @@
 #include <utility>
 
 #include "common/parallel.h"
-#include "pifpaf/decode/field_reader.h"
 #include "pifpaf/decode/confidence_map.h"
 #include "pifpaf/decode/connections.h"
+#include "pifpaf/decode/field_reader.h"
 #include "pifpaf/decode/grow.h"
 #include "pifpaf/decode/occupancy.h"
 #include "pifpaf/decode/refine.h"
@@ -104,8 +104,8 @@ Persons Decoder::decode(const Fields& fields, int stride, StageTimes* times) con
   Stopwatch stopwatch(times);
   Persons persons{skeleton_.num_keypoints(), {}};
   const FieldReader reader(fields, stride, skeleton_, config_);
-  stopwatch.lap(&StageTimes::reading);
   if (reader.size().height == 0) return persons;
+  stopwatch.lap(&StageTimes::reading);
   MapsAndSeeds image(reader, persons.num_keypoints, config_, stopwatch);
   Occupancy occupancy(persons.num_keypoints, reader.size(), config_);
   Grower grower(skeleton_, config_);

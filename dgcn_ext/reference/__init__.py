@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from dgcn_ext.lazy import lazy_attributes
 
 if TYPE_CHECKING:
-    from dgcn_ext.reference.decoding import decode
+    from dgcn_ext.reference.decoding import decode, heads_to_fields
     from dgcn_ext.reference.encoding import encode
     from dgcn_ext.reference.operators import (
         edge_bits,
@@ -30,6 +30,7 @@ __all__ = [
     "edge_softmax",
     "encode",
     "graph_conv",
+    "heads_to_fields",
     "normalized_adjacency",
     "philox4x32",
     "relu_affinity",
@@ -39,7 +40,7 @@ __all__ = [
 __getattr__, __dir__ = lazy_attributes(
     globals(),
     {
-        "decoding": ["decode"],
+        "decoding": ["decode", "heads_to_fields"],
         "encoding": ["encode"],
         "operators": [
             "edge_bits",

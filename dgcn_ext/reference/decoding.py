@@ -87,6 +87,7 @@ def decode(
         pif: [K, 5, H, W], per keypoint (unused, confidence, x, y, scale).
         paf: [M, 8, H, W], per limb (unused, confidence, x1, y1, x2, y2, scale1, scale2).
             Confidences are in [0, 1] (above 1 counts as 1); coordinates are absolute, they and scales in cells.
+            Heads become such fields by :func:`heads_to_fields`.
         stride: edge of a cell in px.
         num_keypoints: K.
         skeleton: the M limbs as pairs of zero-based keypoints, none of them twice.
@@ -144,6 +145,40 @@ def gather(
         for threshold in (options.connection_threshold, options.complete_threshold)
     )
     return Evidence(maps, find_seeds(pif_cells, maps, options), connections, permissive)
+
+
+def heads_to_fields(
+    pif: ArrayLike, paf: ArrayLike, skeleton: Sequence[tuple[int, int]]
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """The fields pif [K, 5, H, W] and paf [M, 8, H, W] that a network's heads stand for.
+
+    Args:
+        pif: [K, 5, H, W], per keypoint (c, x, y, unused, s).
+        paf: [M, 7, H, W], per limb (c, x1, y1, x2, y2, unused, unused).
+            A confidence is sigmoid(c). Coordinates are relative to the cell, in cells. A joint's scale is softplus(s)
+            cells; those of a limb's ends are the scales of the PIF cells nearest to them, or 0 if they are not finite.
+        skeleton: the M limbs.
+    """
+    pif, paf = (np.asarray(head, np.float32) for head in (pif, paf))
+    height, width = pif.shape[2:]
+    cell = np.indices((height, width), dtype=np.float32)[::-1]  # x, y
+    with np.errstate(over="ignore", invalid="ignore"):
+        pif_confidence, paf_confidence = (
+            (1 / (1 + np.exp(-head[:, :1].astype(np.float64)))).astype(np.float32) for head in (pif, paf)
+        )
+        scale = np.logaddexp(0, pif[:, 4:].astype(np.float64)).astype(np.float32)
+    ends = paf[:, 1:5].reshape(-1, 2, 2, height, width) + cell  # [M, end, (x, y), H, W]
+    last = np.array([width - 1, height - 1])[:, None, None]
+    columns, rows = np.clip(np.rint(np.nan_to_num(ends)), 0, last).astype(np.intp).transpose(2, 0, 1, 3, 4)
+    limbs = np.array(skeleton, np.intp).reshape(-1, 2)
+    end_scales = scale[limbs[..., None, None], 0, rows, columns]  # [M, end, H, W]
+    end_scales = np.where(np.abs(end_scales) <= MAX_COORDINATE, end_scales, np.float32(0))
+    return (
+        np.concatenate([np.zeros_like(scale), pif_confidence, pif[:, 1:3] + cell, scale], axis=1),
+        np.concatenate(
+            [np.zeros_like(paf_confidence), paf_confidence, ends.reshape(-1, 4, height, width), end_scales], axis=1
+        ),
+    )
 
 
 def effective_options(config: DecoderConfig) -> Any:

@@ -34,7 +34,8 @@ struct Field {
   }
 
   std::array<std::unique_ptr<Candidates>, 2> candidates(float threshold) {
-    reader = std::make_unique<FieldReader>(Fields{nullptr, values.data(), 2, 1, height, width}, kStride, skeleton, config);
+    reader =
+        std::make_unique<FieldReader>(Fields{nullptr, values.data(), 2, 1, height, width}, kStride, skeleton, config);
     return make_candidates(*reader, 0, threshold, map, map, config);
   }
 
@@ -51,12 +52,12 @@ std::vector<Connection> found(Candidates& candidates, const PixelBox& window, fl
   std::vector<Connection> connections;
   candidates.for_each_batch(window, min_score, [&](const int* entries, std::size_t count) {
     CHECK(count > 0 && count <= Candidates::kMaxBatch);
-    Candidates::Scores scores;
-    candidates.score(entries, count, scores);
     for (std::size_t i = 0; i < count; ++i) {
       const int e = entries[i];
-      if (scores[i] > 0.0F && candidates.is_candidate(e))
-        connections.push_back({scores[i], candidates.x(e), candidates.y(e), candidates.target(e), candidates.cell(e)});
+      const float score = candidates.score(e);
+      CHECK(candidates.max_score(e) >= score);
+      if (score > 0.0F && candidates.is_candidate(e))
+        connections.push_back({score, candidates.x(e), candidates.y(e), candidates.target(e), candidates.cell(e)});
     }
   });
   std::sort(connections.begin(), connections.end(),
@@ -127,18 +128,18 @@ void test_searches() {
   }
 }
 
-void test_gaussian() {
+void test_weights() {
   Field field(1, 3);
   field.set(0, {0.8F, 1.0F, 2.0F, 0.0F, 0.0F, 1.0F, 1.0F});
   field.set(1, {0.6F, 2.0F, 2.0F, 0.0F, 0.0F, 1.0F, 1.0F});
   field.set(2, {0.5F, 1e6F, 2.0F, 0.0F, 0.0F, 1.0F, 1.0F});
   const auto forward = std::move(field.candidates(0.3F)[0]);
   const std::array<int, 3> entries{0, 1, 2};
-  Candidates::Scores scores{0.8F, 0.6F, 0.5F};
-  forward->apply_gaussian(entries.data(), 3, 4.0F, 5.0F, 2.0F, scores);
-  CHECK_NEAR(scores[0], 0.8 * std::exp(-0.5 * 9.0 / 4.0), 1e-7);
-  CHECK_NEAR(scores[1], 0.6 * std::exp(-0.5 * (16.0 + 9.0) / 4.0), 1e-8);
-  CHECK(scores[2] == 0.0F);
+  Candidates::Values weights;
+  forward->compute_weights(entries.data(), 3, 4.0F, 5.0F, 2.0F, weights);
+  CHECK_NEAR(weights[0], std::exp(-0.5 * 9.0 / 4.0), 1e-7);
+  CHECK_NEAR(weights[1], std::exp(-0.5 * (16.0 + 9.0) / 4.0), 1e-8);
+  CHECK(weights[2] == 0.0F);
 }
 
 }  // namespace
@@ -146,6 +147,6 @@ void test_gaussian() {
 int main() {
   test_reading();
   test_searches();
-  test_gaussian();
+  test_weights();
   return check_result();
 }

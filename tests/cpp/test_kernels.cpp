@@ -1,4 +1,5 @@
 // Every instruction set gives the bits of the plain loops here, and those of the portable one.
+#include <algorithm>
 #include <cmath>
 #include <cstddef>
 #include <cstring>
@@ -102,6 +103,31 @@ void test_gaussian() {
   }
 }
 
+void test_sigmoid_and_softplus() {
+  constexpr float kNaN = std::numeric_limits<float>::quiet_NaN(), kInfinity = std::numeric_limits<float>::infinity();
+  for (const auto& [name, kernels] : kernels_of_this_machine<Kernels>()) {
+    std::vector<float> inputs{0.0F, -0.0F, 1e-30F, -1e-30F, 1e30F, -1e30F, 88.0F, -88.0F, 300.0F};
+    Random random;
+    for (int i = 0; i < 2000; ++i) inputs.push_back(random(-30.0F, 30.0F));
+    std::vector<float> confidences = inputs, scales = inputs;
+    confidences.resize(inputs.size() + Kernels::kPadding);
+    scales.resize(inputs.size() + Kernels::kPadding);
+    kernels.sigmoid(confidences.data(), inputs.size());
+    kernels.softplus(scales.data(), inputs.size());
+    for (std::size_t i = 0; i < inputs.size(); ++i) {
+      const double value = inputs[i], power = std::exp(-std::fabs(value));
+      CHECK_NEAR(confidences[i], (value < 0 ? power : 1.0) / (1.0 + power), 6e-8 * confidences[i] + 1e-40);
+      CHECK_NEAR(scales[i], std::max(value, 0.0) + std::log1p(power), 2e-7 * scales[i] + 1e-40);
+    }
+    float special[] = {kNaN, kInfinity, -kInfinity, 0.0F};
+    kernels.sigmoid(special, 3);
+    CHECK(std::isnan(special[0]) && special[1] == 1.0F && special[2] < 1e-40F);
+    float scale[] = {kNaN, kInfinity, -kInfinity, 0.0F};
+    kernels.softplus(scale, 3);
+    CHECK(std::isnan(scale[0]) && scale[1] == kInfinity && scale[2] < 1e-40F);
+  }
+}
+
 void test_splats() {
   Random random;
   for (int round = 0; round < 300; ++round) {
@@ -134,6 +160,7 @@ int main() {
   test_tiles();
   test_tile_bounds();
   test_gaussian();
+  test_sigmoid_and_softplus();
   test_splats();
   return check_result();
 }

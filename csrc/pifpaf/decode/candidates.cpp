@@ -1,69 +1,70 @@
 #include "pifpaf/decode/candidates.h"
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
+#include <utility>
 
 #include "pifpaf/decode/buckets.h"
 
 namespace dgcn::pifpaf {
 namespace {
 
-constexpr int kBucketEdge = 64;         // [px]
+constexpr int kBucketEdge = 64;  // [px]
 
 int divide_up(int value, int divisor) { return (value + divisor - 1) / divisor; }
 
-/// Copies of the candidates whose score exceeds the threshold, sorted by the bucket of their start. The score is
-/// stored as the confidence.
+/// Copies of the confident cells, sorted by the bucket of their start. A score is computed when a search first finds the
+/// cell; from then on it is stored as the confidence.
 class CopiedCandidates final : public Candidates {
  public:
   CopiedCandidates(const FieldReader& fields, int limb, bool backward, const std::vector<int>& cells,
                    const PafCells& paf, float threshold, ConfidenceMap& target_map, const DecoderConfig& config)
       : Candidates(fields, limb, backward, threshold, 1.0F, target_map, config) {
     const Arrays planes = directed(paf, backward);
-    std::vector<float> scores(cells.size());
-    compute_scores(planes.confidence, planes.target_x, planes.target_y, cells.size(), scores.data());
-
-    // Scores above 0: compute_scores() sets those that do not exceed the threshold to 0.
-    const std::vector<int> kept = find_confident(scores.data(), scores.size(), std::numeric_limits<float>::denorm_min());
-
     const BucketGrid grid(fields.size(), kBucketEdge);
     BucketSort sort;
     sort.reset(grid.num_buckets());
-    std::vector<std::size_t> buckets;
-    buckets.reserve(kept.size());
-    for (const int i : kept) {
-      buckets.push_back(grid.bucket(grid.row(planes.y[i]), grid.column(planes.x[i])));
-      sort.count(buckets.back());
+    std::vector<std::size_t> buckets(cells.size());
+    for (std::size_t i = 0; i < cells.size(); ++i) {
+      buckets[i] = grid.bucket(grid.row(planes.y[i]), grid.column(planes.x[i]));
+      sort.count(buckets[i]);
     }
     sort.start_inserting();
 
-    size_ = static_cast<int>(kept.size());
+    size_ = static_cast<int>(cells.size());
     width_ = kTileWidth;
     height_ = divide_up(size_, kTileSize) * kTileHeight;
     const auto pitch = static_cast<std::size_t>(height_ * width_);
     copies_.assign(5 * pitch, std::numeric_limits<float>::quiet_NaN());  // NaN: in no window
     float* const out = copies_.data();
-    cells_.resize(kept.size());
-    for (std::size_t j = 0; j < kept.size(); ++j) {
-      const auto i = static_cast<std::size_t>(kept[j]);
-      const std::size_t entry = sort.insert(buckets[j]);
+    cells_.resize(cells.size());
+    is_scored_.resize(cells.size());
+    for (std::size_t i = 0; i < cells.size(); ++i) {
+      const std::size_t entry = sort.insert(buckets[i]);
       cells_[entry] = cells[i];
-      const float values[] = {scores[i], planes.x[i], planes.y[i], planes.target_x[i], planes.target_y[i]};
+      const float values[] = {planes.confidence[i], planes.x[i], planes.y[i], planes.target_x[i], planes.target_y[i]};
       for (std::size_t component = 0; component < 5; ++component) out[component * pitch + entry] = values[component];
     }
     arrays_ = {out, out + pitch, out + 2 * pitch, out + 3 * pitch, out + 4 * pitch};
   }
 
   int cell(int entry) const override { return cells_[static_cast<std::size_t>(entry)]; }
-  void score(const int* entries, std::size_t count, Scores& scores) override {
-    for (std::size_t i = 0; i < count; ++i) scores[i] = arrays_.confidence[entries[i]];
+  float score(int entry) override {
+    const auto i = static_cast<std::size_t>(entry);
+    if (is_scored_[i] == 0) {
+      copies_[i] = compute_score(entry);
+      is_scored_[i] = 1;
+    }
+    return copies_[i];
   }
 
  private:
   bool is_usable(int) const override { return true; }
 
-  std::vector<int> cells_;     ///< [size()]
-  std::vector<float> copies_;  ///< [5, height_, width_]
+  std::vector<int> cells_;       ///< [size()]
+  std::vector<char> is_scored_;  ///< [size()]
+  std::vector<float> copies_;    ///< [5, height_, width_]
 };
 
 /// All cells of a PAF field, unsorted; read in place if possible.
@@ -79,15 +80,7 @@ class FieldCandidates final : public Candidates {
   }
 
   int cell(int entry) const override { return entry; }
-  void score(const int* entries, std::size_t count, Scores& scores) override {
-    Scores confidence{}, target_x{}, target_y{};
-    for (std::size_t i = 0; i < count; ++i) {
-      confidence[i] = arrays_.confidence[entries[i]];
-      target_x[i] = arrays_.target_x[entries[i]] * to_px_;
-      target_y[i] = arrays_.target_y[entries[i]] * to_px_;
-    }
-    compute_scores(confidence.data(), target_x.data(), target_y.data(), count, scores.data());
-  }
+  float score(int entry) override { return compute_score(entry); }
 
  private:
   bool is_usable(int entry) const override {
@@ -104,9 +97,8 @@ class FieldCandidates final : public Candidates {
 std::array<std::unique_ptr<Candidates>, 2> make_candidates(const FieldReader& fields, int limb, float threshold,
                                                            ConfidenceMap& map1, ConfidenceMap& map2,
                                                            const DecoderConfig& config) {
-  if (4 * static_cast<std::size_t>(fields.count_paf(limb, threshold)) <= fields.plane() ||
-      fields.height() < kTileHeight || fields.width() < kTileWidth) {
-    const std::vector<int> cells = fields.find_paf(limb, threshold);
+  const std::vector<int> cells = fields.find_paf(limb, threshold);
+  if (4 * cells.size() <= fields.plane() || fields.height() < kTileHeight || fields.width() < kTileWidth) {
     const PafCells paf = fields.copy_paf(limb, cells);
     return {std::make_unique<CopiedCandidates>(fields, limb, false, cells, paf, threshold, map2, config),
             std::make_unique<CopiedCandidates>(fields, limb, true, cells, paf, threshold, map1, config)};
@@ -121,23 +113,23 @@ Candidates::Arrays Candidates::directed(const PafCells& paf, bool backward) {
   return {paf.confidence, paf.x1, paf.y1, paf.x2, paf.y2};
 }
 
-void Candidates::compute_scores(const float* confidence, const float* target_x, const float* target_y,
-                                std::size_t count, float* scores) {
-  target_map_.look_up(target_x, target_y, count, 0.0F, scores);
-  for (std::size_t i = 0; i < count; ++i) {
-    const float score = std::min(confidence[i], 1.0F) * (1.0F - map_weight_ + map_weight_ * scores[i]);
-    scores[i] = score > threshold_ ? score : 0.0F;
-  }
+float Candidates::compute_score(int entry) {
+  const float x = arrays_.target_x[entry] * to_px_, y = arrays_.target_y[entry] * to_px_;
+  float map = 0.0F;
+  target_map_.look_up(&x, &y, 1, 0.0F, &map);
+  const float score = std::min(arrays_.confidence[entry], 1.0F) * (1.0F - map_weight_ + map_weight_ * map);
+  return score > threshold_ ? score : 0.0F;
 }
 
-void Candidates::apply_gaussian(const int* entries, std::size_t count, float x, float y, float sigma,
-                                Scores& scores) const {
-  Scores entry_x{}, entry_y{};
+void Candidates::compute_weights(const int* entries, std::size_t count, float x, float y, float sigma,
+                                 Values& weights) const {
+  Values entry_x{}, entry_y{};
   for (std::size_t i = 0; i < count; ++i) {
     entry_x[i] = this->x(entries[i]);
     entry_y[i] = this->y(entries[i]);
   }
-  kernels_->apply_gaussian(entry_x.data(), entry_y.data(), count, x, y, sigma, scores.data());
+  weights.fill(1.0F);
+  kernels_->apply_gaussian(entry_x.data(), entry_y.data(), count, x, y, sigma, weights.data());
 }
 
 Candidates::TilePosition Candidates::tile_position(int tile) const {

@@ -9,8 +9,8 @@
 #include <vector>
 
 #include "pifpaf/config.h"
-#include "pifpaf/decode/field_reader.h"
 #include "pifpaf/decode/confidence_map.h"
+#include "pifpaf/decode/field_reader.h"
 #include "pifpaf/decode/kernels.h"
 #include "pifpaf/person.h"
 
@@ -24,7 +24,7 @@ namespace dgcn::pifpaf {
 class Candidates {
  public:
   static constexpr std::size_t kMaxBatch = 32;
-  using Scores = std::array<float, kMaxBatch>;
+  using Values = std::array<float, kMaxBatch>;
 
   virtual ~Candidates() = default;
 
@@ -38,16 +38,17 @@ class Candidates {
   }
 
   /// Whether the entry is a candidate: with enough confidence, and all components finite and within ±10⁹ px.
-  bool is_candidate(int entry) const {
-    return is_usable(entry) && fields_.has_valid_scales(limb_, cell(entry));
-  }
+  bool is_candidate(int entry) const { return is_usable(entry) && fields_.has_valid_scales(limb_, cell(entry)); }
 
-  /// The scores of at most kMaxBatch entries: confidence·(1 − w + w·map at the target) with w = connection_map_weight,
-  /// or 0 if that does not exceed the threshold. Undefined for entries that are no candidates.
-  virtual void score(const int* entries, std::size_t count, Scores& scores) = 0;
+  /// The score of a candidate: confidence·(1 − w + w·map at the target) with w = connection_map_weight, or 0 if that
+  /// does not exceed the threshold. Undefined for an entry that is no candidate.
+  virtual float score(int entry) = 0;
 
-  /// Multiplies scores by exp(−½ d²/σ²) for the distance d of an entry's start from (x, y) [px].
-  void apply_gaussian(const int* entries, std::size_t count, float x, float y, float sigma, Scores& scores) const;
+  /// At least the score of a candidate, and known without a look at the map.
+  float max_score(int entry) const { return arrays_.confidence[entry]; }
+
+  /// exp(−½ d²/σ²) of at most kMaxBatch entries, for the distance d of their start from (x, y) [px].
+  void compute_weights(const int* entries, std::size_t count, float x, float y, float sigma, Values& weights) const;
 
   /// Calls visit(entries, count) for all candidates that start in the window and may score at least `min_score`, up to
   /// kMaxBatch at a time, in no particular order. Some entries may be no candidates: see is_candidate(). A visit may
@@ -98,9 +99,8 @@ class Candidates {
   /// The same, but for the scales.
   virtual bool is_usable(int entry) const = 0;
 
-  /// The scores of `count` cells from their confidences and the map at their targets [px].
-  void compute_scores(const float* confidence, const float* target_x, const float* target_y, std::size_t count,
-                      float* scores);
+  /// The same as score(), from the confidence and the map.
+  float compute_score(int entry);
 
   const Kernels* kernels_ = &kernels();
   const FieldReader& fields_;
@@ -132,11 +132,10 @@ class Candidates {
 /// The candidates of a limb, forward (from joint 1 to joint 2) and backward. Keeps references to the fields, to the
 /// maps of both keypoints and to `config`.
 ///
-/// Few confident cells (up to a quarter of the field) are copied, scored at once, and sorted by the position of their
-/// start, so that tiles are compact and searches short. If there are many, most never start near a joint. Then the
-/// field is searched in place, and an entry is scored when a search finds it. The measured gains of both: without
-/// copies, a decode of 1 to 50 persons takes 1.1 to 2.9 times as long; without in-place search, force-complete of 5 to
-/// 50 persons takes 1.7 to 6.3 times as long.
+/// Few confident cells (up to a quarter of the field) are copied and sorted by the position of their start, so that
+/// tiles are compact and searches short. If there are many, most never start near a joint, and the field is searched in
+/// place. The measured gains of both: without copies, a decode of 1 to 50 persons takes 1.1 to 2.9 times as long;
+/// without in-place search, force-complete of 5 to 50 persons takes 1.7 to 6.3 times as long.
 std::array<std::unique_ptr<Candidates>, 2> make_candidates(const FieldReader& fields, int limb, float threshold,
                                                            ConfidenceMap& map1, ConfidenceMap& map2,
                                                            const DecoderConfig& config);

@@ -26,13 +26,13 @@ Joint LimbConnections::follow(bool backward, const Joint& start, float window) {
 
   Match first, second;
   candidates.for_each_batch(starts, second.value, [&](const int* entries, std::size_t count) {
-    Candidates::Scores values{};
-    candidates.score(entries, count, values);
-    candidates.apply_gaussian(entries, count, start.x, start.y, half_scale, values);
+    Candidates::Values weights;
+    candidates.compute_weights(entries, count, start.x, start.y, half_scale, weights);
     for (std::size_t i = 0; i < count; ++i) {
-      if (!(values[i] > 0.0F && values[i] >= second.value)) continue;
-      const Match match{entries[i], candidates.cell(entries[i]), values[i]};
-      if (!match.is_better_than(second) || !candidates.is_candidate(match.entry)) continue;
+      const int entry = entries[i];
+      if (!(candidates.max_score(entry) * weights[i] >= second.value)) continue;  // saves most look-ups in the map
+      const Match match{entry, candidates.cell(entry), candidates.score(entry) * weights[i]};
+      if (!(match.value > 0.0F) || !match.is_better_than(second) || !candidates.is_candidate(entry)) continue;
       second = match.is_better_than(first) ? first : match;
       if (match.is_better_than(first)) first = match;
     }
@@ -69,10 +69,9 @@ std::vector<Connection> LimbConnections::all(bool backward) {
   Candidates& candidates = this->candidates(backward);
   std::vector<Connection> connections;
   for (int i = 0; i < candidates.size(); ++i) {
-    Candidates::Scores score;
-    candidates.score(&i, 1, score);
-    if (score[0] > 0.0F && candidates.is_candidate(i))
-      connections.push_back({score[0], candidates.x(i), candidates.y(i), candidates.target(i), candidates.cell(i)});
+    const float score = candidates.score(i);
+    if (score > 0.0F && candidates.is_candidate(i))
+      connections.push_back({score, candidates.x(i), candidates.y(i), candidates.target(i), candidates.cell(i)});
   }
   std::sort(connections.begin(), connections.end(),
             [](const Connection& a, const Connection& b) { return a.cell < b.cell; });

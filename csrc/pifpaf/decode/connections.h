@@ -7,8 +7,8 @@
 
 #include "pifpaf/config.h"
 #include "pifpaf/decode/candidates.h"
-#include "pifpaf/decode/field_reader.h"
 #include "pifpaf/decode/confidence_map.h"
+#include "pifpaf/decode/field_reader.h"
 #include "pifpaf/inspection.h"
 #include "pifpaf/person.h"
 

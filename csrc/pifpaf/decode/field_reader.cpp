@@ -117,8 +117,8 @@ FieldReader::Array::Array(const FieldArray& numbers, int num_components, int hei
 
 float FieldReader::Array::at(int field, int component, int row, int column) const {
   return visit_numbers(storage, data, [&](const auto* numbers) {
-    return to_float(numbers[field * strides.field + component * strides.component + row * strides.row +
-                            column * strides.column]);
+    return to_float(
+        numbers[field * strides.field + component * strides.component + row * strides.row + column * strides.column]);
   });
 }
 
@@ -184,23 +184,13 @@ void FieldReader::read_pif(int keypoint, float threshold, std::vector<PifCell>& 
   const int x_component = is_heads_ ? 1 : 2;
   for (std::size_t i = 0; i < count; ++i) {
     const int row = indices[i] / width_, column = indices[i] % width_;
-    const PifCell cell{indices[i], std::min(confidences[i], 1.0F),
-                       to_px(pif_.at(keypoint, x_component, row, column), column),
-                       to_px(pif_.at(keypoint, x_component + 1, row, column), row),
-                       scales[i] * static_cast<float>(stride_)};
+    const PifCell cell{
+        indices[i], std::min(confidences[i], 1.0F), to_px(pif_.at(keypoint, x_component, row, column), column),
+        to_px(pif_.at(keypoint, x_component + 1, row, column), row), scales[i] * static_cast<float>(stride_)};
     if (confidences[i] >= threshold && std::isfinite(confidences[i]) && is_valid_px(cell.x) && is_valid_px(cell.y) &&
         is_valid_px(cell.scale))
       cells.push_back(cell);
   }
-}
-
-int FieldReader::count_paf(int limb, float threshold) const {
-  const float* stored = paf_confidences_[static_cast<std::size_t>(limb)];
-  const float least = to_stored(threshold);
-  const std::size_t size = plane();
-  int count = 0;  // an int, so that the compiler vectorises the loop
-  for (std::size_t i = 0; i < size; ++i) count += stored[i] >= least ? 1 : 0;
-  return count;
 }
 
 std::vector<int> FieldReader::find_paf(int limb, float threshold) const {
@@ -230,8 +220,8 @@ PafCells FieldReader::copy_paf(int limb, const std::vector<int>& cells) const {
       if (!is_valid) confidence[i] = 0.0F;
     }
   });
-  return {confidence,           confidence + count, confidence + 2 * count, confidence + 3 * count,
-          confidence + 4 * count, 1.0F,             std::move(copies)};
+  return {confidence, confidence + count, confidence + 2 * count, confidence + 3 * count, confidence + 4 * count,
+          1.0F,       std::move(copies)};
 }
 
 PafCells FieldReader::paf(int limb) const {

@@ -66,10 +66,8 @@ class FieldReader {
   /// confidence above 1 counts as 1.
   void read_pif(int keypoint, float threshold, std::vector<PifCell>& cells) const;
 
-  /// The number of cells of a limb with at least the given confidence, give or take those within a rounding error.
-  int count_paf(int limb, float threshold) const;
-
-  /// The indices of these cells, ascending.
+  /// The indices of a limb's cells with at least the given confidence, ascending, and perhaps of some that miss it by a
+  /// rounding error.
   std::vector<int> find_paf(int limb, float threshold) const;
 
   /// The given cells of a limb, copied, in px. The confidence of a cell with a confidence or a coordinate that is not

@@ -190,9 +190,10 @@ void softplus(float* values, std::size_t count) {
     // ln(1 + p) = 2 artanh(z) with z = p/(2 + p) ≤ 1/3, by its series.
     const Doubles z = power / (2.0 + power), square = z * z;
     Doubles series = Doubles{} + 1.0 / 21;
-    for (const double odd : {19.0, 17.0, 15.0, 13.0, 11.0, 9.0, 7.0, 5.0, 3.0, 1.0}) series = series * square + 1.0 / odd;
+    for (const double odd : {19.0, 17.0, 15.0, 13.0, 11.0, 9.0, 7.0, 5.0, 3.0, 1.0})
+      series = series * square + 1.0 / odd;
     const Halves rest = __builtin_convertvector(2.0 * z * series, Halves);
-    return (value > 0.0F ? value : Halves{}) + rest;
+    return (value < 0.0F ? Halves{} : value) + rest;  // NaN stays
   });
 }
 

@@ -76,7 +76,7 @@ struct Kernels {
   /// Replaces logits c by confidences 1/(1 + e⁻ᶜ), computed in double. NaN stays NaN.
   void (*sigmoid)(float* values, std::size_t count);
 
-  /// Replaces values v by ln(1 + eᵛ), computed in double.
+  /// Replaces values v by ln(1 + eᵛ), computed in double. NaN stays NaN.
   void (*softplus)(float* values, std::size_t count);
 };
 

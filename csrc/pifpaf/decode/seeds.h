@@ -4,8 +4,8 @@
 #include <vector>
 
 #include "pifpaf/config.h"
-#include "pifpaf/decode/field_reader.h"
 #include "pifpaf/decode/confidence_map.h"
+#include "pifpaf/decode/field_reader.h"
 #include "pifpaf/inspection.h"
 
 namespace dgcn::pifpaf {
