@@ -1,4 +1,4 @@
-"""Checks of arguments that are no tensors: integers, arrays, skeletons. Needs numpy, not torch."""
+"""Checks of arguments that are no tensors: flags, integers, arrays, skeletons. Needs numpy, not torch."""
 
 from __future__ import annotations
 
@@ -10,6 +10,16 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 INT_MAX = 2**31 - 1
+
+
+def describe(value: object) -> str:
+    """A number or a text as it is, of anything else the type."""
+    return repr(value) if isinstance(value, (str, int, float, np.generic)) else type(value).__name__
+
+
+def check_flag(name: str, value: bool) -> None:
+    if value is not True and value is not False:
+        raise TypeError(f"{name} must be True or False, got {describe(value)}")
 
 
 def check_integer(name: str, value: int, low: int, high: int) -> int:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 import dgcn_ext
+from dgcn_ext.arguments import describe
 
 _FEATURE_DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 _INTEGERS = (int, torch.SymInt, np.integer)  # of Python, torch.compile and NumPy
@@ -59,14 +60,9 @@ def check_option(name: str, value: str, allowed: Iterable[str]) -> None:
         raise ValueError(f"{name} must be {' or '.join(map(repr, allowed))}, got {value!r}")
 
 
-def check_flag(name: str, value: bool) -> None:
-    if value is not True and value is not False:
-        raise TypeError(f"{name} must be True or False, got {_describe(value)}")
-
-
 def check_batch(batch: int) -> None:
     if not _is_integer(batch):
-        raise TypeError(f"batch must be an integer or None, got {_describe(batch)}")
+        raise TypeError(f"batch must be an integer or None, got {describe(batch)}")
     if not 0 <= batch < 2**32:  # the number of an image is a 32-bit word of Philox's counter
         raise ValueError(f"batch must be None or in [0, 2**32), got {batch}")
 
@@ -74,17 +70,13 @@ def check_batch(batch: int) -> None:
 def check_first_sample(first_sample: int, samples: int = 1) -> None:
     """An integer from which ``samples`` images are numbered, with a 32-bit word as in :func:`check_batch`."""
     if not _is_integer(first_sample):
-        raise TypeError(f"first_sample must be an integer, got {_describe(first_sample)}")
+        raise TypeError(f"first_sample must be an integer, got {describe(first_sample)}")
     if not 0 <= first_sample <= 2**32 - samples:
         raise ValueError(f"first_sample must be in [0, 2**32 - {samples}], got {first_sample}")
 
 
 def _is_integer(value: object) -> bool:
     return isinstance(value, _INTEGERS) and not isinstance(value, bool)
-
-
-def _describe(value: object) -> str:
-    return repr(value) if isinstance(value, (str, int, float, np.generic)) else type(value).__name__
 
 
 def check_is_tensor(name: str, value: object) -> None:

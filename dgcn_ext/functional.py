@@ -11,13 +11,13 @@ from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function
 
 import dgcn_ext
+from dgcn_ext.arguments import check_flag
 from dgcn_ext.checks import (
     check_adjacency,
     check_batch,
     check_device_type,
     check_feature_dtype,
     check_first_sample,
-    check_flag,
     check_graph_conv,
     check_has_no_gradient,
     check_is_tensor,

@@ -20,8 +20,8 @@ from torch.nn.utils import skip_init
 
 from dgcn_ext import reference
 from dgcn_ext.adjacency import AdjacencyModule
-from dgcn_ext.arguments import check_at_least, check_integer
-from dgcn_ext.checks import check_flag, check_is_tensor, check_option, check_seed
+from dgcn_ext.arguments import check_at_least, check_flag, check_integer
+from dgcn_ext.checks import check_is_tensor, check_option, check_seed
 from dgcn_ext.folding import computes_the_same, inference_copy, merge_norms, read_convolution
 from dgcn_ext.lazy import lazy_attributes
 from dgcn_ext.overrides import overridable

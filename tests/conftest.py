@@ -58,9 +58,9 @@ def oracle(monkeypatch: pytest.MonkeyPatch) -> None:
     from cli_cases import PICTURES
     from oracle import Oracle
 
-    from dgcn.predict import predictor
+    from dgcn.predict import torch_network
 
-    monkeypatch.setattr(predictor, "load_model", lambda path: (Oracle(PICTURES), {"long_edge": 513}))
+    monkeypatch.setattr(torch_network, "load_model", lambda path: (Oracle(PICTURES), {"long_edge": 513}))
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ from dgcn.evaluation.metrics import EVALUATIONS
 from dgcn.evaluation.oks import METRICS
 from dgcn.model.checkpoint import save_model
 from dgcn.model.network import build_model
-from dgcn.predict import predictor as predictor_module
+from dgcn.predict import torch_network
 from dgcn.skeleton import COCO
 
 
@@ -216,7 +216,7 @@ def test_results_have_the_ids_of_the_file(oracle, folder, annotations, tmp_path)
 def test_predictions_on_turned_photographs_are_a_coco_set(tmp_path, monkeypatch) -> None:
     """They score what those on upright copies score, whatever the EXIF orientation; sizes do not tell half a turn."""
     people = [standing(110, 90, 250), standing(250, 120, 330)]
-    monkeypatch.setattr(predictor_module, "load_model", lambda path: (Oracle({90: ((360, 480), people)}), {}))
+    monkeypatch.setattr(torch_network, "load_model", lambda path: (Oracle({90: ((360, 480), people)}), {}))
     upright = picture(90, 360, 480)
     upright[:60, :60] = 0  # the corner that tells how the picture was turned
     photographs = tmp_path / "photographs"

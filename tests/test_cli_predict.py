@@ -21,7 +21,7 @@ from PIL import Image
 from dgcn.cli.common import load_predictor, write_overlay
 from dgcn.cli.predict import list_pictures, overlay_names
 from dgcn.data.images import read_image, read_size
-from dgcn.predict import predictor
+from dgcn.predict import torch_network
 from dgcn.skeleton import COCO
 
 
@@ -112,7 +112,7 @@ def test_overlay_names_never_collide() -> None:
 
 def test_demo(monkeypatch, tmp_path, capsys) -> None:
     tone = PICTURES[20]
-    monkeypatch.setattr(predictor, "load_model", lambda path: (Oracle({20: tone}), {}))
+    monkeypatch.setattr(torch_network, "load_model", lambda path: (Oracle({20: tone}), {}))
     source = tmp_path / "me.png"
     cv2.imwrite(str(source), picture(20, *tone[0]))
     assert run("demo", "--source", source, "-o", tmp_path / "out") == 0
@@ -223,7 +223,7 @@ def test_an_overlay_too_wide_for_a_jpeg(tmp_path) -> None:
 
 @pytest.mark.parametrize("command", ["predict", "demo"])
 def test_outputs_are_tried_first(command, oracle, folder, tmp_path, monkeypatch, capsys) -> None:
-    monkeypatch.setattr(predictor, "load_model", lambda path: pytest.fail("a model was loaded"))
+    monkeypatch.setattr(torch_network, "load_model", lambda path: pytest.fail("a model was loaded"))
     (tmp_path / "file").touch()
     source = folder / "20.png"
     cases = [(["-o", tmp_path / "file"], "file/.*: (Not a directory|File exists)")]

@@ -9,13 +9,12 @@ import math
 
 import numpy as np
 import pytest
-import torch
 
 from dgcn.codec import PifPafCodec, Targets
-from dgcn.data.transforms import transform_annotation
 from dgcn.records import Annotation
 from dgcn.skeleton import COCO, Skeleton
 from dgcn_ext.decoder import PifPafDecoder
+from dgcn_ext.reference import heads_to_fields
 
 STRIDE = 8
 CODEC = PifPafCodec(COCO, STRIDE)
@@ -266,61 +265,22 @@ def test_other_malformed_input_is_refused():
     other = Annotation(np.zeros((14, 3), np.float32), (0, 0, 1, 1), 1)
     with pytest.raises(ValueError, match=r"keypoints must have shape \(17, 3\), got \(14, 3\)"):
         CODEC.encode([other], 129, 161)
-    with pytest.raises(ValueError, match=r"pif_head must have shape \[B, 17, 5, H, W\], got \[1, 17, 4, 3, 3\]"):
-        CODEC.decode_fields(torch.zeros(1, 17, 4, 3, 3), torch.zeros(1, 19, 7, 3, 3))
-    with pytest.raises(ValueError, match=r"paf_head must have shape \[1, 19, 7, 3, 3\], as pif_head, got"):
-        CODEC.decode_fields(torch.zeros(1, 17, 5, 3, 3), torch.zeros(1, 19, 7, 3, 4))
 
 
-def heads(targets, dtype=torch.float32):
-    """Head outputs [1, ...] that say what `targets` say, with certainty."""
-
-    def logit(confidence):
-        return torch.from_numpy(np.where(np.nan_to_num(confidence) == 1, 12.0, -12.0))[:, None]
-
-    def vectors(offset):
-        return torch.from_numpy(np.nan_to_num(offset))
-
-    raw_scale = torch.from_numpy(np.nan_to_num(targets.pif_scale, nan=0.7).astype(np.float64)).expm1().log()
-    unused = torch.full_like(raw_scale[:, None], 3.0)
-    pif = torch.cat([logit(targets.pif_confidence), vectors(targets.pif_offset), unused, raw_scale[:, None]], dim=1)
-    spread = torch.full((len(targets.paf_offset), 2, *raw_scale.shape[1:]), 3.0)
-    paf = torch.cat([logit(targets.paf_confidence), vectors(targets.paf_offset), spread], dim=1)
-    return pif[None].to(dtype), paf[None].to(dtype)
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
-def test_heads_become_the_fields_of_their_targets(dtype):
+def test_heads_of_targets():
+    """The fields that the heads stand for are certain, and say what the targets say."""
     targets = CODEC.encode([standing(80, 12, 100), standing(40, 40, 60)], 129, 161)
-    ((pif, paf),) = CODEC.decode_fields(*heads(targets, dtype))
-    expected_pif, expected_paf = CODEC.targets_to_fields(targets)
-    assert pif.dtype == paf.dtype == np.float32
-    assert pif.shape == (17, 5, 17, 21)
-    assert paf.shape == (19, 8, 17, 21)
+    pif, paf = heads_to_fields(*CODEC.targets_to_heads(targets), COCO.limbs)
+    rows, columns = np.mgrid[:17, :21]
+    np.testing.assert_array_equal(pif[:, 1], np.nan_to_num(targets.pif_confidence))
+    np.testing.assert_array_equal(paf[:, 1], np.nan_to_num(targets.paf_confidence))
     joint, limb = targets.pif_confidence == 1, targets.paf_confidence == 1
-    tolerance = {"rtol": 0.02, "atol": 0.02} if dtype == torch.bfloat16 else {"rtol": 1e-4, "atol": 1e-4}
-    for component in range(5):
-        np.testing.assert_allclose(pif[:, component][joint], expected_pif[:, component][joint], **tolerance)
-    for component in range(6):
-        np.testing.assert_allclose(paf[:, component][limb], expected_paf[:, component][limb], **tolerance)
-    assert pif[:, 1][~joint].max() < 1e-4
-    assert paf[:, 1][~limb].max() < 1e-4
-
-
-def test_the_fields_of_a_mirror_image_are_those_of_the_image():
-    """Left and right, the direction of offsets and that of limbs change with it."""
-    width, height = 161, 129
-    persons = [standing(83.3, 12.7, 100), standing(41.9, 41.1, 60)]  # between cells: on one, either side would do
-    mirror = np.array([[-1.0, 0, width - 1], [0, 1, 0]])
-    mirrored = [transform_annotation(person, mirror, (width, height), COCO.flip) for person in persons]
-    targets = CODEC.encode(persons, height, width)
-    ((pif, paf),) = CODEC.decode_fields(*heads(targets))
-    ((both_pif, both_paf),) = CODEC.decode_fields(*heads(targets), heads(CODEC.encode(mirrored, height, width)))
-    np.testing.assert_allclose(both_pif[:, 1], pif[:, 1], atol=1e-4)
-    np.testing.assert_allclose(both_paf[:, 1], paf[:, 1], atol=1e-4)
-    for field, both, confident in ((pif, both_pif, pif[:, 1] > 0.5), (paf, both_paf, paf[:, 1] > 0.5)):
-        for component in range(field.shape[1]):
-            np.testing.assert_allclose(both[:, component][confident], field[:, component][confident], atol=1e-3)
+    for axis, origin in enumerate((columns, rows)):
+        np.testing.assert_allclose((pif[:, 2 + axis] - origin)[joint], targets.pif_offset[:, axis][joint], atol=1e-5)
+        for end in (0, 2):
+            offset = targets.paf_offset[:, end + axis]
+            np.testing.assert_allclose((paf[:, 2 + end + axis] - origin)[limb], offset[limb], atol=1e-5)
+    np.testing.assert_allclose(pif[:, 4][joint], np.nan_to_num(targets.pif_scale)[joint], rtol=1e-5)
 
 
 def test_a_skeleton_that_is_not_its_own_mirror_image():
@@ -330,42 +290,6 @@ def test_a_skeleton_that_is_not_its_own_mirror_image():
         lopsided.mirror_limbs()
 
 
-def test_fields_are_absolute_and_limb_scales_are_read_at_the_ends():
-    rng = np.random.default_rng(0)
-    pif_head, paf_head = torch.randn(2, 17, 5, 6, 9), 20 * torch.randn(2, 19, 7, 6, 9)
-    fields = CODEC.decode_fields(pif_head, paf_head)
-    assert len(fields) == 2
-    for b, (pif, paf) in enumerate(fields):
-        for _ in range(200):
-            k, m, row, column = (int(rng.integers(n)) for n in (17, 19, 6, 9))
-            c, x, y, _, raw = (float(value) for value in pif_head[b, k, :, row, column])
-            expected = (0, 1 / (1 + math.exp(-c)), column + x, row + y, math.log1p(math.exp(raw)))
-            np.testing.assert_allclose(pif[k, :, row, column], expected, rtol=1e-5, atol=1e-5)
-            c, x1, y1, x2, y2, *_ = (float(value) for value in paf_head[b, m, :, row, column])
-            ends = (column + x1, row + y1, column + x2, row + y2)
-            scales = [
-                pif[joint, 4, min(5, max(0, round(ey))), min(8, max(0, round(ex)))]
-                for joint, ex, ey in zip(COCO.limbs[m], ends[::2], ends[1::2], strict=True)
-            ]
-            expected = (0, 1 / (1 + math.exp(-c)), *ends, *scales)
-            np.testing.assert_allclose(paf[m, :, row, column], expected, rtol=1e-5, atol=1e-5)
-
-
-@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 1e30])
-def test_heads_of_a_diverged_network_do_not_crash(value):
-    ((pif, paf),) = CODEC.decode_fields(torch.full((1, 17, 5, 3, 3), value), torch.full((1, 19, 7, 3, 3), value))
-    assert pif.shape == (17, 5, 3, 3)
-    assert paf.shape == (19, 8, 3, 3)
-
-
-def test_non_contiguous_heads_and_empty_batches():
-    pif, paf = torch.randn(1, 17, 5, 4, 6), torch.randn(1, 19, 7, 4, 6)
-    strided = [x.transpose(3, 4).contiguous().transpose(3, 4) for x in (pif, paf)]
-    for a, b in zip(CODEC.decode_fields(pif, paf)[0], CODEC.decode_fields(*strided)[0], strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-6)  # torch's vectorised and scalar functions round differently
-    assert CODEC.decode_fields(torch.zeros(0, 17, 5, 4, 6), torch.zeros(0, 19, 7, 4, 6)) == []
-
-
 def test_skeleton_without_limbs():
     skeleton = Skeleton(
         name="pair", keypoints=("a", "b"), limbs=(), sigmas=(0.1, 0.1), flip=(1, 0), upright_pose=np.zeros((2, 2))
@@ -373,15 +297,15 @@ def test_skeleton_without_limbs():
     codec = PifPafCodec(skeleton, STRIDE)
     targets = codec.encode([Annotation(np.array([[9, 9, 2], [20, 9, 1]], np.float32), (0, 0, 1, 1), 1)], 33, 33)
     assert targets.paf_offset.shape == (0, 4, 5, 5)
-    pif, paf = codec.targets_to_fields(targets)
+    pif, paf = codec.targets_to_heads(targets)
     assert pif.shape == (2, 5, 5, 5)
-    assert paf.shape == (0, 8, 5, 5)
+    assert paf.shape == (0, 7, 5, 5)
 
 
 def round_trip(scene, height, width):
-    """Persons float32 [P, 17, 4] (confidence, x px, y px, scale px) decoded from the fields of `scene`."""
+    """Persons float32 [P, 17, 4] (confidence, x px, y px, scale px) decoded from the heads of `scene`."""
     decoder = PifPafDecoder(COCO.num_keypoints, list(COCO.limbs))
-    return decoder(*CODEC.targets_to_fields(CODEC.encode(scene, height, width)), STRIDE)
+    return decoder(*CODEC.targets_to_heads(CODEC.encode(scene, height, width)), STRIDE)
 
 
 def errors_to_nearest(annotation, found):

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import multiprocessing
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -19,7 +21,7 @@ from dgcn.data.reader import read_records
 from dgcn.evaluation.evaluate import predict_records
 from dgcn.evaluation.oks import evaluate_keypoints
 from dgcn.model.network import build_model
-from dgcn.predict import predictor as predictor_module
+from dgcn.predict import torch_network
 from dgcn.predict.predictor import DEFAULT_LONG_EDGE, Predictor
 from dgcn.records import Pose
 from dgcn.skeleton import COCO
@@ -78,10 +80,11 @@ def test_batch_is_lazy(predictor) -> None:
             read.append(index)
             yield image
 
-    poses = predictor.batch(sources())
+    poses = predictor.batch(itertools.chain(sources(), (pictures()[0] for _ in itertools.count())))
     assert read == []
     next(poses)
-    assert read == [0]
+    assert 0 in read
+    poses.close()  # while batches of an endless source are on their way
     assert list(predictor.batch([])) == []
     assert predictor.fields([]) == []
 
@@ -167,14 +170,31 @@ def test_a_forked_process_predicts(monkeypatch) -> None:
         torch.set_num_threads(threads)
 
 
-def test_timings(predictor) -> None:
-    predictor(pictures()[0])
-    timings = predictor.timings
-    assert timings.num_images == 1
-    assert min(timings.preprocess_ms, timings.network_ms, timings.decoder_ms) > 0
-    list(predictor.batch(pictures()))
-    assert predictor.timings.num_images == 5
-    assert timings.num_images == 1
+def test_timings_come_with_each_picture(predictor) -> None:
+    for prediction in [predictor(pictures()[0]), *predictor.batch(pictures())]:
+        assert min(dataclasses.astuple(prediction.timings)) > 0
+
+
+def test_stages_work_at_the_same_time() -> None:
+    """The second picture is read and in the network before the caller has asked for it, and errors keep their turn."""
+    oracle = Oracle(PICTURES)
+    second_is_read, second_is_run = threading.Event(), threading.Event()
+    oracle.register_forward_hook(lambda *_: second_is_run.set() if len(oracle.batch_sizes) == 2 else None)
+
+    def sources():
+        yield pictures()[0]
+        second_is_read.set()
+        yield pictures()[1]
+        raise OSError("the disk is gone")
+
+    predictions = Predictor(oracle, long_edge=385).batch(sources())
+    assert same_people(next(predictions), PICTURES[20][1])
+    assert second_is_read.wait(60)
+    assert second_is_run.wait(60)
+    assert same_people(next(predictions), PICTURES[60][1])
+    with pytest.raises(OSError, match="the disk is gone"):
+        next(predictions)
+    assert list(predictions) == []
 
 
 def test_decoder_config(predictor) -> None:
@@ -188,14 +208,14 @@ def test_decoder_config(predictor) -> None:
     [({"long_edge": 257}, None, 257), ({"long_edge": 257}, 97, 97), ({}, None, DEFAULT_LONG_EDGE)],
 )
 def test_checkpoint_decides_the_long_edge(monkeypatch, metadata, asked, expected) -> None:
-    monkeypatch.setattr(predictor_module, "load_model", lambda path: (Oracle(PICTURES), metadata))
+    monkeypatch.setattr(torch_network, "load_model", lambda path: (Oracle(PICTURES), metadata))
     predictor = Predictor("model.safetensors", long_edge=asked)
     assert (predictor.long_edge, predictor.metadata) == (expected, metadata)
 
 
 def test_checkpoint_decides_the_decoder(monkeypatch) -> None:
     deaf = {"long_edge": 385, "decoder": {"seed_threshold": 1.0}}
-    monkeypatch.setattr(predictor_module, "load_model", lambda path: (Oracle(PICTURES), deaf))
+    monkeypatch.setattr(torch_network, "load_model", lambda path: (Oracle(PICTURES), deaf))
     assert Predictor()(pictures()[0]) == []
     assert len(Predictor(config=DecoderConfig())(pictures()[0])) == 1
 
@@ -269,7 +289,7 @@ def test_a_flip_test_of_a_skeleton_that_is_not_its_own_mirror_image() -> None:
     "metadata", [{"long_edge": "513"}, {"long_edge": 512}, {"decoder": {"unknown": 1}}, {"decoder": {"max_seeds": "1"}}]
 )
 def test_metadata_that_cannot_be_used(monkeypatch, metadata) -> None:
-    monkeypatch.setattr(predictor_module, "load_model", lambda path: (Oracle(PICTURES), metadata))
+    monkeypatch.setattr(torch_network, "load_model", lambda path: (Oracle(PICTURES), metadata))
     with pytest.raises(ValueError, match=r"model\.safetensors has metadata that this version of dgcn cannot use: .+"):
         Predictor("model.safetensors")
 

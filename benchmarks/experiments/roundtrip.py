@@ -4,7 +4,7 @@
     python -m benchmarks.experiments.roundtrip LAYOUTS --images 100
 
 Every image is scaled to a long edge of 641 px, its persons are encoded at stride 8, the targets become fields
-(``PifPafCodec.targets_to_fields``), the decoded persons are scaled back, and pycocotools compares them with the
+(``PifPafCodec.targets_to_heads``), the decoded persons are scaled back, and pycocotools compares them with the
 annotations. There are four settings, each of which takes one more loss away:
 
     default              OpenPifPaf's 19 limbs and thresholds
@@ -194,7 +194,7 @@ def run(content: Mapping[str, Any], setting: Setting) -> dict[str, Any]:
     persons: dict[str, Counter[str]] = {name: Counter() for name in joints}
     for scene in scenes(content, setting.hidden_as_visible):
         targets = codec.encode(scene.annotations, scene.height, scene.width)
-        decoded = decoder(*codec.targets_to_fields(targets), STRIDE)
+        decoded = decoder(*codec.targets_to_heads(targets), STRIDE)
         found.extend(results(scene, decoded, decoder.person_scores(decoded)))
         if not scene.persons:
             continue

@@ -120,7 +120,7 @@ def choose_devices(given: Sequence[str] | None) -> Sequence[str]:
     """The devices that were asked for, checked; by default every GPU, or else the CPU."""
     import torch
 
-    from ..predict.predictor import check_device
+    from ..device import check_device
 
     devices = given or [f"cuda:{index}" for index in range(torch.cuda.device_count())] or ["cpu"]
     for device in devices:

@@ -26,8 +26,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     add_model_arguments(parser)
     args = parser.parse_args(argv)
 
-    import torch
-
     from ..data.coco_writer import CocoWriter
     from ..data.images import read_image
 
@@ -50,9 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         x, y, w, h = (round(value) for value in pose.box)
         found = int((pose.scores > 0).sum())
         print(f"  {number}. score {pose.score:.2f}, {found} of {num_keypoints} keypoints, {w}×{h} px at ({x}, {y})")
-    on_gpu = predictor.device.type == "cuda"
-    where = torch.cuda.get_device_name(predictor.device) if on_gpu else f"CPU, threads: {torch.get_num_threads()}"
-    print(f"network {predictor.timings.network_ms:.1f} ms at {predictor.long_edge} px ({where})")
-    print(f"decoder {predictor.timings.decoder_ms:.1f} ms")
+    print(f"network {poses.timings.network_ms:.1f} ms at {predictor.long_edge} px ({predictor.hardware})")
+    print(f"decoder {poses.timings.decoder_ms:.1f} ms")
     print(f"overlay {overlay}\nJSON    {json_path}")
     return 0

@@ -167,11 +167,12 @@ def print_table(rows: Mapping[str, Mapping[str, float]]) -> None:
 
 
 def evaluate(args: argparse.Namespace) -> int:
-    from ..evaluation.evaluate import predict_records
+    from ..evaluation.evaluate import predict_each
     from ..evaluation.metrics import EVALUATIONS
     from ..evaluation.per_keypoint import evaluate_per_keypoint, pck
     from ..evaluation.submit import submission_name, write_submission
     from ..files import write_json
+    from ..predict.predictor import Timings
 
     if args.submit and args.submit.suffix != ".zip":
         raise ValueError(f"--submit must be a .zip file, got {args.submit}")
@@ -188,7 +189,10 @@ def evaluate(args: argparse.Namespace) -> int:
     if not annotated:
         warning = f"{split.annotations} has no person with keypoints: every number is n/a"
         print(f"dgcn eval: warning: {warning}", file=sys.stderr)
-    results = predict_records(predictor, records, force_complete=args.force_complete, progress=True)
+    results, timings = [], Timings()
+    for record, poses in predict_each(predictor, records, force_complete=args.force_complete, progress=True):
+        results += [pose.to_coco(record.image_id, record.category_id) for pose in poses]
+        timings += poses.timings
     comparable = results if annotated else []
     evaluation = measure(records, comparable, skeleton)
     document: dict[str, Any] = {**evaluation.metrics()}
@@ -207,9 +211,9 @@ def evaluate(args: argparse.Namespace) -> int:
         document["per_keypoint"] = evaluate_per_keypoint(records, comparable, skeleton)
         if annotated:
             print_table(document["per_keypoint"])
-    count, timings = max(1, predictor.timings.num_images), predictor.timings
+    count = max(1, len(records))
     print(
-        f"{timings.num_images} pictures at {predictor.long_edge} px on {predictor.device}, each"
+        f"{len(records)} pictures at {predictor.long_edge} px on {predictor.hardware}, each"
         f" {timings.network_ms / count:.1f} ms in the network and {timings.decoder_ms / count:.1f} ms in the decoder"
     )
     if args.json_output:

@@ -161,8 +161,8 @@ def data_fields(description: Description) -> dict[str, Any]:
 
 def check_start(config: TrainConfig) -> None:
     """Raise the errors of a device or a backbone that does not exist, before annotations are read."""
+    from ..device import check_device
     from ..model.backbones import check_backbone
-    from ..predict.predictor import check_device
     from ..training.log import check_log
 
     check_device(config.device)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from ..data.images import check_record, read_record
-from ..predict.predictor import Predictor
+from ..predict.predictor import Prediction, Predictor
 from ..progress import Progress
 from ..records import ImageRecord
 
@@ -15,6 +15,16 @@ def predict_records(
     predictor: Predictor, records: Sequence[ImageRecord], *, force_complete: bool = True, progress: bool = False
 ) -> list[dict[str, Any]]:
     """COCO keypoint results on every picture of a data set, with its ids of images and category.
+
+    Arguments and errors are those of `predict_each`."""
+    predictions = predict_each(predictor, records, force_complete=force_complete, progress=progress)
+    return [pose.to_coco(record.image_id, record.category_id) for record, poses in predictions for pose in poses]
+
+
+def predict_each(
+    predictor: Predictor, records: Sequence[ImageRecord], *, force_complete: bool = True, progress: bool = False
+) -> Iterator[tuple[ImageRecord, Prediction]]:
+    """The persons in every picture of a data set.
 
     The header of every file is read before the network runs, so that most bad files are found before the work.
 
@@ -31,9 +41,7 @@ def predict_records(
     for record in records:
         check_record(record)
     predictions = predictor.batch((read_record(record) for record in records), force_complete=force_complete)
-    results = []
     with Progress("evaluation", len(records), unit="image", shown=progress) as steps:
-        for record, poses in zip(records, predictions, strict=True):
-            results += [pose.to_coco(record.image_id, record.category_id) for pose in poses]
+        for record, prediction in zip(records, predictions, strict=True):
+            yield record, prediction
             steps.step()
-    return results

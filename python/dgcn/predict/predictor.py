@@ -2,31 +2,31 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 import os
 import time
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Any
+from itertools import islice
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from torch import Tensor, nn
 
-from dgcn_ext.arguments import INT_MAX, check_at_least, check_integer
-from dgcn_ext.checks import check_flag
+from dgcn_ext.arguments import INT_MAX, check_at_least, check_flag, check_integer
 from dgcn_ext.decoder import DecoderConfig, PifPafDecoder
 
-from ..codec import PifPafCodec
 from ..data.images import EncodedImage, read_image
 from ..data.transforms import Preprocess, resize_pad
-from ..model.checkpoint import DEFAULT_CHECKPOINT, load_model
-from ..model.network import DGCN
 from ..records import Category, Pose
 from ..sizes import check_size
-from ..skeleton import Skeleton
+from .network import Network, load_network
+
+if TYPE_CHECKING:
+    import torch
+
+    from ..model.network import DGCN
 
 DEFAULT_LONG_EDGE = 513
 """Network input in pixels where the checkpoint does not say which one it was evaluated at."""
@@ -34,36 +34,62 @@ DEFAULT_LONG_EDGE = 513
 Source = EncodedImage | np.ndarray
 """Path of a picture, the content of such a file, a picture of Pillow's, or uint8 [H, W, 3] RGB."""
 
-_IMPORTED_BY = os.getpid()
-
-
-@dataclass(frozen=True)
-class PictureFields:
-    """The decoder's input for one picture, and how its coordinates are brought back to the picture.
-
-    pif: float32 [K, 5, h, w].
-    paf: float32 [M, 8, h, w].
-    preprocess: of the picture.
-    """
-
-    pif: np.ndarray
-    paf: np.ndarray
-    preprocess: Preprocess
+_AHEAD = 3
+"""Batches that are read, run and decoded before the caller asks for them: one for each of these three threads."""
 
 
 @dataclass
 class Timings:
-    """Time spent on the pictures of one call, in milliseconds, all pictures together.
+    """Time spent on one picture, in milliseconds; of what a batch does at once, its share.
 
     preprocess_ms: reading and scaling.
     network_ms: to the device, through the network, and back.
     decoder_ms: from the heads to persons.
     """
 
-    num_images: int = 0
     preprocess_ms: float = 0.0
     network_ms: float = 0.0
     decoder_ms: float = 0.0
+
+    def __add__(self, other: Timings) -> Timings:
+        return Timings(
+            self.preprocess_ms + other.preprocess_ms,
+            self.network_ms + other.network_ms,
+            self.decoder_ms + other.decoder_ms,
+        )
+
+
+class Prediction(list[Pose]):
+    """The persons in a picture, the one of the highest score first, and the `timings` of finding them."""
+
+    def __init__(self, poses: Iterable[Pose], timings: Timings) -> None:
+        super().__init__(poses)
+        self.timings = timings
+
+
+@dataclass(frozen=True)
+class PictureFields:
+    """The decoder's input for one picture, and how its coordinates are brought back to the picture.
+
+    pif: [K, 5, h, w].
+    paf: [M, 7, h, w] of heads or [M, 8, h, w] of fields, see `PifPafDecoder`.
+    preprocess: of the picture.
+    timings: so far.
+    """
+
+    pif: np.ndarray
+    paf: np.ndarray
+    preprocess: Preprocess
+    timings: Timings
+
+
+@dataclass(frozen=True)
+class _Canvas:
+    """A picture as the network takes it, uint8 [H, W, 3]."""
+
+    pixels: np.ndarray
+    preprocess: Preprocess
+    timings: Timings
 
 
 class Predictor:
@@ -78,7 +104,7 @@ class Predictor:
     On a CPU a predictor also works in a process that is forked from the one that built it. Torch has one thread there.
 
     Attributes: `skeleton` of the keypoints, `category` of what is found, `metadata` of the checkpoint, `long_edge` in
-    pixels, and the `timings` of the last call.
+    pixels, `device`, and `hardware`, the device in words.
     """
 
     def __init__(
@@ -93,9 +119,10 @@ class Predictor:
     ) -> None:
         """
         Args:
-            model: of which a folded copy is taken, or the file of `dgcn.model.checkpoint.save_model` that holds it;
-                default: the model that ships with dgcn.
-            device: where the network runs.
+            model: of which a folded copy is taken, the file of `dgcn.model.checkpoint.save_model` that holds it, or an
+                .onnx file of `dgcn export`, which needs onnxruntime and no torch; default: the model that ships with
+                dgcn.
+            device: where the network runs; "cpu" for an .onnx file.
             long_edge: pictures are scaled until their long edge has this many pixels, 16n+1; default: what the
                 checkpoint was evaluated at, 513 for a model.
             batch_size: pictures in one pass of the network, where they have the same shape.
@@ -105,40 +132,30 @@ class Predictor:
         Raises:
             FileNotFoundError, ValueError: no such checkpoint or a damaged one, no such device, or a bad number.
             TypeError: an argument of another type.
+            ImportError: an .onnx file without onnxruntime.
         """
-        _use_one_thread_if_forked()
-        self.device = check_device(device)
         self.batch_size = check_at_least("batch_size", batch_size, 1)
         if long_edge is not None:
             _check_long_edge(long_edge)
         check_flag("flip_test", flip_test)
-        self.flip_test = flip_test
-        self.metadata: dict[str, Any] = {}
-        self.category = Category()
-        default_long_edge, default_config = DEFAULT_LONG_EDGE, DecoderConfig()
-        if not isinstance(model, nn.Module):
-            path = DEFAULT_CHECKPOINT if model is None else model
-            if not isinstance(path, str | os.PathLike):
-                raise TypeError(f"model must be a DGCN or the path of a checkpoint, got {path!r}")
-            model, self.metadata = load_model(path)
-            default_long_edge, default_config, self.category = _read_defaults(path, self.metadata)
+        self._network = _make_network(model, device, flip_test)
+        self.device = str(device)
+        self.hardware = self._network.hardware
+        self.skeleton = self._network.skeleton
+        self.metadata = self._network.metadata
+        name = model if isinstance(model, str | os.PathLike) else "the model that ships with dgcn"
+        default_long_edge, default_config, self.category = _read_defaults(name, self.metadata)
         self.long_edge = default_long_edge if long_edge is None else long_edge
-        self.skeleton = _skeleton_of(model)
-        if flip_test:
-            _check_mirror(self.skeleton)
         self._decoder = self._make_decoder(default_config if config is None else config)
         self._completing_decoder = self._make_decoder(replace(self._decoder.config, force_complete=True))
         largest = math.isqrt(self._decoder.config.max_map_pixels)
         if self.long_edge > largest:
             raise ValueError(f"long_edge must be at most {largest}, the decoder's largest square, got {self.long_edge}")
-        self.timings = Timings()
-        self._model = model.fold().to(self.device).to(memory_format=torch.channels_last)
-        self._codec = PifPafCodec(self.skeleton, model.stride)
 
     @classmethod
     def from_checkpoint(cls, path: str | os.PathLike[str] | None = None, **options: Any) -> Predictor:
         """`Predictor(path, **options)`, for code that is to say that it loads a file."""
-        if isinstance(path, nn.Module):
+        if path is not None and not isinstance(path, str | os.PathLike):
             raise TypeError(f"path must be that of a checkpoint, got a {type(path).__name__}")
         return cls(path, **options)
 
@@ -150,7 +167,7 @@ class Predictor:
     def _make_decoder(self, config: DecoderConfig) -> PifPafDecoder:
         return PifPafDecoder(self.skeleton.num_keypoints, self.skeleton.limbs, config)
 
-    def __call__(self, source: Source) -> list[Pose]:
+    def __call__(self, source: Source) -> Prediction:
         """The persons in one picture; empty if there is nobody.
 
         Raises:
@@ -158,11 +175,13 @@ class Predictor:
             TypeError: not a picture in any of the forms that are accepted.
             MemoryError: too little memory for `batch_size` pictures of this size.
         """
-        self.timings = Timings()
         return self.decode(self.fields([source]))[0]
 
-    def batch(self, sources: Iterable[Source], *, force_complete: bool = False) -> Iterator[list[Pose]]:
-        """The persons of every picture, in order; `sources` is read `batch_size` pictures at a time.
+    def batch(self, sources: Iterable[Source], *, force_complete: bool = False) -> Iterator[Prediction]:
+        """The persons of every picture, in order.
+
+        Three threads read and scale pictures, run the network, and decode. The first one also iterates over `sources`,
+        `batch_size` pictures at a time and up to four batches ahead of the caller.
 
         Args:
             sources: pictures.
@@ -175,30 +194,13 @@ class Predictor:
         is_one_array = isinstance(sources, np.ndarray) and sources.ndim < 4
         if isinstance(sources, EncodedImage) or is_one_array or not isinstance(sources, Iterable):
             raise TypeError(f"sources must be several pictures, as a list or an iterator, got {type(sources).__name__}")
-        return self._batch(sources, force_complete)
+        return self._batch(iter(sources), force_complete)
 
     def fields(self, sources: Sequence[Source]) -> list[PictureFields]:
         """The decoder's input for each picture, which `decode` makes persons of.
 
         Raises as for one picture."""
-        start = time.perf_counter()
-        resized = [resize_pad(_to_image(source), self.long_edge) for source in sources]
-        canvases = [canvas for canvas, _ in resized]
-        # Only canvases of one shape share a pass: more padding would change what the network sees.
-        groups: dict[tuple[int, ...], list[int]] = defaultdict(list)
-        for index, canvas in enumerate(canvases):
-            groups[canvas.shape].append(index)
-        self.timings.num_images += len(sources)
-        self.timings.preprocess_ms += _milliseconds_since(start)
-
-        found: dict[int, PictureFields] = {}
-        for members in groups.values():
-            heads = self._run(np.stack([canvases[i] for i in members]))
-            start = time.perf_counter()
-            for i, (pif, paf) in zip(members, self._codec.decode_fields(*heads), strict=True):
-                found[i] = PictureFields(pif, paf, resized[i][1])
-            self.timings.decoder_ms += _milliseconds_since(start)
-        return [found[i] for i in range(len(sources))]
+        return self._run(self._scale(sources))
 
     def decode(
         self,
@@ -206,7 +208,7 @@ class Predictor:
         *,
         force_complete: bool = False,
         config: DecoderConfig | None = None,
-    ) -> list[list[Pose]]:
+    ) -> list[Prediction]:
         """The persons of each picture.
 
         Args:
@@ -219,35 +221,58 @@ class Predictor:
             decoder = self._make_decoder(replace(config, force_complete=force_complete or config.force_complete))
         else:
             decoder = self._completing_decoder if force_complete else self._decoder
-        persons = decoder.batch([(picture.pif, picture.paf) for picture in fields], self._codec.stride)
-        self.timings.decoder_ms += _milliseconds_since(start)
-        return [self._to_poses(found, picture.preprocess) for found, picture in zip(persons, fields, strict=True)]
+        persons = decoder.batch([(picture.pif, picture.paf) for picture in fields], self._network.stride)
+        share = Timings(decoder_ms=_milliseconds_since(start) / max(1, len(fields)))
+        return [
+            Prediction(self._to_poses(found, picture.preprocess), picture.timings + share)
+            for found, picture in zip(persons, fields, strict=True)
+        ]
 
-    def _batch(self, sources: Iterable[Source], force_complete: bool) -> Iterator[list[Pose]]:
-        self.timings = Timings()
-        remaining = iter(sources)
-        while chunk := list(itertools.islice(remaining, self.batch_size)):
-            yield from self.decode(self.fields(chunk), force_complete=force_complete)
+    def _batch(self, sources: Iterator[Source], force_complete: bool) -> Iterator[Prediction]:
+        def scale() -> list[_Canvas]:
+            return self._scale(list(islice(sources, self.batch_size)))
 
-    def _run(self, canvases: np.ndarray) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor] | None]:
-        """uint8 [B, H, W, 3] to the arguments of `PifPafCodec.decode_fields`."""
-        _use_one_thread_if_forked()
-        start = time.perf_counter()
-        count, height, width = canvases.shape[:3]
-        try:
-            with torch.inference_mode():
-                images = torch.from_numpy(canvases).permute(0, 3, 1, 2).to(self.device)
-                output = self._model(torch.cat([images, images.flip(-1)]) if self.flip_test else images)
-                pif, paf = output.pif.cpu(), output.paf.cpu()  # waits for the device
-        except RuntimeError as error:  # of a CPU's memory torch knows no OutOfMemoryError
-            if not isinstance(error, torch.OutOfMemoryError) and "DefaultCPUAllocator" not in str(error):
-                raise
-            raise MemoryError(
-                f"{self.device} has too little memory for a batch of {count} at {width} x {height} px:"
-                " make batch_size or long_edge smaller"
-            ) from error
-        self.timings.network_ms += _milliseconds_since(start)
-        return pif[:count], paf[:count], (pif[count:], paf[count:]) if self.flip_test else None
+        def run(canvases: Future[list[_Canvas]]) -> list[PictureFields]:
+            return self._run(canvases.result())
+
+        def decode(fields: Future[list[PictureFields]]) -> list[Prediction]:
+            return self.decode(fields.result(), force_complete=force_complete)
+
+        waiting: deque[Future[list[Prediction]]] = deque()
+        with ThreadPoolExecutor(1) as scaling, ThreadPoolExecutor(1) as running, ThreadPoolExecutor(1) as decoding:
+            try:
+                while True:
+                    while len(waiting) <= _AHEAD:
+                        waiting.append(decoding.submit(decode, running.submit(run, scaling.submit(scale))))
+                    predictions = waiting.popleft().result()
+                    if not predictions:
+                        return
+                    yield from predictions
+            finally:
+                for stage in (decoding, running, scaling):
+                    stage.shutdown(wait=False, cancel_futures=True)
+
+    def _scale(self, sources: Sequence[Source]) -> list[_Canvas]:
+        canvases = []
+        for source in sources:
+            start = time.perf_counter()
+            pixels, preprocess = resize_pad(_to_image(source), self.long_edge)
+            canvases.append(_Canvas(pixels, preprocess, Timings(preprocess_ms=_milliseconds_since(start))))
+        return canvases
+
+    def _run(self, canvases: Sequence[_Canvas]) -> list[PictureFields]:
+        # Only canvases of one shape share a pass: more padding would change what the network sees.
+        groups: dict[tuple[int, ...], list[int]] = defaultdict(list)
+        for index, canvas in enumerate(canvases):
+            groups[canvas.pixels.shape].append(index)
+        found: dict[int, PictureFields] = {}
+        for members in groups.values():
+            start = time.perf_counter()
+            heads = self._network(np.stack([canvases[i].pixels for i in members]))
+            share = Timings(network_ms=_milliseconds_since(start) / len(members))
+            for i, pif, paf in zip(members, *heads, strict=True):
+                found[i] = PictureFields(pif, paf, canvases[i].preprocess, canvases[i].timings + share)
+        return [found[i] for i in range(len(canvases))]
 
     def _to_poses(self, persons: np.ndarray, preprocess: Preprocess) -> list[Pose]:
         """[P, K, 4] (confidence, x px, y px, scale px) of the network's input to poses in the original picture, those
@@ -258,31 +283,16 @@ class Predictor:
         return sorted(poses, key=lambda pose: pose.score, reverse=True)
 
 
-def check_device(device: str | torch.device) -> torch.device:
-    """`device` as torch's, checked to exist here and to work. Raises ValueError."""
-    try:
-        checked: torch.device | None = torch.device(device)
-    except (RuntimeError, TypeError):
-        checked = None
-    if checked is None or checked.type not in ("cpu", "cuda"):
-        raise ValueError(f"device must be 'cpu', 'cuda' or 'cuda:N', got '{device}'")
-    if checked.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"device '{device}' is not available: this torch finds no CUDA GPU; 'cpu' works")
-    if checked.type == "cuda" and (checked.index or 0) >= torch.cuda.device_count():
-        raise ValueError(f"device '{device}' is not available: there are {torch.cuda.device_count()} GPUs, from cuda:0")
-    try:
-        torch.zeros(1, device=checked).add_(1)
-    except RuntimeError as error:  # no kernels for this GPU, no memory left on it, or a fork of a process that used it
-        raise ValueError(f"device '{device}' cannot be used: {str(error).splitlines()[0]}") from error
-    return checked
+def _make_network(model: DGCN | str | os.PathLike[str] | None, device: str | torch.device, flip_test: bool) -> Network:
+    if isinstance(model, str | os.PathLike):
+        return load_network(model, device, flip_test=flip_test)
+    from .torch_network import TorchNetwork
 
+    if model is not None:
+        return TorchNetwork(model, device, flip_test=flip_test)
+    from ..model.checkpoint import DEFAULT_CHECKPOINT
 
-def _use_one_thread_if_forked() -> None:
-    """In a process that was forked since this module was imported, keep torch from using more than one thread.
-
-    The threads that torch has started before a fork are missing after it, and torch would wait for them forever."""
-    if os.getpid() != _IMPORTED_BY:
-        torch.set_num_threads(1)
+    return load_network(DEFAULT_CHECKPOINT, device, flip_test=flip_test)
 
 
 def _read_defaults(path: str | os.PathLike[str], metadata: dict[str, Any]) -> tuple[int, DecoderConfig, Category]:
@@ -300,20 +310,6 @@ def _read_defaults(path: str | os.PathLike[str], metadata: dict[str, Any]) -> tu
 
 def _check_long_edge(long_edge: int) -> int:
     return check_size(check_integer("long_edge", long_edge, -INT_MAX, INT_MAX), "long_edge")
-
-
-def _skeleton_of(model: nn.Module) -> Skeleton:
-    skeleton = getattr(getattr(model, "config", None), "skeleton", None)
-    if not isinstance(skeleton, Skeleton):
-        raise TypeError(f"model must be a DGCN or the path of a checkpoint, got {type(model).__name__}")
-    return skeleton
-
-
-def _check_mirror(skeleton: Skeleton) -> None:
-    try:
-        skeleton.mirror_limbs()
-    except ValueError as error:
-        raise ValueError(f"flip_test needs a skeleton that is its own mirror image: {error}") from error
 
 
 def _to_image(source: Source) -> np.ndarray:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
-from ..predict.predictor import check_device
+from ..device import check_device
 
 T = TypeVar("T")
 

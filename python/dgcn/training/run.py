@@ -26,12 +26,13 @@ from ..codec import PifPafCodec
 from ..data.dataset import KeypointDataset
 from ..data.loader import blocks, open_batches, plan_workers
 from ..data.reader import read_records
+from ..device import check_device
 from ..graph import distance_matrix, measurements, read_distances
 from ..model.backbones import check_backbone
 from ..model.checkpoint import load_model
 from ..model.config import OWN_BACKBONES, ModelConfig
 from ..model.network import DGCN, build_from_config, build_model
-from ..predict.predictor import Predictor, check_device
+from ..predict.predictor import Predictor
 from ..records import ImageRecord
 from .config import TrainConfig, differences
 from .distributed import Group
