@@ -158,7 +158,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     args = parser.parse_args()
 
-    origin = machine.origin(["python", "-m", __spec__.name, *map(str, sys.argv[1:])])
+    origin = machine.origin(["python", "-m", __spec__.name, *(Path(argument).name for argument in sys.argv[1:])])
     records = read_records(args.data / "images/val", args.data / "annotations/person_keypoints_val.json", COCO)
     rows = []
     for added in ADDED:

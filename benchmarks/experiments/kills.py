@@ -110,7 +110,7 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=50)
     args = parser.parse_args()
 
-    origin = machine.origin(["python", "-m", __spec__.name, *map(str, sys.argv[1:])])
+    origin = machine.origin(["python", "-m", __spec__.name, *(Path(argument).name for argument in sys.argv[1:])])
     random.seed(0)
     undisturbed = configuration(args.data, args.work / "undisturbed")
     assert start(undisturbed).wait() == 0
