@@ -81,7 +81,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise KeyboardInterrupt(f"interrupted; {done}") from None
         finally:
             if problems is None and writer.num_images == 0:
-                writer.journal.unlink()  # and an earlier JSON stays
+                writer.discard()  # and an earlier JSON stays
             else:
                 writer.finish()
                 print(f"{writer.num_persons} persons in {writer.num_images} of {len(paths)} pictures")
