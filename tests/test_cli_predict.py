@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import csv
+import dataclasses
+import io
 import json
+import multiprocessing
 import os
 import re
 import resource
 import signal
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -19,7 +25,6 @@ from oracle import Oracle, picture
 from PIL import Image
 
 from dgcn.cli.common import load_predictor, write_overlay
-from dgcn.cli.predict import list_pictures, overlay_names
 from dgcn.data.images import read_image, read_size
 from dgcn.predict import predictor
 from dgcn.skeleton import COCO
@@ -81,6 +86,134 @@ def test_one_bad_picture_does_not_stop_the_rest(oracle, folder, tmp_path, capsys
     assert [annotation["image_id"] for annotation in found["annotations"]] == [2, 3, 3]
 
 
+def test_folders_of_folders(oracle, folder, tmp_path) -> None:
+    (folder / "deep" / "er").mkdir(parents=True)
+    (folder / "60.png").rename(folder / "deep" / "er" / "20.png")
+    output = tmp_path / "out"
+    assert run("predict", "--source", folder, "--recursive", "-o", output) == 0
+    assert {str(path.relative_to(output)) for path in output.rglob("*.*")} == {
+        *("140.dgcn.jpg", "20.dgcn.jpg", "deep/er/20.dgcn.jpg", "predictions.json")
+    }
+    found = json.loads((output / "predictions.json").read_text())
+    assert [image["file_name"] for image in found["images"]] == ["140.png", "20.png", "deep/er/20.png"]
+
+
+def test_csv_and_no_overlay(oracle, folder, tmp_path, capsys) -> None:
+    output = tmp_path / "out"
+    table = output / "poses.csv"
+    assert run("predict", "--source", f"{folder}/[26]*", "--no-overlay", "--csv-output", table, "-o", output) == 0
+    assert {path.name for path in output.iterdir()} == {"poses.csv", "predictions.json"}
+    printed = capsys.readouterr().out
+    assert "overlays" not in printed
+    assert f"CSV      {table}" in printed
+    annotations = json.loads((output / "predictions.json").read_text())["annotations"]
+    with open(table, newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 3 * 17
+    for row, x, y in zip(rows[17:34], annotations[1]["keypoints"][::3], annotations[1]["keypoints"][1::3], strict=True):
+        assert (row["source"], row["person"], float(row["x"]), float(row["y"])) == ("60.png", "0", x, y)
+
+
+def test_stdin(oracle, folder, tmp_path, monkeypatch, capsys) -> None:
+    def piped(content: bytes) -> int:
+        monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=io.BytesIO(content)))
+        return run("predict", "--source", "-", folder / "60.png", "-o", tmp_path / "out")
+
+    assert piped((folder / "20.png").read_bytes()) == 0
+    found = json.loads((tmp_path / "out" / "predictions.json").read_text())
+    assert [(image["file_name"], image["width"]) for image in found["images"]] == [("stdin", 640), ("60.png", 640)]
+    assert (tmp_path / "out" / "stdin.dgcn.jpg").exists()
+    capsys.readouterr()
+    assert piped(b"") == 1
+    assert "warning: stdin: the picture is empty" in capsys.readouterr().err
+    assert piped(b"a.jpg\nb.jpg\n") == 1
+    assert "warning: stdin: the picture is damaged or not a picture" in capsys.readouterr().err
+
+
+def test_videos_among_the_pictures(oracle, folder, tmp_path, monkeypatch, capsys) -> None:
+    """Every frame is a picture; one that cannot be opened costs nothing else."""
+
+    def stream(self, path):
+        if path.name == "broken.mp4":
+            raise ValueError(f"{path} is no video")
+        for index, name in enumerate(("20.png", "60.png")):
+            image = read_image(folder / name)
+            yield SimpleNamespace(index=index, image=image, poses=self(image))
+
+    monkeypatch.setattr(predictor.Predictor, "stream", stream, raising=False)
+    clips, output = [folder / "clip.mp4", folder / "broken.mp4"], tmp_path / "out"
+    for clip in clips:
+        clip.touch()
+    arguments = ("--source", folder / "20.png", *clips, folder / "60.png", "--csv-output", output / "poses.csv")
+    assert run("predict", *arguments, "-o", output) == 1
+    printed = capsys.readouterr()
+    assert printed.err.splitlines()[-1] == f"dgcn predict: warning: {clips[1]} is no video"
+    assert "6 persons in 4 pictures and frames" in printed.out
+    names = ["20.png", "clip.mp4/000000.jpg", "clip.mp4/000001.jpg", "60.png"]
+    found = json.loads((output / "predictions.json").read_text())
+    assert [image["file_name"] for image in found["images"]] == names
+    assert {path.name for path in (output / "clip.mp4").iterdir()} == {"000000.dgcn.jpg", "000001.dgcn.jpg"}
+    with open(output / "poses.csv", newline="") as file:
+        rows = [(row["source"], row["frame"]) for row in csv.DictReader(file)][::17]
+    assert rows == [("20.png", ""), *[("clip.mp4", "0")], *[("clip.mp4", "1")] * 2, *[("60.png", "")] * 2]
+
+
+def test_threshold(oracle, folder, tmp_path, monkeypatch) -> None:
+    """Leaves persons out of the JSON, the CSV and the overlays."""
+    batch = predictor.Predictor.batch
+
+    def scored(self, sources):
+        for poses in batch(self, sources):
+            yield [dataclasses.replace(pose, score=score) for pose, score in zip(poses, (0.8, 0.3), strict=True)]
+
+    monkeypatch.setattr(predictor.Predictor, "batch", scored)
+    output = tmp_path / "out"
+    arguments = ("predict", "--source", folder / "60.png", "-o", output, "--csv-output", output / "poses.csv")
+    assert run(*arguments) == 0
+    first, _ = json.loads((output / "predictions.json").read_text())["annotations"]
+    both = read_image(output / "60.dgcn.jpg")
+    assert run(*arguments, "--threshold", 0.31) == 0
+    assert json.loads((output / "predictions.json").read_text())["annotations"] == [first]
+    assert len((output / "poses.csv").read_text().splitlines()) == 1 + 17
+    assert (read_image(output / "60.dgcn.jpg") != both).any()
+
+
+def test_decoder_options(oracle, folder, tmp_path, monkeypatch) -> None:
+    """They replace those of the checkpoint, which keeps the others."""
+    metadata = {"long_edge": 513, "decoder": {"seed_threshold": 0.25, "max_persons": 7}}
+    monkeypatch.setattr(predictor, "load_model", lambda path: (Oracle(PICTURES), metadata))
+    configs = []
+    batch = predictor.Predictor.batch
+    monkeypatch.setattr(
+        predictor.Predictor, "batch", lambda self, sources: configs.append(self.config) or batch(self, sources)
+    )
+    options = ("seed_threshold=.5", "reverse_match=False", "--decoder", "refine_rounds=2")
+    assert run("predict", "--source", folder / "60.png", "-o", tmp_path / "out", "--decoder", *options) == 0
+    (config,) = configs
+    assert (config.seed_threshold, config.reverse_match, config.refine_rounds) == (0.5, False, 2)
+    assert config.max_persons == 7
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--decoder", "seed_treshold=0.3"], "the decoder has no option 'seed_treshold': did you mean seed_threshold"),
+        (["--decoder", "colour=red"], "the decoder has no option 'colour': there are map_threshold, "),
+        (["--decoder", "seed_threshold"], "must be KEY=VALUE, got 'seed_threshold'"),
+        (["--decoder", "seed_threshold=2"], r"seed_threshold must be in \[0, 1\], got 2"),
+        (["--decoder", "refine_rounds=1.5"], "refine_rounds must be an integer, got '1.5'"),
+        (["--decoder", "force_complete=yes"], "force_complete must be a bool, got 'yes'"),
+        (["--threshold", "1.5"], r"must be in \[0, 1\], got 1.5"),
+        (["--threshold", "nan"], r"must be in \[0, 1\], got nan"),
+    ],
+)
+def test_bad_options(arguments, message, folder, tmp_path, capsys) -> None:
+    with pytest.raises(SystemExit) as exit:
+        run("predict", "--source", folder, "-o", tmp_path, *arguments)
+    assert exit.value.code == 2
+    assert re.search(f"error: argument {arguments[0]}: {message}", capsys.readouterr().err)
+
+
 def test_predict_interrupted_keeps_what_is_done(oracle, folder, tmp_path, monkeypatch, capsys) -> None:
     forward = Oracle.forward
 
@@ -93,21 +226,6 @@ def test_predict_interrupted_keeps_what_is_done(oracle, folder, tmp_path, monkey
     assert run("predict", "--source", folder, "-o", tmp_path / "out") == 130
     assert "interrupted; 2 of 3 pictures were finished and written" in capsys.readouterr().err
     assert len(json.loads((tmp_path / "out" / "predictions.json").read_text())["images"]) == 2
-
-
-def test_pictures_of_sources(tmp_path) -> None:
-    for name in ("b.JPG", "a.png", "a.dgcn.jpg", ".hidden", "deep/c.png"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).touch()
-    odd = tmp_path / "odd.name"
-    odd.touch()
-    assert [path.name for path in list_pictures([odd, tmp_path])] == ["odd.name", "a.png", "b.JPG"]
-
-
-def test_overlay_names_never_collide() -> None:
-    paths = [Path(p) for p in ("x/a.png", "y/a.jpg", "A.png", "a-2.png", "b.c.png")]
-    names = overlay_names(paths)
-    assert names == ["a.dgcn.jpg", "a-2.dgcn.jpg", "A-3.dgcn.jpg", "a-2-2.dgcn.jpg", "b.c.dgcn.jpg"]
 
 
 def test_demo(monkeypatch, tmp_path, capsys) -> None:
@@ -183,21 +301,78 @@ def test_interrupted_before_the_first_picture(oracle, folder, tmp_path, monkeypa
     assert {path.name: path.read_text() for path in tmp_path.glob("out/*")} == {"predictions.json": "of an earlier run"}
 
 
-def test_a_full_disk_keeps_what_is_done(oracle, folder, tmp_path, capsys) -> None:
-    """A limit on the size of files stands for the full disk: the second picture with a person does not fit."""
+def test_killed(oracle, folder, tmp_path, monkeypatch) -> None:
+    """SIGKILL at the third picture: journal, CSV and overlays have the first two."""
+    forward = Oracle.forward
+
+    def killed(self: Oracle, images):
+        if images[0, 0, 99, 99] == 60:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return forward(self, images)
+
+    monkeypatch.setattr(Oracle, "forward", killed)
+    output = tmp_path / "out"
+    arguments = ("predict", "--source", folder, "-o", output, "--csv-output", output / "poses.csv")
+    process = multiprocessing.get_context("fork").Process(target=run, args=arguments)
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    assert {path.name for path in output.iterdir()} == {
+        *("140.dgcn.jpg", "20.dgcn.jpg", "poses.csv", "predictions.json.1.partial")
+    }
+    pictures = [json.loads(line) for line in (output / "predictions.json.1.partial").read_text().splitlines()]
+    assert [(each["image"]["file_name"], len(each["annotations"])) for each in pictures] == [
+        ("140.png", 0),
+        ("20.png", 1),
+    ]
+    with open(output / "poses.csv", newline="") as file:
+        assert [row["source"] for row in csv.DictReader(file)] == ["20.png"] * 17
+
+
+@pytest.fixture
+def file_limit() -> Iterator[Callable[[int], None]]:
+    """What limits the size of files, in bytes, which stands for a full disk."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1500, limits[1]))
-    try:
-        assert run("predict", "--source", folder, "-o", tmp_path) == 2
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+def test_a_full_disk_keeps_what_is_done(oracle, folder, tmp_path, capsys, file_limit) -> None:
+    """The second picture with a person does not fit the journal."""
+    file_limit(1500)
+    arguments = ("predict", "--source", folder, "-o", tmp_path, "--no-overlay", "--csv-output", tmp_path / "a.csv")
+    assert run(*arguments) == 1
+    output = capsys.readouterr()
+    journal = tmp_path / "predictions.json.1.partial"
+    assert output.err == f"dgcn predict: error: {journal}: File too large; 2 of 3 pictures were finished and written\n"
+    assert "1 persons in 2 of 3 pictures" in output.out
+    found = json.loads((tmp_path / "predictions.json").read_text())
+    assert [image["file_name"] for image in found["images"]] == ["140.png", "20.png"]
+    assert len(found["annotations"]) == 1
+    assert not journal.exists()
+    with open(tmp_path / "a.csv", newline="") as file:
+        assert [row["source"] for row in csv.DictReader(file)] == ["20.png"] * 17
+
+
+def test_where_the_json_does_not_fit_either(oracle, folder, tmp_path, capsys, file_limit) -> None:
+    def lines(journal: Path) -> list[dict]:
+        return [json.loads(line) for line in journal.read_text().splitlines()]
+
+    file_limit(2500)
+    assert run("predict", "--source", folder, "-o", tmp_path, "--no-overlay") == 1
     (journal,) = tmp_path.glob("*.partial")
-    first, second, *_ = journal.read_text().splitlines()
-    assert json.loads(first)["image"]["file_name"].endswith("140.png")
-    assert len(json.loads(second)["annotations"]) == 1
-    error = capsys.readouterr().err.splitlines()[-1]
-    assert error.startswith("dgcn predict: error: ")
-    assert error.endswith(f"File too large; the results are in {journal}")
+    assert [len(picture["annotations"]) for picture in lines(journal)] == [0, 1, 2]
+    expected = f"{tmp_path / 'predictions.json'}: File too large; the results are in {journal}"
+    assert capsys.readouterr().err == f"dgcn predict: error: {expected}\n"
+
+
+def test_a_full_disk_stops_at_the_first_overlay(oracle, folder, tmp_path, capsys, file_limit) -> None:
+    """One line, not one for each picture."""
+    file_limit(1500)
+    assert run("predict", "--source", folder, "-o", tmp_path) == 1
+    expected = f"{tmp_path / '140.dgcn.jpg'}: File too large; 1 of 3 pictures were finished and written"
+    assert capsys.readouterr().err == f"dgcn predict: error: {expected}\n"
+    assert {path.name for path in tmp_path.iterdir()} == {"pictures", "predictions.json"}
 
 
 def test_an_overlay_that_cannot_be_written_costs_nothing_else(oracle, folder, tmp_path, capsys) -> None:
@@ -295,12 +470,6 @@ def test_a_damaged_exif_block_is_no_news(oracle, folder, tmp_path, capsys) -> No
         read_image(folder / "20.jpg", upright=True)
     assert run("predict", "--source", folder / "20.jpg", "-o", tmp_path / "out") == 0
     assert capsys.readouterr().err == ""
-
-
-def test_thousands_of_pictures_of_one_name() -> None:
-    names = overlay_names([Path("a.jpg")] * 20_000)
-    assert len(set(names)) == 20_000
-    assert names[-1] == "a-20000.dgcn.jpg"
 
 
 @pytest.mark.parametrize(

@@ -45,13 +45,12 @@ class TableWriter:
         Raises:
             OSError: no room, ...; it names the CSV.
         """
-        self._file.append(
-            _csv_text(
-                (source, frame, None if track_ids is None else track_ids[person], person, round(score, 6), keypoint)
-                + (round(x, 2), round(y, 2), round(confidence, 4))
-                for person, score, keypoint, x, y, confidence in table_rows(poses, self._keypoints)
-            )
-        )
+        rows = []
+        for person, score, keypoint, x, y, confidence in table_rows(poses, self._keypoints):
+            track_id = None if track_ids is None else track_ids[person]
+            numbers = (round(x, 2), round(y, 2), round(confidence, 4))
+            rows.append((source, frame, track_id, person, round(score, 6), keypoint, *numbers))
+        self._file.append(_csv_text(rows))
 
     def close(self) -> None:
         self._file.close()
