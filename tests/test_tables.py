@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import errno
-import resource
 import sys
 
 import numpy as np
@@ -43,24 +42,20 @@ def test_csv(tmp_path) -> None:
     assert rows[34] == ["a.mp4", "7", "4", "0", "0.333333", "nose", "5.0", "2.0", "0.75"]
 
 
-def test_a_full_disk_has_whole_pictures(tmp_path) -> None:
-    """A limit on the size of files stands for the full disk: the third picture fits in part."""
+def test_a_full_disk_has_whole_pictures(tmp_path, file_limit) -> None:
+    """The third picture fits in part."""
     path = tmp_path / "a.csv"
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     with TableWriter(path, COCO) as table:
         table.add("a.png", None, None, [pose(1)])
-        size = path.stat().st_size
-        resource.setrlimit(resource.RLIMIT_FSIZE, (2 * size, limits[1]))
-        try:
-            table.add("b.png", None, None, [pose(2)])
-            before = path.read_bytes()
-            with pytest.raises(OSError, match=str(path)) as error:
-                table.add("c.png", None, None, [pose(3)])
-        finally:
-            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        file_limit(2 * path.stat().st_size)
+        table.add("b.png", None, None, [pose(2)])
+        before = path.read_bytes()
+        with pytest.raises(OSError, match=str(path)) as error:
+            table.add("c.png", None, None, [pose(3)])
         assert error.value.errno == errno.EFBIG
         assert path.read_bytes() == before
-        table.add("d.png", None, None, [pose(4)])  # once there is room
+        file_limit(10**6)
+        table.add("d.png", None, None, [pose(4)])
     with open(path, newline="") as file:
         assert [row["source"] for row in csv.DictReader(file)] == ["a.png"] * 17 + ["b.png"] * 17 + ["d.png"] * 17
 

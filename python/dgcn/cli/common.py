@@ -68,7 +68,7 @@ def decoder_option(text: str) -> tuple[str, Any]:
     name, equals, value = text.partition("=")
     if not equals:
         raise argparse.ArgumentTypeError(f"must be KEY=VALUE, got {text!r}")
-    defaults = {field.name: field.default for field in dataclasses.fields(DecoderConfig)}
+    defaults: dict[str, Any] = {field.name: field.default for field in dataclasses.fields(DecoderConfig)}
     if name not in defaults:
         near = difflib.get_close_matches(name, defaults)
         choice = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(defaults)}"
