@@ -16,12 +16,16 @@ TEMPORARY_FILES = ".dgcn-*.tmp"
 
 
 @contextlib.contextmanager
-def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+def atomic_write(path: str | os.PathLike[str], *, durable: bool = True) -> Iterator[BinaryIO]:
     """Open a binary file that appears under `path` complete or not at all.
 
     The content goes to a hidden temporary file in the same folder (created if missing), is fsynced and renamed over
     `path` when the block ends, and the folder is fsynced. If the block raises, the temporary file is removed; if the
     process is killed, `path` still holds what it held before. Where `path` is a link, its target is written.
+
+    Args:
+        path: of the file.
+        durable: do the fsyncs, without which a power cut may lose the file. They take about 20 ms.
 
     Raises:
         OSError: no room, no permission, a name too long, ...; it names `path`.
@@ -32,15 +36,16 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     try:
         with open(temporary, "wb") as file:
             yield file
-            file.flush()
-            os.fsync(file.fileno())
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
         os.replace(temporary, path)
     except BaseException as error:
         temporary.unlink(missing_ok=True)
         if isinstance(error, OSError) and error.filename in (None, str(temporary), temporary):
             error.filename, error.filename2 = str(asked), None
         raise
-    if os.name == "posix":  # elsewhere a folder cannot be opened, and the rename is durable without it
+    if durable and os.name == "posix":  # elsewhere a folder cannot be opened, and the rename is durable without it
         folder = os.open(path.parent, os.O_RDONLY)
         try:
             os.fsync(folder)

@@ -231,7 +231,7 @@ def write_overlay(path: Path, image: np.ndarray, poses: Sequence[Pose], skeleton
 
 
 def write_jpeg(path: Path, image: np.ndarray) -> None:
-    """Write `image` (uint8 [H, W, 3] RGB) as a JPEG, atomically.
+    """Write `image` (uint8 [H, W, 3] RGB) as a JPEG, complete or not at all, even if the process is killed.
 
     Raises:
         OSError: no room, a name too long, ...; it names `path`.
@@ -246,5 +246,5 @@ def write_jpeg(path: Path, image: np.ndarray) -> None:
         raise ValueError(f"{path}: {width} x {height} px do not fit a JPEG, whose edges have at most {JPEG_MAX_EDGE}")
     content = io.BytesIO()
     Image.fromarray(image).save(content, "JPEG", quality=92)
-    with atomic_write(path) as file:
+    with atomic_write(path, durable=False) as file:  # with fsyncs this would take longer than all else but the network
         file.write(content.getbuffer())
