@@ -11,7 +11,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from PIL import Image, ImageOps
+from PIL import Image, ImageCms, ImageOps
 from PIL.Image import Transpose
 
 from dgcn.data.images import read_image, read_size
@@ -110,6 +110,22 @@ def test_modes(picture, mode) -> None:
     assert_close(read_image(converted), converted, 0)
     format = "JPEG" if mode in ("CMYK", "YCbCr") else "PNG"
     assert_close(read_image(encode(converted, format)), converted, 4)
+
+
+def test_lab(picture) -> None:
+    profiles = [ImageCms.createProfile(name) for name in ("sRGB", "LAB")]
+    lab = ImageCms.profileToProfile(picture, *profiles, outputMode="LAB")
+    assert_close(read_image(encode(lab, "TIFF")), picture, 2)
+
+
+def test_a_picture_too_large_for_the_memory_is_named(picture, tmp_path, monkeypatch) -> None:
+    def load(self: Image.Image) -> None:
+        raise MemoryError
+
+    picture.save(tmp_path / "large.png")
+    monkeypatch.setattr(Image.Image, "load", load)
+    with pytest.raises(ValueError, match=r"large\.png cannot be read as a picture: MemoryError"):
+        read_image(tmp_path / "large.png")
 
 
 def test_what_is_transparent_shows_white(picture) -> None:

@@ -148,7 +148,7 @@ def _errors_name(name: str) -> Iterator[None]:
     except UnidentifiedImageError as error:
         raise ValueError(f"{name} is damaged or not a picture of a known format ({', '.join(FORMATS)})") from error
     except Exception as error:  # damaged files make Pillow raise almost anything: SyntaxError, RuntimeError, ...
-        raise ValueError(f"{name} cannot be read as a picture: {error or type(error).__name__}") from error
+        raise ValueError(f"{name} cannot be read as a picture: {str(error) or type(error).__name__}") from error
 
 
 def _to_rgb(image: Image.Image, upright: bool) -> np.ndarray:
@@ -156,7 +156,8 @@ def _to_rgb(image: Image.Image, upright: bool) -> np.ndarray:
     # Only now: PNG may hold its orientation after the pixels, and TIFF drops it once it is applied.
     turn = _TURNS.get(_orientation(image)) if upright else None
     if image.mode == "F" or (image.mode == "I" and image.format != "PPM"):
-        raise ValueError("its pixels must have 8 or 16 bits, got 32 bits or a sign, and so no known range")
+        numbers = "floats" if image.mode == "F" else "integers"
+        raise ValueError(f"its pixels must be unsigned integers of up to 16 bits, got {numbers} of 32 bits")
     if image.mode.startswith("I"):
         image = _to_8_bits(image)
     elif image.has_transparency_data:
