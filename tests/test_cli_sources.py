@@ -56,6 +56,9 @@ def test_pattern(archive) -> None:
 
 def test_names_are_kept_apart(archive) -> None:
     assert list(listed("2024/a.jpg", "2025", "a.png", "-").values()) == ["a", "A-2", "a-3", "stdin"]
+    Path("-").touch()
+    (file,) = list_sources(["./-"], warn=pytest.fail)
+    assert not file.is_stdin
     names = unique_names([PurePath(p) for p in ("x/a.png", "X/A.jpg", "x/a-2.png", "b.c.png", "b.mp4", "b.png")])
     assert names == ["x/a", "X/A-2", "x/a-2-2", "b.c", "b.mp4", "b"]
     names = unique_names([PurePath("a.jpg")] * 20_000)

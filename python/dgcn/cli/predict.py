@@ -8,9 +8,10 @@ examples:
   curl https://example.org/photo.jpg | dgcn predict --source - -o out
 
 sources:
-  A folder stands for the pictures directly in it, by name, and with --recursive for those in its folders. A pattern in
-  quotes stands for the pictures and videos that match; ** matches any folders. - stands for one picture, whose bytes
-  come from stdin. Every frame of a video is a picture; dgcn video makes a video of it, and follows persons.
+  A folder stands for the pictures directly in it, by name, and with --recursive for those in its folders, but not
+  behind links to folders. A pattern in quotes stands for the pictures and videos that match; ** matches any folders.
+  - stands for one picture, whose bytes come from stdin. Every frame of a video is a picture; dgcn video makes a video
+  of it, and follows persons.
 
 results:
   Every picture gives DIR/NAME.dgcn.jpg, within the same folders of folders as the picture; where two pictures have the

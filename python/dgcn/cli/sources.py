@@ -23,7 +23,8 @@ VIDEO_SUFFIXES = {
 }
 OVERLAY_SUFFIX = ".dgcn.jpg"
 
-STDIN = "-"
+STDIN = Path("/dev/stdin")
+"""Path of the picture that `-` stands for; a file of that name is `./-`."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class Source:
 
     @property
     def is_stdin(self) -> bool:
-        return self.path == Path(STDIN)
+        return self.path == STDIN
 
     @property
     def is_video(self) -> bool:
@@ -78,13 +79,13 @@ def list_sources(arguments: Sequence[str], *, recursive: bool = False, warn: Cal
         OSError: a folder cannot be listed.
         ValueError: a folder or a pattern without pictures, or stdin named twice.
     """
-    if arguments.count(STDIN) > 1:
-        raise ValueError(f"--source must have - at most once, got it {arguments.count(STDIN)} times")
+    if arguments.count("-") > 1:
+        raise ValueError(f"--source must have - at most once, got it {arguments.count('-')} times")
     found: list[tuple[Path, PurePath]] = []  # with the path of its results
     for argument in arguments:
         path = Path(argument)
-        if argument == STDIN:
-            found.append((path, PurePath("stdin")))
+        if argument == "-":
+            found.append((STDIN, PurePath("stdin")))
         elif path.is_dir():
             found += _choose(_walk(path, recursive), path, PICTURE_SUFFIXES, f"in the folder {path}", warn)
         elif os.path.lexists(path):
