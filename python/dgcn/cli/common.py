@@ -11,7 +11,7 @@ import inspect
 import io
 import os
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -127,6 +127,19 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     add_device_argument(parser)
 
 
+def add_decoder_argument(parser: argparse.ArgumentParser) -> None:
+    """The flag whose pairs of name and value `load_predictor` takes as `decoder`."""
+    parser.add_argument(
+        "--decoder",
+        type=decoder_option,
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="KEY=VALUE",
+        help="change constants of the decoder, the fields of dgcn_ext.decoder.DecoderConfig",
+    )
+
+
 def add_data_argument(parser: argparse._ActionsContainer, *, required: bool = False) -> None:
     text = "description of a data set, a YAML file: see dgcn data --help"
     parser.add_argument("--data", type=Path, required=required, metavar="FILE", help=text)
@@ -164,15 +177,13 @@ def add_batch_argument(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def load_predictor(
-    args: argparse.Namespace, batch_size: int = 1, decoder: Mapping[str, Any] | None = None
-) -> Predictor:
+def load_predictor(args: argparse.Namespace, batch_size: int = 1, decoder: Iterable[tuple[str, Any]] = ()) -> Predictor:
     """The predictor with the flags' settings. Also raises Pillow's limit on the size of a picture to 2^30 pixels.
 
     Args:
         args: with the flags of `add_model_arguments`.
         batch_size: pictures in one pass of the network.
-        decoder: fields of `DecoderConfig` that replace those of the checkpoint.
+        decoder: names and values of fields of `DecoderConfig`, which replace those of the checkpoint.
     """
     from PIL import Image
 
@@ -186,8 +197,8 @@ def load_predictor(
         "flip_test": args.flip_test,
     }
     predictor = Predictor(args.checkpoint, **options)
-    if decoder:
-        predictor = Predictor(args.checkpoint, config=dataclasses.replace(predictor.config, **decoder), **options)
+    if changes := dict(decoder):
+        predictor = Predictor(args.checkpoint, config=dataclasses.replace(predictor.config, **changes), **options)
     return predictor
 
 

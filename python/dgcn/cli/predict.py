@@ -47,10 +47,10 @@ from typing import TYPE_CHECKING
 
 from .common import (
     add_batch_argument,
+    add_decoder_argument,
     add_model_arguments,
     check_outputs,
     check_writable,
-    decoder_option,
     describe,
     fraction,
     load_predictor,
@@ -84,16 +84,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--threshold", type=fraction, default=0.0, metavar="T", help="leave out persons of a lower score (default: 0)"
     )
-    parser.add_argument(
-        "--decoder",
-        type=decoder_option,
-        nargs="+",
-        action="extend",
-        default=[],
-        metavar="KEY=VALUE",
-        help="change constants of the decoder, the fields of dgcn_ext.decoder.DecoderConfig",
-    )
     add_model_arguments(parser)
+    add_decoder_argument(parser)
     add_batch_argument(parser)
     args = parser.parse_args(argv)
 
@@ -109,7 +101,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         check_writable(overlays / f"any{OVERLAY_SUFFIX}")
     for journal in find_journals(json_path):
         warn(f"{journal} has the results of another run, which was killed or is not done; it is left as it is")
-    predictor = load_predictor(args, args.batch_size, dict(args.decoder))
+    predictor = load_predictor(args, args.batch_size, args.decoder)
     try:
         with contextlib.ExitStack() as files, sigterm_interrupts():
             table = files.enter_context(TableWriter(args.csv_output, predictor.skeleton)) if args.csv_output else None
@@ -117,20 +109,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             run = Run(predictor, sources, writer, table, overlays, args.threshold)
             try:
                 run.predict()
-            except KeyboardInterrupt:
-                raise KeyboardInterrupt(f"interrupted; {run.done} were finished and written") from None
-            except OSError as error:
-                if error.errno in NO_ROOM:
-                    error.strerror = f"{error.strerror}; {run.done} were finished and written"
-                raise
             finally:
-                if run.is_complete or writer.num_images:
-                    writer.finish()
-                    print(f"{writer.num_persons} persons in {run.done}")
-                    outputs = {"overlays": overlays, "JSON": json_path, "CSV": args.csv_output}
-                    print("\n".join(f"{name:<8} {path}" for name, path in outputs.items() if path))
-                else:
-                    writer.discard()  # and an earlier JSON stays
+                run.finish()
     except OSError as error:
         if error.errno not in NO_ROOM:
             raise
@@ -154,7 +134,6 @@ class Run:
 
     Attributes:
         problems: how many pictures could not be read or drawn; a warning named each.
-        is_complete: whether all sources had their turn.
     """
 
     def __init__(
@@ -178,7 +157,7 @@ class Run:
         from ..progress import Progress
 
         self.problems = 0
-        self.is_complete = False
+        self._is_complete = False
         self._predictor = predictor
         self._sources = sources
         self._writer = writer
@@ -188,20 +167,34 @@ class Run:
         self._root = common_folder([source.path for source in sources if not source.is_stdin])
         self._progress = Progress("prediction", len(sources), unit="source")
 
-    @property
-    def done(self) -> str:
-        """How many pictures were written, in words."""
-        if any(source.is_video for source in self._sources):
-            return f"{self._writer.num_images} pictures and frames"
-        return f"{self._writer.num_images} of {len(self._sources)} pictures"
-
     def predict(self) -> None:
         """Raises OSError if a result cannot be written, but for an overlay on a disk that has room."""
-        with self._progress:
-            for is_video, group in itertools.groupby(self._sources, lambda source: source.is_video):
-                for found in (self._frames if is_video else self._pictures)(group):
-                    self._write(found)
-        self.is_complete = True
+        try:
+            with self._progress:
+                for is_video, group in itertools.groupby(self._sources, lambda source: source.is_video):
+                    for found in (self._frames if is_video else self._pictures)(group):
+                        self._write(found)
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(f"interrupted; {self._done} were finished and written") from None
+        except OSError as error:
+            if error.errno in NO_ROOM:
+                error.strerror = f"{error.strerror}; {self._done} were finished and written"
+            raise
+        self._is_complete = True
+
+    def finish(self) -> None:
+        """Write the JSON and say what there is. After a stop before the first picture, an earlier JSON stays.
+
+        Raises OSError if the JSON cannot be written."""
+        if not self._is_complete and not self._writer.num_images:
+            self._writer.discard()
+            return
+        self._writer.finish()
+        print(f"{self._writer.num_persons} persons in {self._done}")
+        table = self._table and self._table.path
+        for name, path in (("overlays", self._overlays), ("JSON", self._writer.path), ("CSV", table)):
+            if path:
+                print(f"{name:<8} {path}")
 
     def _pictures(self, sources: Iterable[Source]) -> Iterator[Found]:
         waiting: deque[tuple[Source, np.ndarray]] = deque()  # read, on its way through the network
@@ -246,6 +239,13 @@ class Run:
                 if isinstance(error, OSError) and error.errno in NO_ROOM:
                     raise
                 self._fail(error)
+
+    @property
+    def _done(self) -> str:
+        """How many pictures were written, in words."""
+        if any(source.is_video for source in self._sources):
+            return f"{self._writer.num_images} pictures and frames"
+        return f"{self._writer.num_images} of {len(self._sources)} pictures"
 
     def _fail(self, error: Exception) -> None:
         warn(describe(error))

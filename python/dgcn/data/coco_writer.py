@@ -28,6 +28,7 @@ class CocoWriter:
     more than one picture is held in memory.
 
     Attributes:
+        path: of the data set.
         journal: its path, that of the data set with the first free number and ".partial" at the end.
         num_images, num_persons: how many were added.
     """
@@ -46,7 +47,7 @@ class CocoWriter:
                 break
         self.journal = self._file.path
         self.num_images = self.num_persons = 0
-        self._path = path
+        self.path = path
         self._category: dict[str, Any] = {
             "id": category.category_id,
             "name": category.name,
@@ -74,7 +75,7 @@ class CocoWriter:
         """Write the data set and remove the journal; raises OSError, and keeps the journal, if there is no room."""
         self._file.close()
         try:
-            with atomic_write(self._path) as file:
+            with atomic_write(self.path) as file:
                 file.writelines(text.encode() for text in self._document())
         except OSError as error:
             if self.num_images and error.strerror:

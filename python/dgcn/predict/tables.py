@@ -19,6 +19,9 @@ class TableWriter:
     Every keypoint of every person has a row; x and y are pixels, and x, y and confidence of one that was not found are
     0. A picture without persons has no row. The rows of a picture are in the file when `add` returns, and where they
     do not fit on the disk, none of them is.
+
+    Attributes:
+        path: of the CSV.
     """
 
     def __init__(self, path: str | os.PathLike[str], skeleton: Skeleton) -> None:
@@ -29,6 +32,7 @@ class TableWriter:
         """
         self._keypoints = skeleton.keypoints
         self._file = AppendedFile(path)
+        self.path = self._file.path
         self._file.append(_csv_text([("source", "frame", "track_id", *COLUMNS)]))
 
     def add(
