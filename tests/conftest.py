@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -94,6 +95,14 @@ def config(people: Path, tmp_path: Path) -> TrainConfig:
 
     (tmp_path / "run").mkdir()
     return tiny_run(people, tmp_path / "run")
+
+
+@pytest.fixture
+def file_limit() -> Iterator[Callable[[int], None]]:
+    """What limits the size of files, in bytes, which stands for a full disk."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 @pytest.fixture

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import csv
+import dataclasses
+import io
 import json
 import os
 import re
-import resource
-import signal
-from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -18,8 +19,7 @@ from cli_cases import PICTURES, run
 from oracle import Oracle, picture
 from PIL import Image
 
-from dgcn.cli.common import load_predictor, write_overlay
-from dgcn.cli.predict import list_pictures, overlay_names
+from dgcn.cli.common import load_predictor
 from dgcn.data.images import read_image, read_size
 from dgcn.predict import torch_network
 from dgcn.skeleton import COCO
@@ -81,33 +81,132 @@ def test_one_bad_picture_does_not_stop_the_rest(oracle, folder, tmp_path, capsys
     assert [annotation["image_id"] for annotation in found["annotations"]] == [2, 3, 3]
 
 
-def test_predict_interrupted_keeps_what_is_done(oracle, folder, tmp_path, monkeypatch, capsys) -> None:
-    forward = Oracle.forward
-
-    def interrupted(self: Oracle, images):
-        if images[0, 0, 99, 99] == 60:
-            raise KeyboardInterrupt
-        return forward(self, images)
-
-    monkeypatch.setattr(Oracle, "forward", interrupted)
-    assert run("predict", "--source", folder, "-o", tmp_path / "out") == 130
-    assert "interrupted; 2 of 3 pictures were finished and written" in capsys.readouterr().err
-    assert len(json.loads((tmp_path / "out" / "predictions.json").read_text())["images"]) == 2
+def test_folders_of_folders(oracle, folder, tmp_path) -> None:
+    (folder / "deep" / "er").mkdir(parents=True)
+    (folder / "60.png").rename(folder / "deep" / "er" / "20.png")
+    output = tmp_path / "out"
+    assert run("predict", "--source", folder, "--recursive", "-o", output) == 0
+    assert {str(path.relative_to(output)) for path in output.rglob("*.*")} == {
+        *("140.dgcn.jpg", "20.dgcn.jpg", "deep/er/20.dgcn.jpg", "predictions.json")
+    }
+    found = json.loads((output / "predictions.json").read_text())
+    assert [image["file_name"] for image in found["images"]] == ["140.png", "20.png", "deep/er/20.png"]
 
 
-def test_pictures_of_sources(tmp_path) -> None:
-    for name in ("b.JPG", "a.png", "a.dgcn.jpg", ".hidden", "deep/c.png"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).touch()
-    odd = tmp_path / "odd.name"
-    odd.touch()
-    assert [path.name for path in list_pictures([odd, tmp_path])] == ["odd.name", "a.png", "b.JPG"]
+def test_csv_and_no_overlay(oracle, folder, tmp_path, capsys) -> None:
+    output = tmp_path / "out"
+    table = output / "poses.csv"
+    assert run("predict", "--source", f"{folder}/[26]*", "--no-overlay", "--csv-output", table, "-o", output) == 0
+    assert {path.name for path in output.iterdir()} == {"poses.csv", "predictions.json"}
+    printed = capsys.readouterr().out
+    assert "overlays" not in printed
+    assert f"CSV      {table}" in printed
+    annotations = json.loads((output / "predictions.json").read_text())["annotations"]
+    with open(table, newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 3 * 17
+    for row, x, y in zip(rows[17:34], annotations[1]["keypoints"][::3], annotations[1]["keypoints"][1::3], strict=True):
+        assert (row["source"], row["person"], float(row["x"]), float(row["y"])) == ("60.png", "0", x, y)
 
 
-def test_overlay_names_never_collide() -> None:
-    paths = [Path(p) for p in ("x/a.png", "y/a.jpg", "A.png", "a-2.png", "b.c.png")]
-    names = overlay_names(paths)
-    assert names == ["a.dgcn.jpg", "a-2.dgcn.jpg", "A-3.dgcn.jpg", "a-2-2.dgcn.jpg", "b.c.dgcn.jpg"]
+def test_stdin(oracle, folder, tmp_path, monkeypatch, capsys) -> None:
+    def piped(content: bytes) -> int:
+        monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=io.BytesIO(content)))
+        return run("predict", "--source", "-", folder / "60.png", "-o", tmp_path / "out")
+
+    assert piped((folder / "20.png").read_bytes()) == 0
+    found = json.loads((tmp_path / "out" / "predictions.json").read_text())
+    assert [(image["file_name"], image["width"]) for image in found["images"]] == [("stdin", 640), ("60.png", 640)]
+    assert (tmp_path / "out" / "stdin.dgcn.jpg").exists()
+    capsys.readouterr()
+    assert piped(b"") == 1
+    assert "warning: stdin: the picture is empty" in capsys.readouterr().err
+    assert piped(b"a.jpg\nb.jpg\n") == 1
+    assert "warning: stdin: the picture is damaged or not a picture" in capsys.readouterr().err
+
+
+def test_videos_among_the_pictures(oracle, folder, tmp_path, monkeypatch, capsys) -> None:
+    """Every frame is a picture; one that cannot be opened costs nothing else."""
+
+    def stream(self, path):
+        if path.name == "broken.mp4":
+            raise ValueError(f"{path} is no video")
+        for index, name in enumerate(("20.png", "60.png")):
+            image = read_image(folder / name)
+            yield SimpleNamespace(index=index, image=image, poses=self(image))
+
+    monkeypatch.setattr(predictor.Predictor, "stream", stream, raising=False)
+    clips, output = [folder / "clip.mp4", folder / "broken.mp4"], tmp_path / "out"
+    for clip in clips:
+        clip.touch()
+    arguments = ("--source", folder / "20.png", *clips, folder / "60.png", "--csv-output", output / "poses.csv")
+    assert run("predict", *arguments, "-o", output) == 1
+    printed = capsys.readouterr()
+    assert printed.err.splitlines()[-1] == f"dgcn predict: warning: {clips[1]} is no video"
+    assert "6 persons in 4 pictures and frames" in printed.out
+    names = ["20.png", "clip.mp4/000000.jpg", "clip.mp4/000001.jpg", "60.png"]
+    found = json.loads((output / "predictions.json").read_text())
+    assert [image["file_name"] for image in found["images"]] == names
+    assert {path.name for path in (output / "clip.mp4").iterdir()} == {"000000.dgcn.jpg", "000001.dgcn.jpg"}
+    with open(output / "poses.csv", newline="") as file:
+        rows = [(row["source"], row["frame"]) for row in csv.DictReader(file)][::17]
+    assert rows == [("20.png", ""), *[("clip.mp4", "0")], *[("clip.mp4", "1")] * 2, *[("60.png", "")] * 2]
+
+
+def test_threshold(oracle, folder, tmp_path, monkeypatch) -> None:
+    """Leaves persons out of the JSON, the CSV and the overlays."""
+    batch = predictor.Predictor.batch
+
+    def scored(self, sources):
+        for poses in batch(self, sources):
+            yield [dataclasses.replace(pose, score=score) for pose, score in zip(poses, (0.8, 0.3), strict=True)]
+
+    monkeypatch.setattr(predictor.Predictor, "batch", scored)
+    output = tmp_path / "out"
+    arguments = ("predict", "--source", folder / "60.png", "-o", output, "--csv-output", output / "poses.csv")
+    assert run(*arguments) == 0
+    first, _ = json.loads((output / "predictions.json").read_text())["annotations"]
+    both = read_image(output / "60.dgcn.jpg")
+    assert run(*arguments, "--threshold", 0.31) == 0
+    assert json.loads((output / "predictions.json").read_text())["annotations"] == [first]
+    assert len((output / "poses.csv").read_text().splitlines()) == 1 + 17
+    assert (read_image(output / "60.dgcn.jpg") != both).any()
+
+
+def test_decoder_options(oracle, folder, tmp_path, monkeypatch) -> None:
+    """They replace those of the checkpoint, which keeps the others."""
+    metadata = {"long_edge": 513, "decoder": {"seed_threshold": 0.25, "max_persons": 7}}
+    monkeypatch.setattr(torch_network, "load_model", lambda path: (Oracle(PICTURES), metadata))
+    configs = []
+    batch = predictor.Predictor.batch
+    monkeypatch.setattr(
+        predictor.Predictor, "batch", lambda self, sources: configs.append(self.config) or batch(self, sources)
+    )
+    options = ("seed_threshold=.5", "reverse_match=False", "--decoder", "refine_rounds=2")
+    assert run("predict", "--source", folder / "60.png", "-o", tmp_path / "out", "--decoder", *options) == 0
+    (config,) = configs
+    assert (config.seed_threshold, config.reverse_match, config.refine_rounds) == (0.5, False, 2)
+    assert config.max_persons == 7
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--decoder", "seed_treshold=0.3"], "the decoder has no option 'seed_treshold': did you mean seed_threshold"),
+        (["--decoder", "colour=red"], "the decoder has no option 'colour': there are map_threshold, "),
+        (["--decoder", "seed_threshold"], "must be KEY=VALUE, got 'seed_threshold'"),
+        (["--decoder", "seed_threshold=2"], r"seed_threshold must be in \[0, 1\], got 2"),
+        (["--decoder", "refine_rounds=1.5"], "refine_rounds must be an integer, got '1.5'"),
+        (["--decoder", "force_complete=yes"], "force_complete must be a bool, got 'yes'"),
+        (["--threshold", "1.5"], r"must be in \[0, 1\], got 1.5"),
+        (["--threshold", "nan"], r"must be in \[0, 1\], got nan"),
+    ],
+)
+def test_bad_options(arguments, message, folder, tmp_path, capsys) -> None:
+    with pytest.raises(SystemExit) as exit:
+        run("predict", "--source", folder, "-o", tmp_path, *arguments)
+    assert exit.value.code == 2
+    assert re.search(f"error: argument {arguments[0]}: {message}", capsys.readouterr().err)
 
 
 def test_demo(monkeypatch, tmp_path, capsys) -> None:
@@ -122,138 +221,6 @@ def test_demo(monkeypatch, tmp_path, capsys) -> None:
     assert lines[2].startswith("network ")
     assert lines[3].startswith("decoder ")
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"me.dgcn.jpg", "me.dgcn.json"}
-
-
-def test_results_reach_the_disk_as_they_come(oracle, folder, tmp_path, monkeypatch) -> None:
-    """What a kill would leave: a line for each picture that is done, and no JSON yet."""
-    forward, seen = Oracle.forward, []
-
-    def look(self: Oracle, images):
-        (journal,) = tmp_path.glob("out/set.json.*.partial")
-        seen.append([json.loads(line) for line in journal.read_text().splitlines()])
-        return forward(self, images)
-
-    monkeypatch.setattr(Oracle, "forward", look)
-    path = tmp_path / "out" / "set.json"
-    assert run("predict", "--source", folder, "-o", tmp_path / "out", "--json-output", path) == 0
-    assert [len(pictures) for pictures in seen] == [0, 1, 2]
-    found = json.loads(path.read_text())
-    assert [picture["image"] for picture in seen[-1]] == found["images"][:2]
-    assert seen[-1][1]["annotations"][0].items() <= found["annotations"][0].items()
-    assert not list(tmp_path.glob("out/*.partial"))
-
-
-def test_what_a_killed_run_left_is_kept(oracle, folder, tmp_path, capsys) -> None:
-    left = tmp_path / "out" / "predictions.json.1.partial"
-    left.parent.mkdir()
-    left.write_text("results\n")
-    assert run("predict", "--source", folder, "-o", tmp_path / "out") == 0
-    assert f"{left} has the results of another run" in capsys.readouterr().err
-    assert left.read_text() == "results\n"
-    assert len(json.loads((tmp_path / "out" / "predictions.json").read_text())["images"]) == 3
-
-
-def test_sigterm_is_like_ctrl_c(oracle, folder, tmp_path, monkeypatch, capsys) -> None:
-    forward = Oracle.forward
-
-    def terminated(self: Oracle, images):
-        if images[0, 0, 99, 99] == 60:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return forward(self, images)
-
-    monkeypatch.setattr(Oracle, "forward", terminated)
-    before = signal.signal(signal.SIGTERM, lambda number, frame: None)
-    try:
-        assert run("predict", "--source", folder, "-o", tmp_path / "out") == 130
-        assert signal.getsignal(signal.SIGTERM) is not signal.default_int_handler
-    finally:
-        signal.signal(signal.SIGTERM, before)
-    assert "interrupted; 2 of 3 pictures were finished and written" in capsys.readouterr().err
-    assert len(json.loads((tmp_path / "out" / "predictions.json").read_text())["images"]) == 2
-
-
-def test_interrupted_before_the_first_picture(oracle, folder, tmp_path, monkeypatch) -> None:
-    def interrupted(self: Oracle, images) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(Oracle, "forward", interrupted)
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "predictions.json").write_text("of an earlier run")
-    assert run("predict", "--source", folder, "-o", tmp_path / "out") == 130
-    assert {path.name: path.read_text() for path in tmp_path.glob("out/*")} == {"predictions.json": "of an earlier run"}
-
-
-def test_a_full_disk_keeps_what_is_done(oracle, folder, tmp_path, capsys) -> None:
-    """A limit on the size of files stands for the full disk: the second picture with a person does not fit."""
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1500, limits[1]))
-    try:
-        assert run("predict", "--source", folder, "-o", tmp_path) == 2
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    (journal,) = tmp_path.glob("*.partial")
-    first, second, *_ = journal.read_text().splitlines()
-    assert json.loads(first)["image"]["file_name"].endswith("140.png")
-    assert len(json.loads(second)["annotations"]) == 1
-    error = capsys.readouterr().err.splitlines()[-1]
-    assert error.startswith("dgcn predict: error: ")
-    assert error.endswith(f"File too large; the results are in {journal}")
-
-
-def test_an_overlay_that_cannot_be_written_costs_nothing_else(oracle, folder, tmp_path, capsys) -> None:
-    long = (folder / "20.png").rename(folder / f"{'n' * 250}.png")
-    (tmp_path / "out" / "60.dgcn.jpg").mkdir(parents=True)
-    assert run("predict", "--source", folder, "-o", tmp_path / "out") == 1
-    output = capsys.readouterr()
-    warnings = sorted(output.err.splitlines())
-    assert len(warnings) == 2
-    assert re.search(r"60\.dgcn\.jpg.*: Is a directory", warnings[0])
-    assert f"{long.stem}.dgcn.jpg" in warnings[1]
-    assert "File name too long" in warnings[1]
-    assert "3 persons in 3 of 3 pictures" in output.out
-    assert len(json.loads((tmp_path / "out" / "predictions.json").read_text())["annotations"]) == 3
-
-
-def test_an_overlay_too_wide_for_a_jpeg(tmp_path) -> None:
-    path = tmp_path / "wide.jpg"
-    with pytest.raises(ValueError, match=rf"{path}: 65501 x 2 px do not fit a JPEG"):
-        write_overlay(path, np.zeros((2, 65501, 3), np.uint8), [], COCO)
-    write_overlay(path, np.zeros((2, 65500, 3), np.uint8), [], COCO)
-
-
-@pytest.mark.parametrize("command", ["predict", "demo"])
-def test_outputs_are_tried_first(command, oracle, folder, tmp_path, monkeypatch, capsys) -> None:
-    monkeypatch.setattr(torch_network, "load_model", lambda path: pytest.fail("a model was loaded"))
-    (tmp_path / "file").touch()
-    source = folder / "20.png"
-    cases = [(["-o", tmp_path / "file"], "file/.*: (Not a directory|File exists)")]
-    if command == "predict":
-        cases += [
-            (["-o", tmp_path, "--json-output", folder], f"{folder}: Is a directory"),
-            (["-o", tmp_path, "--json-output", "/dev/null"], "/dev/null: is a pipe or a device, not a file"),
-            (["-o", tmp_path, "--json-output", f"{'n' * 256}.json"], "nnnn.json: File name too long"),
-        ]
-    for arguments, message in cases:
-        assert run(command, "--source", source, *arguments) == 2
-        error = capsys.readouterr().err
-        assert re.fullmatch(rf"dgcn {command}: error: .*{message}\n", error)
-
-
-def test_predict_writes_over_no_input(oracle, folder, tmp_path, capsys) -> None:
-    source = folder / "20.png"
-    before = source.read_bytes()
-    (tmp_path / "link.json").symlink_to(source)
-    assert run("predict", "--source", folder, "-o", tmp_path / "out", "--json-output", tmp_path / "link.json") == 2
-    assert "link.json cannot be written: it is an input or another output" in capsys.readouterr().err
-    assert source.read_bytes() == before
-
-
-def test_an_output_that_is_a_link_to_a_new_file(oracle, folder, tmp_path) -> None:
-    link, target = tmp_path / "link.json", tmp_path / "target.json"
-    link.symlink_to(target.name)
-    assert run("predict", "--source", folder / "20.png", "-o", tmp_path / "out", "--json-output", link) == 0
-    assert link.is_symlink()
-    assert json.loads(target.read_text())["images"]
 
 
 def test_odd_files_of_a_folder(oracle, folder, tmp_path, capsys) -> None:
@@ -295,12 +262,6 @@ def test_a_damaged_exif_block_is_no_news(oracle, folder, tmp_path, capsys) -> No
         read_image(folder / "20.jpg", upright=True)
     assert run("predict", "--source", folder / "20.jpg", "-o", tmp_path / "out") == 0
     assert capsys.readouterr().err == ""
-
-
-def test_thousands_of_pictures_of_one_name() -> None:
-    names = overlay_names([Path("a.jpg")] * 20_000)
-    assert len(set(names)) == 20_000
-    assert names[-1] == "a-20000.dgcn.jpg"
 
 
 @pytest.mark.parametrize(

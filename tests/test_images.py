@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import io
 import os
+import struct
 import zlib
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
-from PIL import Image, ImageOps
+from PIL import Image, ImageCms, ImageOps
 from PIL.Image import Transpose
 
 from dgcn.data.images import read_image, read_size
@@ -111,13 +112,40 @@ def test_modes(picture, mode) -> None:
     assert_close(read_image(encode(converted, format)), converted, 4)
 
 
-def test_alpha_is_dropped(picture) -> None:
-    transparent = picture.convert("RGBA")
-    transparent.putalpha(0)
-    assert_close(read_image(encode(transparent, "PNG")), picture, 0)
+def test_lab(picture) -> None:
+    profiles = [ImageCms.createProfile(name) for name in ("sRGB", "LAB")]
+    lab = ImageCms.profileToProfile(picture, *profiles, outputMode="LAB")
+    assert_close(read_image(encode(lab, "TIFF")), picture, 2)
+
+
+def test_a_picture_too_large_for_the_memory_is_named(picture, tmp_path, monkeypatch) -> None:
+    def load(self: Image.Image) -> None:
+        raise MemoryError
+
+    picture.save(tmp_path / "large.png")
+    monkeypatch.setattr(Image.Image, "load", load)
+    with pytest.raises(ValueError, match=r"large\.png cannot be read as a picture: MemoryError"):
+        read_image(tmp_path / "large.png")
+
+
+def test_what_is_transparent_shows_white(picture) -> None:
+    """Not the colours that an editor has left below, nor the black of a drawing that is nothing but its alpha."""
+    cut_out = picture.convert("RGBA")
+    cut_out.putalpha(Image.fromarray(np.repeat([[0] * 30 + [255] * 60], 60, axis=0).astype(np.uint8)))
+    expected = picture.copy()
+    expected.paste("white", (0, 0, 30, 60))
+    assert_close(read_image(encode(cut_out, "PNG")), expected, 0)
+    assert_close(read_image(cut_out), expected, 0)
+
     few = picture.quantize(8)
-    content = encode(few, "PNG", transparency=bytes(range(8)))  # one alpha for each colour of the palette
-    assert_close(read_image(content), few, 0)
+    content = encode(few, "PNG", transparency=bytes([0, 127, *[255] * 6]))  # one alpha for each colour of the palette
+    alpha = np.array([0, 127, *[255] * 6])[np.asarray(few)][..., None] / 255
+    blended = alpha * np.asarray(few.convert("RGB")) + (1 - alpha) * 255
+    assert np.abs(read_image(content) - blended).max() <= 1
+
+    drawing = Image.new("LA", picture.size)
+    drawing.putalpha(picture.convert("L"))
+    assert_close(read_image(encode(drawing, "PNG")), ImageOps.invert(picture.convert("L")), 0)
 
 
 @pytest.mark.parametrize("suffix", [".png", ".tiff", ".pgm"])
@@ -127,11 +155,51 @@ def test_sixteen_bits(picture, suffix) -> None:
     assert_close(read_image(content), picture.convert("L"), 0)
 
 
-def test_the_first_of_several(picture) -> None:
+def grey_tiff(grey: np.ndarray, bits: int, photometric: int) -> bytes:
+    """uint8 [H, W] as a TIFF of `bits` to a pixel; photometric 0: the largest number is black, 1: white."""
+    deep = grey.astype(np.uint16) << (bits - 8)
+    deep = deep if photometric else 2**bits - 1 - deep
+    if bits == 12:  # two pixels in three bytes
+        left, right = deep.reshape(-1, 2).T
+        data = np.column_stack([left >> 4, (left & 15) << 4 | right >> 8, right & 255]).astype(np.uint8).tobytes()
+    else:
+        data = deep.astype("<u2").tobytes()
+    height, width = grey.shape
+    tags = {256: width, 257: height, 258: bits, 259: 1, 262: photometric, 273: 8, 277: 1, 278: height, 279: len(data)}
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
+    return struct.pack("<2sHI", b"II", 42, 8 + len(data)) + data + struct.pack("<H", len(tags)) + entries + bytes(4)
+
+
+@pytest.mark.parametrize(("bits", "photometric"), [(12, 1), (16, 1), (16, 0)])
+def test_deep_tiff(picture, bits, photometric) -> None:
+    grey = picture.convert("L")
+    assert_close(read_image(grey_tiff(np.asarray(grey), bits, photometric)), grey, 0)
+
+
+@pytest.mark.parametrize("format", ["GIF", "PNG", "TIFF", "WEBP"])
+def test_the_first_of_several(picture, format, tmp_path, caplog) -> None:
     other = picture.transpose(Transpose.ROTATE_180)
-    for format in ("GIF", "PNG", "TIFF", "WEBP"):
-        content = encode(picture, format, save_all=True, append_images=[other])
-        assert_close(read_image(content), picture, 12)
+    path = tmp_path / f"a.{format}"
+    picture.save(path, format)
+    read_image(path)
+    assert not caplog.messages
+    picture.save(path, format, save_all=True, append_images=[other])
+    assert_close(read_image(path), picture, 12)
+    assert caplog.messages == [f"{path} has several frames or pages, of which the first is taken"]
+
+
+def test_the_preview_in_a_photograph_is_no_second_frame(picture, caplog) -> None:
+    content = encode(picture, "MPO", save_all=True, append_images=[picture.resize((9, 6))])
+    assert_close(read_image(content), picture, 6)
+    assert not caplog.messages
+
+
+def test_the_frame_that_pillow_shows(picture, caplog) -> None:
+    other = picture.transpose(Transpose.ROTATE_180)
+    animation = Image.open(io.BytesIO(encode(picture, "PNG", save_all=True, append_images=[other])))
+    animation.seek(1)
+    assert_close(read_image(animation), other, 0)
+    assert not caplog.messages
 
 
 def test_names_of_all_kinds(picture, tmp_path) -> None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import dataclasses
+import difflib
 import errno
 import inspect
 import io
@@ -10,7 +13,7 @@ import os
 import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import numpy as np
@@ -48,6 +51,37 @@ def positive(text: str) -> int:
     if value < 1:
         raise argparse.ArgumentTypeError(f"must be at least 1, got {value}")
     return value
+
+
+def fraction(text: str) -> float:
+    """Type of a flag for a score or a confidence."""
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"must be in [0, 1], got {text}")
+    return value
+
+
+def decoder_option(text: str) -> tuple[str, Any]:
+    """Type of a flag KEY=VALUE: the name of a field of `DecoderConfig`, and a value that it takes."""
+    from dgcn_ext.decoder import DecoderConfig
+
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise argparse.ArgumentTypeError(f"must be KEY=VALUE, got {text!r}")
+    defaults: dict[str, Any] = {field.name: field.default for field in dataclasses.fields(DecoderConfig)}
+    if name not in defaults:
+        near = difflib.get_close_matches(name, defaults)
+        choice = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(defaults)}"
+        raise argparse.ArgumentTypeError(f"the decoder has no option {name!r}: {choice}")
+    kind = type(defaults[name])
+    parsed: Any = value  # about which DecoderConfig complains
+    with contextlib.suppress(KeyError, ValueError):
+        parsed = {"true": True, "false": False}[value.lower()] if kind is bool else kind(value)
+    try:
+        DecoderConfig(**{name: parsed})
+    except (TypeError, ValueError) as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    return name, parsed
 
 
 def input_size(text: str) -> int:
@@ -93,6 +127,19 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     add_device_argument(parser)
 
 
+def add_decoder_argument(parser: argparse.ArgumentParser) -> None:
+    """The flag whose pairs of name and value `load_predictor` takes as `decoder`."""
+    parser.add_argument(
+        "--decoder",
+        type=decoder_option,
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="KEY=VALUE",
+        help="change constants of the decoder, the fields of dgcn_ext.decoder.DecoderConfig",
+    )
+
+
 def add_data_argument(parser: argparse._ActionsContainer, *, required: bool = False) -> None:
     text = "description of a data set, a YAML file: see dgcn data --help"
     parser.add_argument("--data", type=Path, required=required, metavar="FILE", help=text)
@@ -130,17 +177,29 @@ def add_batch_argument(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def load_predictor(args: argparse.Namespace, batch_size: int = 1) -> Predictor:
-    """The predictor with the flags' settings. Also raises Pillow's limit on the size of a picture to 2^30 pixels."""
+def load_predictor(args: argparse.Namespace, batch_size: int = 1, decoder: Iterable[tuple[str, Any]] = ()) -> Predictor:
+    """The predictor with the flags' settings. Also raises Pillow's limit on the size of a picture to 2^30 pixels.
+
+    Args:
+        args: with the flags of `add_model_arguments`.
+        batch_size: pictures in one pass of the network.
+        decoder: names and values of fields of `DecoderConfig`, which replace those of the checkpoint.
+    """
     from PIL import Image
 
     from ..predict.predictor import Predictor
 
     Image.MAX_IMAGE_PIXELS = 2**29  # Pillow refuses above twice this; its default refuses pictures of some phones
-    device = choose_device(args.device)
-    return Predictor(
-        args.checkpoint, device=device, long_edge=args.long_edge, batch_size=batch_size, flip_test=args.flip_test
-    )
+    options: dict[str, Any] = {
+        "device": choose_device(args.device),
+        "long_edge": args.long_edge,
+        "batch_size": batch_size,
+        "flip_test": args.flip_test,
+    }
+    predictor = Predictor(args.checkpoint, **options)
+    if changes := dict(decoder):
+        predictor = Predictor(args.checkpoint, config=dataclasses.replace(predictor.config, **changes), **options)
+    return predictor
 
 
 def check_outputs(outputs: Iterable[Path | None], inputs: Iterable[Path | None]) -> None:
@@ -183,7 +242,7 @@ def write_overlay(path: Path, image: np.ndarray, poses: Sequence[Pose], skeleton
 
 
 def write_jpeg(path: Path, image: np.ndarray) -> None:
-    """Write `image` (uint8 [H, W, 3] RGB) as a JPEG, atomically.
+    """Write `image` (uint8 [H, W, 3] RGB) as a JPEG, complete or not at all, even if the process is killed.
 
     Raises:
         OSError: no room, a name too long, ...; it names `path`.
@@ -198,5 +257,5 @@ def write_jpeg(path: Path, image: np.ndarray) -> None:
         raise ValueError(f"{path}: {width} x {height} px do not fit a JPEG, whose edges have at most {JPEG_MAX_EDGE}")
     content = io.BytesIO()
     Image.fromarray(image).save(content, "JPEG", quality=92)
-    with atomic_write(path) as file:
+    with atomic_write(path, durable=False) as file:  # with fsyncs this would take longer than all else but the network
         file.write(content.getbuffer())

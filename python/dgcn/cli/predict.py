@@ -1,178 +1,260 @@
-"""Find the people in pictures; write overlay pictures and one COCO-format JSON.
+"""Find people in pictures and videos; write overlay pictures, one COCO-format JSON, and a CSV.
 
 examples:
   dgcn predict --source photo.jpg -o out
   dgcn predict --source holiday/ more/a.png --checkpoint runs/a/best.safetensors -o out --json-output out/poses.json
+  dgcn predict --source archive/ --recursive --no-overlay --csv-output poses.csv -o out
+  dgcn predict --source 'archive/**/2024*.jpg' --threshold 0.3 --decoder seed_threshold=0.3 refine_rounds=2 -o out
+  curl https://example.org/photo.jpg | dgcn predict --source - -o out
 
-Every picture gives DIR/NAME.dgcn.jpg; where two pictures have the same NAME, the later one becomes NAME-2, and so on.
-Of a folder, the pictures directly inside are taken, by name. A picture that cannot be read or an overlay that cannot be
-written is reported: the rest is done, and the exit status is 1. Ctrl-C and SIGTERM stop and write what is done.
+sources:
+  A folder stands for the pictures directly in it, by name, and with --recursive for those in its folders, but not
+  behind links to folders. A pattern in quotes stands for the pictures and videos that match; ** matches any folders.
+  - stands for one picture, whose bytes come from stdin. Every frame of a video is a picture; dgcn video makes a video
+  of it, and follows persons.
 
-The JSON is a COCO keypoint data set, {"images", "annotations", "categories"}: keypoints (x, y, v) in pixels of the
-upright picture, v = 2 where found, else 0, 0, 0; with score and keypoint_scores beside COCO's own fields; file_name is
-relative to the deepest folder that holds all pictures. CVAT and Label Studio import it as pre-labels. It is written
-at the end. Until then FILE.NUMBER.partial has the results, a line of JSON for each picture: {"image", "annotations"}.
-After a kill or on a full disk it stays.
+results:
+  Every picture gives DIR/NAME.dgcn.jpg, within the same folders of folders as the picture; where two pictures have the
+  same NAME, the later one becomes NAME-2, and so on. Frame 12 of a video gives DIR/NAME.mp4/000012.dgcn.jpg. What is
+  transparent shows white, and of an animation or of several pages the first is taken.
+
+  The JSON is a COCO keypoint data set, {"images", "annotations", "categories"}: keypoints (x, y, v) in pixels of the
+  upright picture, v = 2 where found, else 0, 0, 0; with score and keypoint_scores beside COCO's own fields; file_name
+  is relative to the deepest folder that holds all sources. CVAT and Label Studio import it as pre-labels.
+
+  The CSV has a row for each keypoint: source,frame,track_id,person,score,keypoint,x,y,confidence. source is file_name;
+  frame, from 0, is empty for a picture, and track_id always; x, y and confidence are 0 where not found.
+
+A picture that cannot be read or an overlay that cannot be written is reported: the rest is done, and the exit status is
+1. Ctrl-C, SIGTERM and a full disk stop and write what is done. All results of a picture are written before the next
+one's. The JSON is written at the end: until then FILE.NUMBER.partial has the results, a line of JSON for each picture:
+{"image", "annotations"}. After a kill, or where the JSON does not fit on the disk, it stays.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
+import itertools
 import os
 import signal
 import sys
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .common import (
     add_batch_argument,
+    add_decoder_argument,
     add_model_arguments,
     check_outputs,
     check_writable,
     describe,
+    fraction,
     load_predictor,
     make_parser,
     write_overlay,
 )
+from .sources import OVERLAY_SUFFIX, Source, list_sources
 
 if TYPE_CHECKING:
     import numpy as np
 
     from ..data.coco_writer import CocoWriter
     from ..predict.predictor import Predictor
+    from ..predict.tables import TableWriter
+    from ..records import Pose
 
-# HEIC cannot be read: it is listed so that such a picture in a folder is reported.
-SUFFIXES = {
-    *(".avif", ".bmp", ".gif", ".heic", ".heif", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png"),
-    *(".pnm", ".ppm", ".tif", ".tiff", ".webp"),
-}
-OVERLAY_SUFFIX = ".dgcn.jpg"
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""Errors after which nothing more can be written."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = make_parser("predict", __doc__)
     parser.add_argument(
-        "--source", type=Path, nargs="+", required=True, metavar="PATH", help="pictures, or folders of them"
+        "--source", nargs="+", required=True, metavar="PATH", help="pictures, folders, patterns, videos, or - for stdin"
     )
-    parser.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help="folder of the overlays")
+    parser.add_argument("--recursive", action="store_true", help="also take the pictures in the folders of a folder")
+    parser.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help="folder of the results")
+    parser.add_argument("--no-overlay", dest="overlay", action="store_false", help="draw no pictures")
     parser.add_argument("--json-output", type=Path, metavar="FILE", help="the JSON (default: DIR/predictions.json)")
+    parser.add_argument("--csv-output", type=Path, metavar="FILE", help="write a CSV, too")
+    parser.add_argument(
+        "--threshold", type=fraction, default=0.0, metavar="T", help="leave out persons of a lower score (default: 0)"
+    )
     add_model_arguments(parser)
+    add_decoder_argument(parser)
     add_batch_argument(parser)
     args = parser.parse_args(argv)
 
     from ..data.coco_writer import CocoWriter, find_journals
+    from ..predict.tables import TableWriter
 
-    paths = list_pictures(args.source)
+    sources = list_sources(args.source, recursive=args.recursive, warn=warn)
     json_path = args.json_output or args.output / "predictions.json"
-    check_outputs([json_path], [*paths, args.checkpoint])
-    check_writable(args.output / f"any{OVERLAY_SUFFIX}")
+    inputs = [source.path for source in sources if not source.is_stdin]
+    check_outputs([json_path, args.csv_output], [*inputs, args.checkpoint])
+    overlays = args.output if args.overlay else None
+    if overlays:
+        check_writable(overlays / f"any{OVERLAY_SUFFIX}")
     for journal in find_journals(json_path):
         warn(f"{journal} has the results of another run, which was killed or is not done; it is left as it is")
-    predictor = load_predictor(args, args.batch_size)
-    writer = CocoWriter(json_path, predictor.skeleton, predictor.category)
-    problems = None
-    with sigterm_interrupts():
+    predictor = load_predictor(args, args.batch_size, args.decoder)
+    try:
+        with contextlib.ExitStack() as files, sigterm_interrupts():
+            table = files.enter_context(TableWriter(args.csv_output, predictor.skeleton)) if args.csv_output else None
+            writer = CocoWriter(json_path, predictor.skeleton, predictor.category)
+            run = Run(predictor, sources, writer, table, overlays, args.threshold)
+            try:
+                run.predict()
+            finally:
+                run.finish()
+    except OSError as error:
+        if error.errno not in NO_ROOM:
+            raise
+        print(f"dgcn predict: error: {describe(error)}", file=sys.stderr)
+        return 1
+    return 1 if run.problems else 0
+
+
+@dataclass(frozen=True)
+class Found:
+    """Who is on a picture, or on a frame of a video; frames are numbered from 0."""
+
+    source: Source
+    frame: int | None
+    image: np.ndarray
+    poses: list[Pose]
+
+
+class Run:
+    """Predicts on sources, and writes what is found on a picture before it goes on to the next.
+
+    Attributes:
+        problems: how many pictures could not be read or drawn; a warning named each.
+    """
+
+    def __init__(
+        self,
+        predictor: Predictor,
+        sources: Sequence[Source],
+        writer: CocoWriter,
+        table: TableWriter | None,
+        overlays: Path | None,
+        threshold: float,
+    ) -> None:
+        """
+        Args:
+            predictor: with which.
+            sources: on what.
+            writer: gets everything.
+            table: too, if there is one.
+            overlays: folder of the overlay pictures, if there are to be any.
+            threshold: persons of a lower score are left out.
+        """
+        from ..progress import Progress
+
+        self.problems = 0
+        self._is_complete = False
+        self._predictor = predictor
+        self._sources = sources
+        self._writer = writer
+        self._table = table
+        self._overlays = overlays
+        self._threshold = threshold
+        self._root = common_folder([source.path for source in sources if not source.is_stdin])
+        self._progress = Progress("prediction", len(sources), unit="source")
+
+    def predict(self) -> None:
+        """Raises OSError if a result cannot be written, but for an overlay on a disk that has room."""
         try:
-            problems = predict(predictor, paths, args.output, writer)
+            with self._progress:
+                for is_video, group in itertools.groupby(self._sources, lambda source: source.is_video):
+                    for found in (self._frames if is_video else self._pictures)(group):
+                        self._write(found)
         except KeyboardInterrupt:
-            done = f"{writer.num_images} of {len(paths)} pictures were finished and written"
-            raise KeyboardInterrupt(f"interrupted; {done}") from None
-        finally:
-            if problems is None and writer.num_images == 0:
-                writer.journal.unlink()  # and an earlier JSON stays
-            else:
-                writer.finish()
-                print(f"{writer.num_persons} persons in {writer.num_images} of {len(paths)} pictures")
-                print(f"overlays {args.output}\nJSON     {json_path}")
-    return 1 if problems else 0
+            raise KeyboardInterrupt(f"interrupted; {self._done} were finished and written") from None
+        except OSError as error:
+            if error.errno in NO_ROOM:
+                error.strerror = f"{error.strerror}; {self._done} were finished and written"
+            raise
+        self._is_complete = True
 
+    def finish(self) -> None:
+        """Write the JSON and say what there is. After a stop before the first picture, an earlier JSON stays.
 
-def predict(predictor: Predictor, paths: Sequence[Path], output: Path, writer: CocoWriter) -> int:
-    """Add what is found in each picture to `writer` and draw it into the folder `output`.
+        Raises OSError if the JSON cannot be written."""
+        if not self._is_complete and not self._writer.num_images:
+            self._writer.discard()
+            return
+        self._writer.finish()
+        print(f"{self._writer.num_persons} persons in {self._done}")
+        table = self._table and self._table.path
+        for name, path in (("overlays", self._overlays), ("JSON", self._writer.path), ("CSV", table)):
+            if path:
+                print(f"{name:<8} {path}")
 
-    Returns how many pictures could not be read or drawn; a warning names each."""
-    from ..data.images import read_image
-    from ..progress import Progress
+    def _pictures(self, sources: Iterable[Source]) -> Iterator[Found]:
+        waiting: deque[tuple[Source, np.ndarray]] = deque()  # read, on its way through the network
 
-    problems = 0
-    progress = Progress("prediction", len(paths), unit="image")
-    waiting: deque[tuple[Path, Path, np.ndarray]] = deque()  # read, on its way through the network
+        def read() -> Iterator[np.ndarray]:
+            for source in sources:
+                try:
+                    image = source.read()
+                except (OSError, ValueError) as error:
+                    self._fail(error)
+                    self._progress.step()
+                    continue
+                waiting.append((source, image))
+                yield image
 
-    def read() -> Iterator[np.ndarray]:
-        nonlocal problems
-        for path, name in zip(paths, overlay_names(paths), strict=True):
+        for poses in self._predictor.batch(read()):
+            source, image = waiting.popleft()
+            yield Found(source, None, image, poses)
+            self._progress.step()
+
+    def _frames(self, videos: Iterable[Source]) -> Iterator[Found]:
+        for video in videos:
             try:
-                image = read_image(path, upright=True)
+                for frame in self._predictor.stream(video.path):  # type: ignore[attr-defined]
+                    yield Found(video, frame.index, frame.image, frame.poses)
             except (OSError, ValueError) as error:
-                warn(describe(error))
-                problems += 1
-                progress.step()
-                continue
-            waiting.append((path, output / name, image))
-            yield image
+                self._fail(error)
+            self._progress.step()
 
-    root = common_folder(paths)
-    with progress:
-        for poses in predictor.batch(read()):
-            path, overlay, image = waiting.popleft()
-            writer.add(os.path.relpath(path, root), image, poses)
+    def _write(self, found: Found) -> None:
+        poses = [pose for pose in found.poses if pose.score >= self._threshold]
+        source, frame = found.source, found.frame
+        file_name = "stdin" if source.is_stdin else os.path.relpath(source.path, self._root)
+        self._writer.add(file_name if frame is None else f"{file_name}/{frame:06}.jpg", found.image, poses)
+        if self._table:
+            self._table.add(file_name, frame, None, poses)
+        if self._overlays:
+            name = source.name if frame is None else f"{source.name}/{frame:06}"
             try:
-                write_overlay(overlay, image, poses, predictor.skeleton)
+                write_overlay(self._overlays / f"{name}{OVERLAY_SUFFIX}", found.image, poses, self._predictor.skeleton)
             except (OSError, ValueError) as error:
-                warn(describe(error))
-                problems += 1
-            progress.step()
-    return problems
+                if isinstance(error, OSError) and error.errno in NO_ROOM:
+                    raise
+                self._fail(error)
 
+    @property
+    def _done(self) -> str:
+        """How many pictures were written, in words."""
+        if any(source.is_video for source in self._sources):
+            return f"{self._writer.num_images} pictures and frames"
+        return f"{self._writer.num_images} of {len(self._sources)} pictures"
 
-def list_pictures(sources: Sequence[Path]) -> list[Path]:
-    """The files among `sources`, and the pictures directly in the folders among them, sorted by name.
-
-    Hidden files of a folder are left out, such as the `._NAME` that macOS puts beside NAME.
-
-    Raises FileNotFoundError for a source that does not exist, ValueError for a folder without pictures."""
-    paths: list[Path] = []
-    for source in sources:
-        if not source.is_dir():
-            if not source.exists():
-                what = "a link that leads nowhere" if source.is_symlink() else "no such picture or folder"
-                raise FileNotFoundError(f"{what}: {source}")
-            paths.append(source)
-            continue
-        # Overlays of an earlier run into the same folder are not pictures to predict on.
-        files = sorted(p for p in source.iterdir() if not p.name.startswith(".") and not p.is_dir())
-        files = [p for p in files if not p.name.endswith(OVERLAY_SUFFIX)]
-        pictures = [p for p in files if p.suffix.lower() in SUFFIXES]
-        if not pictures:
-            raise ValueError(f"no pictures in the folder {source} (looking for {' '.join(sorted(SUFFIXES))})")
-        if others := [p.name for p in files if p.suffix.lower() not in SUFFIXES]:
-            shown = ", ".join(others[:3]) + (", ..." if len(others) > 3 else "")
-            warn(f"skipped {len(others)} files in {source} that are not pictures: {shown}")
-        paths += pictures
-    return paths
+    def _fail(self, error: Exception) -> None:
+        warn(describe(error))
+        self.problems += 1
 
 
 def common_folder(paths: Sequence[Path]) -> str:
     """The deepest folder that all files are in, or in folders of."""
-    return os.path.commonpath([os.path.abspath(path.parent) for path in paths])
-
-
-def overlay_names(paths: Sequence[Path]) -> list[str]:
-    """A file name for the overlay of each path, all different even where upper and lower case are the same."""
-    taken: set[str] = set()
-    last: dict[str, int] = {}  # number given to a stem
-    names = []
-    for path in paths:
-        stem, number = path.stem, last.get(path.stem, 1)
-        while stem.lower() in taken:
-            number += 1
-            stem = f"{path.stem}-{number}"
-        last[path.stem] = number
-        taken.add(stem.lower())
-        names.append(stem + OVERLAY_SUFFIX)
-    return names
+    return os.path.commonpath([os.path.abspath(path.parent) for path in paths]) if paths else os.curdir
 
 
 @contextlib.contextmanager
@@ -188,4 +270,4 @@ def sigterm_interrupts() -> Iterator[None]:
 def warn(message: str) -> None:
     from tqdm import tqdm
 
-    tqdm.write(f"dgcn predict: warning: {message}", file=sys.stderr)
+    tqdm.write(f"dgcn predict: warning: {' '.join(message.split())}", file=sys.stderr)

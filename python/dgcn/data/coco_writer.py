@@ -6,13 +6,13 @@ import contextlib
 import glob
 import itertools
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ..files import write_json
+from ..files import AppendedFile, atomic_write
 from ..records import Category, Pose
 from ..skeleton import Skeleton
 
@@ -24,10 +24,13 @@ class CocoWriter:
     """Writes the poses of pictures as a COCO keypoint data set: images, annotations, categories.
 
     Every picture goes to a journal beside the data set as soon as it is added, as a line of JSON, so that a killed
-    process or a full disk costs at most one picture. `finish` writes the data set and removes the journal.
+    process or a full disk costs at most one picture. `finish` makes the data set of the journal and removes it. No
+    more than one picture is held in memory.
 
     Attributes:
+        path: of the data set.
         journal: its path, that of the data set with the first free number and ".partial" at the end.
+        num_images, num_persons: how many were added.
     """
 
     def __init__(self, path: Path, skeleton: Skeleton, category: Category | None = None) -> None:
@@ -39,12 +42,12 @@ class CocoWriter:
         """
         category = category or Category()
         for number in itertools.count(1):
-            self.journal = path.with_name(f"{path.name}.{number}{JOURNAL_SUFFIX}")
             with contextlib.suppress(FileExistsError):  # of another run
-                open(self.journal, "x").close()
+                self._file = AppendedFile(path.with_name(f"{path.name}.{number}{JOURNAL_SUFFIX}"), "x")
                 break
-        self._path = path
-        self._pictures: list[dict[str, Any]] = []  # {"image": ..., "annotations": [...]}, as in the journal
+        self.journal = self._file.path
+        self.num_images = self.num_persons = 0
+        self.path = path
         self._category: dict[str, Any] = {
             "id": category.category_id,
             "name": category.name,
@@ -53,47 +56,56 @@ class CocoWriter:
             "skeleton": [[i + 1, j + 1] for i, j in skeleton.limbs],  # COCO counts from 1
         }
 
-    @property
-    def num_images(self) -> int:
-        return len(self._pictures)
-
-    @property
-    def num_persons(self) -> int:
-        return sum(len(picture["annotations"]) for picture in self._pictures)
-
     def add(self, name: str, image: np.ndarray, poses: Iterable[Pose]) -> None:
         """Add the picture `image` [H, W, 3] of the file `name`; ids count from 1 in the order of the calls.
 
         Raises OSError that names the journal if that cannot be written."""
-        image_id = len(self._pictures) + 1
+        image_id = self.num_images + 1
         height, width = image.shape[:2]
         picture = {
             "image": {"id": image_id, "file_name": name, "width": width, "height": height, "upright": True},
             # An empty mask, because the import of labelling tools asks for the field.
             "annotations": [pose.to_coco(image_id, self._category["id"]) | {"segmentation": []} for pose in poses],
         }
-        try:
-            with open(self.journal, "a", encoding="utf-8") as file:
-                file.write(json.dumps(picture) + "\n")
-        except OSError as error:  # that of a full disk names no file
-            raise OSError(error.errno, error.strerror, str(self.journal)) from error
-        self._pictures.append(picture)
+        self._file.append(json.dumps(picture, allow_nan=False) + "\n")
+        self.num_images += 1
+        self.num_persons += len(picture["annotations"])
 
     def finish(self) -> None:
         """Write the data set and remove the journal; raises OSError, and keeps the journal, if there is no room."""
-        annotations = [annotation for picture in self._pictures for annotation in picture["annotations"]]
-        document = {
-            "images": [picture["image"] for picture in self._pictures],
-            "annotations": [{"id": number, **each} for number, each in enumerate(annotations, start=1)],
-            "categories": [self._category],
-        }
+        self._file.close()
         try:
-            write_json(self._path, document)
+            with atomic_write(self.path) as file:
+                file.writelines(text.encode() for text in self._document())
         except OSError as error:
-            if self._pictures and error.strerror:
+            if self.num_images and error.strerror:
                 error.strerror += f"; the results are in {self.journal}"
             raise
         self.journal.unlink(missing_ok=True)
+
+    def discard(self) -> None:
+        """Write no data set and remove the journal."""
+        self._file.close()
+        self.journal.unlink(missing_ok=True)
+
+    def _document(self) -> Iterator[str]:
+        """The data set as JSON, in pieces, with a line for each image and each annotation."""
+        annotations = (annotation for picture in self._pictures() for annotation in picture["annotations"])
+        yield '{\n"images": ['
+        yield from _json_lines(picture["image"] for picture in self._pictures())
+        yield '],\n"annotations": ['
+        yield from _json_lines({"id": number, **each} for number, each in enumerate(annotations, start=1))
+        yield f'],\n"categories": {json.dumps([self._category])}\n}}\n'
+
+    def _pictures(self) -> Iterator[dict[str, Any]]:
+        with open(self.journal, encoding="utf-8") as journal:
+            yield from map(json.loads, journal)
+
+
+def _json_lines(entries: Iterable[Any]) -> Iterator[str]:
+    """The entries of a JSON array, each on a line of its own."""
+    for index, entry in enumerate(entries):
+        yield f"{',' if index else ''}\n{json.dumps(entry)}"
 
 
 def find_journals(path: Path) -> list[Path]:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import ExifTags, Image, TiffImagePlugin, UnidentifiedImageError
 
 from ..records import ImageRecord
 
@@ -45,8 +45,9 @@ _TURNS = {
 def read_image(source: EncodedImage, *, upright: bool = False) -> np.ndarray:
     """A picture as uint8 [H, W, 3] RGB.
 
-    Grey becomes RGB, an alpha channel is dropped, of 16 bits the upper 8 are kept, and of an animation or of several
-    pages the first is taken.
+    It is what a viewer on a white background shows: grey becomes RGB, what is transparent shows white, and of 16 bits
+    the upper 8 are kept. Of an animation or of several pages the first is taken, and a warning is logged. Colour
+    profiles are not applied, as in the pictures that networks are trained on.
 
     Args:
         source: a path, the content of a file, or a picture of Pillow's; files are of one of `FORMATS`.
@@ -67,7 +68,11 @@ def read_image(source: EncodedImage, *, upright: bool = False) -> np.ndarray:
         raise ValueError(f"{name} is empty")
     with _errors_name(name):
         image = source if isinstance(source, Image.Image) else Image.open(io.BytesIO(source), formats=FORMATS)
-        return _to_rgb(image, upright)
+        pixels = _to_rgb(image, upright)
+        # Phones put a preview or a depth map behind a JPEG, which is then an MPO.
+        if image is not source and getattr(image, "is_animated", False) and image.format != "MPO":
+            _warn_of_frames(name)
+        return pixels
 
 
 def read_size(path: str | os.PathLike[str]) -> tuple[int, int]:
@@ -123,6 +128,11 @@ def _warn_of_turning(folder: Path) -> None:
     log.warning("%s: pictures annotated upright are turned as their EXIF orientation says, not read as stored", folder)
 
 
+@functools.cache  # once for each file, not in each epoch
+def _warn_of_frames(name: str) -> None:
+    log.warning("%s has several frames or pages, of which the first is taken", name)
+
+
 def _open_file(path: str | os.PathLike[str]) -> BinaryIO:
     mode = os.stat(path).st_mode
     if stat.S_ISFIFO(mode) or stat.S_ISCHR(mode):
@@ -138,7 +148,7 @@ def _errors_name(name: str) -> Iterator[None]:
     except UnidentifiedImageError as error:
         raise ValueError(f"{name} is damaged or not a picture of a known format ({', '.join(FORMATS)})") from error
     except Exception as error:  # damaged files make Pillow raise almost anything: SyntaxError, RuntimeError, ...
-        raise ValueError(f"{name} cannot be read as a picture: {error}") from error
+        raise ValueError(f"{name} cannot be read as a picture: {str(error) or type(error).__name__}") from error
 
 
 def _to_rgb(image: Image.Image, upright: bool) -> np.ndarray:
@@ -146,14 +156,24 @@ def _to_rgb(image: Image.Image, upright: bool) -> np.ndarray:
     # Only now: PNG may hold its orientation after the pixels, and TIFF drops it once it is applied.
     turn = _TURNS.get(_orientation(image)) if upright else None
     if image.mode == "F" or (image.mode == "I" and image.format != "PPM"):
-        raise ValueError("its pixels have 32 bits, and no known range")
-    if image.mode.startswith("I"):  # 16 bits, also what PPM files hold as mode I
-        image = Image.fromarray(np.clip(np.asarray(image) >> 8, 0, 255).astype(np.uint8))
+        numbers = "floats" if image.mode == "F" else "integers"
+        raise ValueError(f"its pixels must be unsigned integers of up to 16 bits, got {numbers} of 32 bits")
+    if image.mode.startswith("I"):
+        image = _to_8_bits(image)
     elif image.has_transparency_data:
-        image = image.convert("RGBA")  # a palette with transparency cannot become RGB at once
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     if image.mode != "RGB":  # of one that is, this would be a copy
         image = image.convert("RGB")
     return np.array(image if turn is None else image.transpose(turn))
+
+
+def _to_8_bits(image: Image.Image) -> Image.Image:
+    """The upper 8 bits of grey pixels of 16, which PPM files hold as mode I."""
+    tags = getattr(image, "tag_v2", {})  # of a TIFF, whose deep pixels Pillow gives as they are stored
+    (bits,) = tags.get(TiffImagePlugin.BITSPERSAMPLE, (16,))
+    grey = np.clip(np.asarray(image) >> (bits - 8), 0, 255).astype(np.uint8)
+    return Image.fromarray(255 - grey if tags.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) == 0 else grey)
 
 
 def _orientation(image: Image.Image) -> Any:
