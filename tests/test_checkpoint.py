@@ -20,13 +20,13 @@ from dgcn.files import atomic_write, write_json
 from dgcn.model import checkpoint
 from dgcn.model.checkpoint import (
     DEFAULT_CHECKPOINT,
-    HEADER_KEY,
     load_model,
     load_training_state,
     save_model,
     save_training_state,
 )
 from dgcn.model.config import ModelConfig
+from dgcn.model.document import HEADER_KEY
 from dgcn.model.network import DGCN, build_model
 from dgcn.skeleton import COCO
 

@@ -26,6 +26,7 @@ COMMANDS = {
     "graph": "write the graphs of a data set or of a checkpoint as JSON and figures",
     "train": "train a model on a data set",
     "eval": "measure a checkpoint on a data set",
+    "export": "write a model as ONNX or as a program of torch.export",
     "plot": "draw losses, learning rate and AP of training runs",
     "ablate": "train and measure the rows of a table of the paper's ablation",
     "model": "print the layers, parameters and MACs of a network",

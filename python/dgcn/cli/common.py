@@ -105,14 +105,18 @@ def choose_device(requested: str | None) -> str:
     return requested or ("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def add_model_arguments(parser: argparse.ArgumentParser) -> None:
-    """The flags that `load_predictor` reads."""
+def add_checkpoint_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--checkpoint",
         type=Path,
         metavar="FILE",
         help="model, a .safetensors file (default: the one shipped with dgcn)",
     )
+
+
+def add_model_arguments(parser: argparse.ArgumentParser) -> None:
+    """The flags that `load_predictor` reads."""
+    add_checkpoint_argument(parser)
     parser.add_argument(
         "--long-edge",
         type=input_size,

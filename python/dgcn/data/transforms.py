@@ -45,15 +45,15 @@ class Preprocess:
 def resize_pad(image: np.ndarray, long_edge: int) -> tuple[np.ndarray, Preprocess]:
     """Scale `image` (uint8 [H, W, 3]) until its long edge is `long_edge` pixels (16 n + 1), pad it at the right and
     at the bottom with `PAD_COLOR` to sizes of the same form."""
-    _check_image(image)
-    check_size(long_edge)
-    height, width = image.shape[:2]
-    # First pixel centre on first, last on last; a picture of one pixel has no length to scale.
-    scale = (long_edge - 1) / max(1, max(height, width) - 1)
-    canvas_width = padded_size(round((width - 1) * scale) + 1)
-    canvas_height = padded_size(round((height - 1) * scale) + 1)
-    matrix = np.array([[scale, 0, 0], [0, scale, 0]])
-    return _warp(image, matrix, (canvas_width, canvas_height)), Preprocess(scale, (width, height))
+    scale = _scale_to_fit(image, long_edge, long_edge)
+    height, width = (padded_size(round((edge - 1) * scale) + 1) for edge in image.shape[:2])
+    return _scale_pad(image, scale, height, width)
+
+
+def fit_pad(image: np.ndarray, height: int, width: int) -> tuple[np.ndarray, Preprocess]:
+    """Scale `image` (uint8 [H, W, 3]) until it just fits `height` × `width` pixels (16 n + 1 each), pad it to that as
+    `resize_pad` does."""
+    return _scale_pad(image, _scale_to_fit(image, height, width), height, width)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,6 +168,19 @@ def transform_annotation(
         area=annotation.area * abs(float(np.linalg.det(linear))),
         head_size=None,  # nobody measures PCKh on augmented pictures
     )
+
+
+def _scale_to_fit(image: np.ndarray, height: int, width: int) -> float:
+    """Pixels of a canvas of `height` × `width` per pixel of the largest `image` on it: corners are put on corners."""
+    _check_image(image)
+    edges = zip(image.shape[:2], (height, width), strict=False)
+    # A picture of one pixel has no length to scale.
+    return min((check_size(canvas) - 1) / max(1, edge - 1) for edge, canvas in edges)
+
+
+def _scale_pad(image: np.ndarray, scale: float, height: int, width: int) -> tuple[np.ndarray, Preprocess]:
+    matrix = np.array([[scale, 0, 0], [0, scale, 0]])
+    return _warp(image, matrix, (width, height)), Preprocess(scale, (image.shape[1], image.shape[0]))
 
 
 def _warp(image: np.ndarray, matrix: np.ndarray, size: tuple[int, int]) -> np.ndarray:

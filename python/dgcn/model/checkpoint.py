@@ -1,11 +1,8 @@
 """Checkpoints: a model as safetensors with a JSON side-car, a training state through `torch.save`.
 
-A model checkpoint is one safetensors file whose header carries, under the key "dgcn", a JSON document::
-
-    {"format_version": 1, "config": {...}, "versions": {"dgcn": ..., "torch": ...}, "metadata": {...}}
-
-The file therefore describes itself and a save is one atomic rename. The side-car (same name, ``.json``) repeats that
-document for people and scripts; it is never read back, so a crash between the two renames cannot mix two models.
+A model checkpoint is one safetensors file whose header carries the JSON document of `document.py`. The file therefore
+describes itself and a save is one atomic rename. The side-car (same name, ``.json``) repeats that document for people
+and scripts; it is never read back, so a crash between the two renames cannot mix two models.
 
 Nothing here unpickles untrusted data.
 """
@@ -13,13 +10,10 @@ Nothing here unpickles untrusted data.
 from __future__ import annotations
 
 import io
-import json
 import os
 import pickle
-import reprlib
 import zipfile
 from collections.abc import Mapping
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +23,8 @@ import torch
 
 from ..files import atomic_write, write_json
 from .config import ModelConfig
+from .document import make_document, read_document, to_header
 from .network import DGCN, build_from_config
-
-FORMAT_VERSION = 1
-HEADER_KEY = "dgcn"
 
 DEFAULT_CHECKPOINT = Path(__file__).parent.parent / "assets" / "dgcn_movenet_coco512.safetensors"
 """The model that ships with the package."""
@@ -55,16 +47,11 @@ def save_model(
         OSError: it cannot be written.
     """
     path, side_car = checkpoint_files(path)
-    document = {
-        "format_version": FORMAT_VERSION,
-        "config": model.config.to_dict(),
-        "versions": {"dgcn": version("dgcn"), "torch": torch.__version__},
-        "metadata": dict(metadata),
-    }
+    document = make_document(model.config, metadata, torch.__version__)
     tensors = stored_weights(model, dtype)
-    header = {HEADER_KEY: json.dumps(document, allow_nan=False)}
+    content = safetensors.torch.save(tensors, metadata=to_header(document))
     with atomic_write(path) as file:
-        file.write(safetensors.torch.save(tensors, metadata=header))
+        file.write(content)
     write_json(side_car, document)
 
 
@@ -154,24 +141,7 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tenso
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
     except safetensors.SafetensorError as error:
         raise ValueError(f"{path} is not a safetensors file or is damaged: {_first_line(error)}") from error
-    if HEADER_KEY not in header:
-        raise ValueError(f'{path} was not written by dgcn: its header has no entry "{HEADER_KEY}"')
-    try:
-        document = json.loads(header[HEADER_KEY])
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f'{path} is damaged: the entry "{HEADER_KEY}" of its header is not JSON: {error}') from error
-    if not isinstance(document, dict) or "format_version" not in document:
-        raise ValueError(f'{path} is damaged: the entry "{HEADER_KEY}" of its header has no format_version')
-    if document["format_version"] != FORMAT_VERSION:
-        raise ValueError(
-            f"{path} has checkpoint format {document['format_version']!r}, this version of dgcn reads {FORMAT_VERSION}"
-            f" (written with the versions {document.get('versions')})"
-        )
-    for key in ("config", "versions", "metadata"):
-        if not isinstance(document.get(key), dict):
-            found = reprlib.repr(document.get(key))
-            raise ValueError(f"{path} is damaged: {key} in its header must be an object, got {found}")
-    return document, tensors
+    return read_document(path, header), tensors
 
 
 def check_tensors(path: Path, expected: Mapping[str, torch.Tensor], found: Mapping[str, torch.Tensor]) -> None:

@@ -25,8 +25,7 @@ class SamePadConv(nn.Conv2d):
         super().__init__(in_channels, out_channels, 3, stride=2, groups=groups)
 
     def forward(self, x: Tensor) -> Tensor:
-        height, width = x.shape[-2:]
-        return super().forward(F.pad(x, (0, 1 + width % 2, 0, 1 + height % 2)))
+        return super().forward(F.pad(x, (0, 2, 0, 2)))
 
 
 def conv3x3(in_channels: int, out_channels: int, stride: int, groups: int = 1) -> nn.Conv2d:
@@ -148,10 +147,12 @@ class MoveNet(Backbone):
 
 def enlarge(x: Tensor, like: Tensor) -> Tensor:
     """Twice as many cells, bilinear, as far as `like` goes: an odd size has one cell less than twice the size below."""
-    return F.interpolate(x, scale_factor=2, mode="bilinear")[..., : like.shape[-2], : like.shape[-1]]
+    enlarged = F.interpolate(x, scale_factor=2, mode="bilinear")
+    height, width = (size - before for size, before in zip(like.shape[-2:], enlarged.shape[-2:], strict=True))
+    return F.pad(enlarged, (0, width, 0, height))
 
 
 def cells_as_channels(x: Tensor, factor: int) -> Tensor:
     """The cells of each `factor` × `factor` square as channels: [B, C, h, w] to [B, C·factor², ceil(h/factor), ...]."""
-    height, width = x.shape[-2:]
-    return F.pixel_unshuffle(F.pad(x, (0, -width % factor, 0, -height % factor), mode="replicate"), factor)
+    height, width = ((size + factor - 1) // factor * factor - size for size in x.shape[-2:])
+    return F.pixel_unshuffle(F.pad(x, (0, width, 0, height), mode="replicate"), factor)

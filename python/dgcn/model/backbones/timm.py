@@ -91,7 +91,8 @@ class TimmBackbone(Backbone):
         if self.rounds_down:
             x = nn.functional.pad(x, (0, 15, 0, 15), mode="replicate")
         maps: Sequence[Tensor] = self.body(x)
+        # ceil(H/s), without the division of a negative number: ONNX rounds that towards zero.
         return {
-            stride: maps[index][..., : -(-height // stride), : -(-width // stride)]
+            stride: maps[index][..., : (height - 1) // stride + 1, : (width - 1) // stride + 1]
             for stride, index in self.taps.items()
         }
