@@ -22,6 +22,7 @@ from PIL import Image
 from dgcn.cli.common import load_predictor
 from dgcn.data.images import read_image, read_size
 from dgcn.predict import torch_network
+from dgcn.predict.predictor import Predictor
 from dgcn.skeleton import COCO
 
 
@@ -135,7 +136,7 @@ def test_videos_among_the_pictures(oracle, folder, tmp_path, monkeypatch, capsys
             image = read_image(folder / name)
             yield SimpleNamespace(index=index, image=image, poses=self(image))
 
-    monkeypatch.setattr(predictor.Predictor, "stream", stream, raising=False)
+    monkeypatch.setattr(Predictor, "stream", stream, raising=False)
     clips, output = [folder / "clip.mp4", folder / "broken.mp4"], tmp_path / "out"
     for clip in clips:
         clip.touch()
@@ -155,13 +156,13 @@ def test_videos_among_the_pictures(oracle, folder, tmp_path, monkeypatch, capsys
 
 def test_threshold(oracle, folder, tmp_path, monkeypatch) -> None:
     """Leaves persons out of the JSON, the CSV and the overlays."""
-    batch = predictor.Predictor.batch
+    batch = Predictor.batch
 
     def scored(self, sources):
         for poses in batch(self, sources):
             yield [dataclasses.replace(pose, score=score) for pose, score in zip(poses, (0.8, 0.3), strict=True)]
 
-    monkeypatch.setattr(predictor.Predictor, "batch", scored)
+    monkeypatch.setattr(Predictor, "batch", scored)
     output = tmp_path / "out"
     arguments = ("predict", "--source", folder / "60.png", "-o", output, "--csv-output", output / "poses.csv")
     assert run(*arguments) == 0
@@ -178,9 +179,9 @@ def test_decoder_options(oracle, folder, tmp_path, monkeypatch) -> None:
     metadata = {"long_edge": 513, "decoder": {"seed_threshold": 0.25, "max_persons": 7}}
     monkeypatch.setattr(torch_network, "load_model", lambda path: (Oracle(PICTURES), metadata))
     configs = []
-    batch = predictor.Predictor.batch
+    batch = Predictor.batch
     monkeypatch.setattr(
-        predictor.Predictor, "batch", lambda self, sources: configs.append(self.config) or batch(self, sources)
+        Predictor, "batch", lambda self, sources: configs.append(self.config) or batch(self, sources)
     )
     options = ("seed_threshold=.5", "reverse_match=False", "--decoder", "refine_rounds=2")
     assert run("predict", "--source", folder / "60.png", "-o", tmp_path / "out", "--decoder", *options) == 0

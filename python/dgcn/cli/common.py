@@ -110,7 +110,7 @@ def add_checkpoint_argument(parser: argparse.ArgumentParser) -> None:
         "--checkpoint",
         type=Path,
         metavar="FILE",
-        help="model, a .safetensors file (default: the one shipped with dgcn)",
+        help="model, a .safetensors file, or an .onnx file of dgcn export (default: the one shipped with dgcn)",
     )
 
 
@@ -194,8 +194,9 @@ def load_predictor(args: argparse.Namespace, batch_size: int = 1, decoder: Itera
     from ..predict.predictor import Predictor
 
     Image.MAX_IMAGE_PIXELS = 2**29  # Pillow refuses above twice this; its default refuses pictures of some phones
+    needs_torch = args.checkpoint is None or args.checkpoint.suffix != ".onnx"
     options: dict[str, Any] = {
-        "device": choose_device(args.device),
+        "device": choose_device(args.device) if needs_torch else args.device or "cpu",
         "long_edge": args.long_edge,
         "batch_size": batch_size,
         "flip_test": args.flip_test,

@@ -15,12 +15,13 @@ Keypoints, limbs, stride, long edge and the constants of the decoder are in the 
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .common import add_checkpoint_argument, check_outputs, input_size, make_parser
-from .predict import list_pictures
+from .sources import Source, list_sources
 
 if TYPE_CHECKING:
     import numpy as np
@@ -58,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.opset is not None and args.format != "onnx":
         raise ValueError(f"--opset must be given with --format onnx, got --format {args.format}")
     check_outputs([args.output], [args.checkpoint])
-    pictures = list_pictures([args.check]) if args.check else []
+    pictures = list_sources([str(args.check)], warn=warn) if args.check else []
 
     from ..model.checkpoint import DEFAULT_CHECKPOINT, load_model
     from ..model.export import DEFAULT_OPSET, export_onnx, export_torch
@@ -78,14 +79,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def compare(
-    pictures: Sequence[Path], predictor: Predictor, model: DGCN, path: Path, size: tuple[int, int] | None
+    pictures: Sequence[Source], predictor: Predictor, model: DGCN, path: Path, size: tuple[int, int] | None
 ) -> int:
     """Print how the persons that `model` finds differ from those of the file at `path`; returns the exit status.
 
     Both get the same canvases: those of `predictor` where `size` is None, else of that size."""
     from dgcn_ext.decoder import PifPafDecoder
 
-    from ..data.images import read_image
     from ..data.transforms import fit_pad, resize_pad
     from ..model.fields import FieldsModel
     from ..progress import Progress
@@ -95,19 +95,23 @@ def compare(
     largest, num_persons, differing = 0.0, 0, []
     with Progress("check", len(pictures), unit="image") as progress:
         for picture in pictures:
-            image = read_image(picture, upright=True)
+            image = picture.read()
             canvas, _ = resize_pad(image, predictor.long_edge) if size is None else fit_pad(image, *size)
             fields = [network(canvas[None]) for network in networks]
             expected, found = (decoder(pif[0], paf[0], model.stride) for pif, paf in fields)
             apart = distance(expected, found)
             if apart > TOLERANCE:
-                differing.append(f"{picture}: {len(expected)} persons with the model, {len(found)} with the file")
+                differing.append(f"{picture.path}: {len(expected)} persons with the model, {len(found)} with the file")
             largest, num_persons = max(largest, apart), num_persons + len(expected)
             progress.step()
     print(f"{num_persons} persons in {len(pictures)} pictures, their keypoints at most {largest:.4f} px apart")
     for line in differing:
         print(line)
     return 1 if differing else 0
+
+
+def warn(message: str) -> None:
+    print(f"dgcn export: warning: {message}", file=sys.stderr)
 
 
 def load(path: Path) -> Network:

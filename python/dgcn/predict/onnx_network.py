@@ -17,8 +17,7 @@ from ..skeleton import Skeleton
 class OnnxNetwork:
     """`network(canvases)`: uint8 [B, H, W, 3] RGB, H and W of the form 16n+1, to the decoder's fields.
 
-    Attributes: `skeleton`, `stride` in pixels, `metadata` of the checkpoint that was exported, and `size`, the
-    (height, width) of the only canvases that a model of fixed size takes, else None.
+    A `Network`; `size` is that of a model of fixed size.
     """
 
     def __init__(self, path: str | os.PathLike[str], *, threads: int = 0) -> None:
@@ -48,6 +47,7 @@ class OnnxNetwork:
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{path} has metadata that this version of dgcn cannot use: {error!r}") from error
         self.metadata: dict[str, Any] = document["metadata"]
+        self.hardware = f"ONNX Runtime on the CPU, threads: {threads or 'all'}"
         _, _, height, width = self._session.get_inputs()[0].shape
         self.size = (height, width) if isinstance(height, int) and isinstance(width, int) else None
 

@@ -18,7 +18,7 @@ from dgcn_ext.arguments import INT_MAX, check_at_least, check_flag, check_intege
 from dgcn_ext.decoder import DecoderConfig, PifPafDecoder
 
 from ..data.images import EncodedImage, read_image
-from ..data.transforms import Preprocess, resize_pad
+from ..data.transforms import Preprocess, fit_pad, resize_pad
 from ..records import Category, Pose
 from ..sizes import check_size
 from .network import Network, load_network
@@ -146,6 +146,10 @@ class Predictor:
         name = model if isinstance(model, str | os.PathLike) else "the model that ships with dgcn"
         default_long_edge, default_config, self.category = _read_defaults(name, self.metadata)
         self.long_edge = default_long_edge if long_edge is None else long_edge
+        if size := self._network.size:
+            if long_edge not in (None, max(size)):
+                raise ValueError(f"long_edge must be {max(size)}, as {name} has a fixed size, got {long_edge}")
+            self.long_edge = max(size)
         self._decoder = self._make_decoder(default_config if config is None else config)
         self._completing_decoder = self._make_decoder(replace(self._decoder.config, force_complete=True))
         largest = math.isqrt(self._decoder.config.max_map_pixels)
@@ -256,7 +260,8 @@ class Predictor:
         canvases = []
         for source in sources:
             start = time.perf_counter()
-            pixels, preprocess = resize_pad(_to_image(source), self.long_edge)
+            image, size = _to_image(source), self._network.size
+            pixels, preprocess = fit_pad(image, *size) if size else resize_pad(image, self.long_edge)
             canvases.append(_Canvas(pixels, preprocess, Timings(preprocess_ms=_milliseconds_since(start))))
         return canvases
 
