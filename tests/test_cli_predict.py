@@ -180,9 +180,7 @@ def test_decoder_options(oracle, folder, tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(torch_network, "load_model", lambda path: (Oracle(PICTURES), metadata))
     configs = []
     batch = Predictor.batch
-    monkeypatch.setattr(
-        Predictor, "batch", lambda self, sources: configs.append(self.config) or batch(self, sources)
-    )
+    monkeypatch.setattr(Predictor, "batch", lambda self, sources: configs.append(self.config) or batch(self, sources))
     options = ("seed_threshold=.5", "reverse_match=False", "--decoder", "refine_rounds=2")
     assert run("predict", "--source", folder / "60.png", "-o", tmp_path / "out", "--decoder", *options) == 0
     (config,) = configs

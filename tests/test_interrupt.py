@@ -10,8 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from dgcn.interrupt import Interrupted, InterruptGuard
 from dgcn.training import interrupt
-from dgcn.training.interrupt import Interrupted, InterruptGuard
 
 
 def saved() -> str:

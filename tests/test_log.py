@@ -16,11 +16,11 @@ from cli_cases import run as dgcn
 from training_cases import equal, states_equal, train_epoch
 
 from dgcn.evaluation.oks import METRICS
+from dgcn.interrupt import InterruptGuard
 from dgcn.model.checkpoint import load_training_state
 from dgcn.training import log, loop
 from dgcn.training.config import TrainConfig
 from dgcn.training.history import TIMES, read_history
-from dgcn.training.interrupt import InterruptGuard
 from dgcn.training.log import RunLog
 from dgcn.training.loop import evaluate_epoch, fit, train_step
 from dgcn.training.optim import learning_rate

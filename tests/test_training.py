@@ -22,6 +22,7 @@ from training_cases import TINY, states_equal, train_epoch
 
 from dgcn.data.loader import LoadingError
 from dgcn.graph import distance_matrix, measurements, soft_adjacency
+from dgcn.interrupt import Interrupted
 from dgcn.model.checkpoint import load_model, load_training_state, save_model, save_training_state
 from dgcn.model.config import ModelConfig
 from dgcn.model.network import build_model
@@ -29,7 +30,6 @@ from dgcn.skeleton import COCO
 from dgcn.training import interrupt, loop
 from dgcn.training import run as run_module
 from dgcn.training.config import TrainConfig
-from dgcn.training.interrupt import Interrupted
 from dgcn.training.loop import fit, train_step
 from dgcn.training.run import Run, step_seconds
 from dgcn.training.run_folder import BEST_FILE, HISTORY_FILE, LAST_FILE, STATE_FILE

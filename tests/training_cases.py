@@ -7,12 +7,12 @@ from typing import Any
 
 import torch
 
+from dgcn.interrupt import InterruptGuard
 from dgcn.model.checkpoint import load_training_state
 from dgcn.model.config import ModelConfig
 from dgcn.training import loop
 from dgcn.training.config import TrainConfig
 from dgcn.training.history import TIMES
-from dgcn.training.interrupt import InterruptGuard
 from dgcn.training.run import Run
 
 TINY = ModelConfig(backbone="mobilenetv1_075", lift_channels=16, non_local=False)

@@ -47,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     end = arguments.index("--") if "--" in arguments else len(arguments)
     args = build_parser().parse_args(arguments[:end])
 
-    from ..training.interrupt import Interrupted, InterruptGuard
+    from ..interrupt import Interrupted, InterruptGuard
     from ..training.run_folder import locked
 
     way_on = f"the same command goes on from {args.work_dir}"

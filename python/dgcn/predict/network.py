@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
 from ..skeleton import Skeleton
 
 
+@runtime_checkable
 class Network(Protocol):
     """Pictures to what the decoder takes.
 
@@ -31,26 +32,29 @@ class Network(Protocol):
         `PifPafDecoder` tells them apart. Called by one thread at a time."""
 
 
-def load_network(path: str | os.PathLike[str], device: Any, *, flip_test: bool) -> Network:
+def load_network(
+    path: str | os.PathLike[str] | None, device: Any, *, flip_test: bool = False, threads: int | None = None
+) -> Network:
     """The network in a file: what `dgcn export --format onnx` wrote if that ends in .onnx, else a checkpoint.
 
     Args:
-        path: of the file.
+        path: of the file; None: the model that ships with dgcn.
         device: where a checkpoint's network runs; an ONNX model runs on the CPU.
         flip_test: see `Predictor`.
+        threads: on a CPU; None: torch's number, or ONNX Runtime's, which is that of the cores.
 
     Raises:
         OSError, ValueError: no such file, a damaged one, or an argument that it does not go with.
         ImportError: an ONNX model without onnxruntime.
     """
-    if not os.fspath(path).endswith(".onnx"):
+    if path is None or not os.fspath(path).endswith(".onnx"):
         from .torch_network import TorchNetwork
 
-        return TorchNetwork.from_checkpoint(path, device, flip_test=flip_test)
+        return TorchNetwork.from_checkpoint(path, device, flip_test=flip_test, threads=threads)
     if flip_test:
         raise ValueError(f"flip_test must be False for an ONNX model, got True for {path}")
     if str(device) != "cpu":
         raise ValueError(f"device must be 'cpu' for an ONNX model, got '{device}' for {path}")
     from .onnx_network import OnnxNetwork
 
-    return OnnxNetwork(path)
+    return OnnxNetwork(path, threads=threads or 0)

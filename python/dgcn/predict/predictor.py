@@ -8,8 +8,9 @@ import time
 from collections import defaultdict, deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from itertools import islice
+from operator import add
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -42,21 +43,19 @@ _AHEAD = 3
 class Timings:
     """Time spent on one picture, in milliseconds; of what a batch does at once, its share.
 
-    preprocess_ms: reading and scaling.
+    read_ms: opening and decoding the file.
+    scale_ms: to the size of the network's input.
     network_ms: to the device, through the network, and back.
     decoder_ms: from the heads to persons.
     """
 
-    preprocess_ms: float = 0.0
+    read_ms: float = 0.0
+    scale_ms: float = 0.0
     network_ms: float = 0.0
     decoder_ms: float = 0.0
 
     def __add__(self, other: Timings) -> Timings:
-        return Timings(
-            self.preprocess_ms + other.preprocess_ms,
-            self.network_ms + other.network_ms,
-            self.decoder_ms + other.decoder_ms,
-        )
+        return Timings(*map(add, astuple(self), astuple(other)))
 
 
 class Prediction(list[Pose]):
@@ -104,12 +103,13 @@ class Predictor:
     On a CPU a predictor also works in a process that is forked from the one that built it. Torch has one thread there.
 
     Attributes: `skeleton` of the keypoints, `category` of what is found, `metadata` of the checkpoint, `long_edge` in
-    pixels, `device`, and `hardware`, the device in words.
+    pixels, `device`, and `hardware`, the device in words. `decoder` is that of the method `decode`, and `stride` the
+    pixels of a field cell.
     """
 
     def __init__(
         self,
-        model: DGCN | str | os.PathLike[str] | None = None,
+        model: DGCN | Network | str | os.PathLike[str] | None = None,
         *,
         device: str | torch.device = "cpu",
         long_edge: int | None = None,
@@ -120,9 +120,9 @@ class Predictor:
         """
         Args:
             model: of which a folded copy is taken, the file of `dgcn.model.checkpoint.save_model` that holds it, or an
-                .onnx file of `dgcn export`, which needs onnxruntime and no torch; default: the model that ships with
-                dgcn.
-            device: where the network runs; "cpu" for an .onnx file.
+                .onnx file of `dgcn export`, which needs onnxruntime and no torch, or any other `Network`; default: the
+                model that ships with dgcn.
+            device: where the network runs; "cpu" for an .onnx file or another `Network`.
             long_edge: pictures are scaled until their long edge has this many pixels, 16n+1; default: what the
                 checkpoint was evaluated at, 513 for a model.
             batch_size: pictures in one pass of the network, where they have the same shape.
@@ -142,6 +142,7 @@ class Predictor:
         self.device = str(device)
         self.hardware = self._network.hardware
         self.skeleton = self._network.skeleton
+        self.stride = self._network.stride
         self.metadata = self._network.metadata
         name = model if isinstance(model, str | os.PathLike) else "the model that ships with dgcn"
         default_long_edge, default_config, self.category = _read_defaults(name, self.metadata)
@@ -162,6 +163,10 @@ class Predictor:
         if path is not None and not isinstance(path, str | os.PathLike):
             raise TypeError(f"path must be that of a checkpoint, got a {type(path).__name__}")
         return cls(path, **options)
+
+    @property
+    def decoder(self) -> PifPafDecoder:
+        return self._decoder
 
     @property
     def config(self) -> DecoderConfig:
@@ -225,7 +230,7 @@ class Predictor:
             decoder = self._make_decoder(replace(config, force_complete=force_complete or config.force_complete))
         else:
             decoder = self._completing_decoder if force_complete else self._decoder
-        persons = decoder.batch([(picture.pif, picture.paf) for picture in fields], self._network.stride)
+        persons = decoder.batch([(picture.pif, picture.paf) for picture in fields], self.stride)
         share = Timings(decoder_ms=_milliseconds_since(start) / max(1, len(fields)))
         return [
             Prediction(self._to_poses(found, picture.preprocess), picture.timings + share)
@@ -261,8 +266,10 @@ class Predictor:
         for source in sources:
             start = time.perf_counter()
             image, size = _to_image(source), self._network.size
+            read_ms = _milliseconds_since(start)
             pixels, preprocess = fit_pad(image, *size) if size else resize_pad(image, self.long_edge)
-            canvases.append(_Canvas(pixels, preprocess, Timings(preprocess_ms=_milliseconds_since(start))))
+            timings = Timings(read_ms=read_ms, scale_ms=_milliseconds_since(start) - read_ms)
+            canvases.append(_Canvas(pixels, preprocess, timings))
         return canvases
 
     def _run(self, canvases: Sequence[_Canvas]) -> list[PictureFields]:
@@ -288,16 +295,18 @@ class Predictor:
         return sorted(poses, key=lambda pose: pose.score, reverse=True)
 
 
-def _make_network(model: DGCN | str | os.PathLike[str] | None, device: str | torch.device, flip_test: bool) -> Network:
-    if isinstance(model, str | os.PathLike):
+def _make_network(
+    model: DGCN | Network | str | os.PathLike[str] | None, device: str | torch.device, flip_test: bool
+) -> Network:
+    if model is None or isinstance(model, str | os.PathLike):
         return load_network(model, device, flip_test=flip_test)
+    if isinstance(model, Network):
+        if flip_test:
+            raise ValueError("flip_test must be False for a network, which averages by itself or does not, got True")
+        return model
     from .torch_network import TorchNetwork
 
-    if model is not None:
-        return TorchNetwork(model, device, flip_test=flip_test)
-    from ..model.checkpoint import DEFAULT_CHECKPOINT
-
-    return load_network(DEFAULT_CHECKPOINT, device, flip_test=flip_test)
+    return TorchNetwork(model, device, flip_test=flip_test)
 
 
 def _read_defaults(path: str | os.PathLike[str], metadata: dict[str, Any]) -> tuple[int, DecoderConfig, Category]:

@@ -13,7 +13,7 @@ from torch import nn
 from dgcn_ext.arguments import describe
 
 from ..device import check_device
-from ..model.checkpoint import load_model
+from ..model.checkpoint import DEFAULT_CHECKPOINT, load_model
 from ..model.fields import FieldsModel
 from ..model.network import DGCN
 from ..skeleton import Skeleton
@@ -32,6 +32,7 @@ class TorchNetwork:
         device: str | torch.device,
         *,
         flip_test: bool = False,
+        threads: int | None = None,
         metadata: Mapping[str, Any] | None = None,
     ) -> None:
         """
@@ -39,6 +40,7 @@ class TorchNetwork:
             model: of which a folded copy is taken.
             device: where it runs.
             flip_test: see `Predictor`.
+            threads: of torch, in all that this process does with it from the first picture on; None: as they are.
             metadata: of its checkpoint.
 
         Raises:
@@ -50,6 +52,7 @@ class TorchNetwork:
         self.device = check_device(device)
         self.stride: int = model.stride
         self.metadata = dict(metadata or {})
+        self.threads = threads
         folded = model.fold()
         try:
             network = FieldsModel(folded, flip_test=True) if flip_test else folded
@@ -58,20 +61,28 @@ class TorchNetwork:
         self.hardware = (
             torch.cuda.get_device_name(self.device)
             if self.device.type == "cuda"
-            else f"CPU, threads: {torch.get_num_threads()}"
+            else f"CPU, threads: {threads or torch.get_num_threads()}"
         )
         self._network = network.eval().to(self.device).to(memory_format=torch.channels_last)
 
     @classmethod
     def from_checkpoint(
-        cls, path: str | os.PathLike[str], device: str | torch.device, *, flip_test: bool
+        cls,
+        path: str | os.PathLike[str] | None,
+        device: str | torch.device,
+        *,
+        flip_test: bool = False,
+        threads: int | None = None,
     ) -> TorchNetwork:
+        """That of a file; None: of the model that ships with dgcn. Other arguments as above."""
         use_one_thread_if_forked()
-        model, metadata = load_model(path)
-        return cls(model, device, flip_test=flip_test, metadata=metadata)
+        model, metadata = load_model(DEFAULT_CHECKPOINT if path is None else path)
+        return cls(model, device, flip_test=flip_test, threads=threads, metadata=metadata)
 
     def __call__(self, canvases: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """See `Network`. Raises MemoryError."""
+        if self.threads:
+            torch.set_num_threads(self.threads)
         use_one_thread_if_forked()
         count, height, width = canvases.shape[:3]
         try:

@@ -19,10 +19,10 @@ from ..data.loader import LoadingError
 from ..evaluation.evaluate import predict_records
 from ..evaluation.oks import evaluate_keypoints
 from ..files import write_json
+from ..interrupt import Interrupted, InterruptGuard
 from ..progress import Progress
 from .config import TrainConfig
 from .distributed import Group, LostProcess, StoppedElsewhere, joined, lost_processes
-from .interrupt import Interrupted, InterruptGuard
 from .log import epoch_record, save_checkpoints
 from .losses import count_targets
 from .optim import learning_rate, set_learning_rate, set_training

@@ -1,4 +1,4 @@
-"""Ctrl-C and other signals during training: a step is finished first, and everything else stops at once."""
+"""Ctrl-C and other signals: the step in progress is finished first, and everything else stops at once."""
 
 from __future__ import annotations
 
