@@ -63,9 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     from ..files import write_json
 
-    sources = list_sources(
-        args.source, warn=lambda message: print(f"dgcn benchmark: warning: {message}", file=sys.stderr)
-    )
+    sources = list_sources(args.source, warn=warn)
     pictures = [source.path for source in sources]
     check_outputs([args.json_output], [*pictures, *args.checkpoint])
     document: dict[str, Any] = {"machine": machine(), "versions": versions(), "runs": []}
@@ -139,7 +137,7 @@ def measure(predictor: Predictor, pictures: Sequence[Path], count: int) -> dict[
         "decoder": {name: 1000 * float(np.median([each[name] for each in decoding])) for name in decoding[0]},
         "pictures_per_second": {"all": whole, "network": 1000 / float(np.mean(times["network"]))},
         "memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        / (1024 if sys.platform != "darwin" else 2**20),
+        / (2**20 if sys.platform == "darwin" else 2**10),
     }
 
 
@@ -151,23 +149,20 @@ def show(run: dict[str, Any]) -> None:
     print("decoder: " + ", ".join(f"{name} {value:.2f}" for name, value in run["decoder"].items()) + " ms")
     speed = run["pictures_per_second"]
     share = speed["all"] / speed["network"]
-    print(
-        f"{speed['all']:.1f} pictures/s, {share:.2f} of the network's {speed['network']:.1f}; {run['memory_mib']:.0f} MiB"
-    )
+    beside = f"{share:.2f} of the network's {speed['network']:.1f}"
+    print(f"{speed['all']:.1f} pictures/s, {beside}; {run['memory_mib']:.0f} MiB")
 
 
 def machine() -> dict[str, str]:
+    return {"CPU": processor(), "cores": str(usable_cores()), "system": platform.platform()}
+
+
+def processor() -> str:
+    """Its name; of an unknown one the architecture."""
     cpus = Path("/proc/cpuinfo")
-    names = (
-        [line.partition(":")[2].strip() for line in cpus.read_text().splitlines() if line.startswith("model name")]
-        if cpus.exists()
-        else []
-    )
-    return {
-        "CPU": names[0] if names else platform.processor(),
-        "cores": str(usable_cores()),
-        "system": platform.platform(),
-    }
+    lines = cpus.read_text().splitlines() if cpus.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
 
 
 def versions() -> dict[str, str]:
@@ -180,6 +175,10 @@ def versions() -> dict[str, str]:
         except PackageNotFoundError:  # not needed by every model
             continue
     return found
+
+
+def warn(message: str) -> None:
+    print(f"dgcn benchmark: warning: {message}", file=sys.stderr)
 
 
 def usable_cores() -> int:
