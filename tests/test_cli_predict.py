@@ -252,6 +252,9 @@ def test_commands_take_pictures_of_two_hundred_million_pixels(oracle, tmp_path, 
         read_size(path)
     load_predictor(argparse.Namespace(checkpoint=None, device="cpu", long_edge=None, flip_test=False))
     assert read_size(path) == (16_000, 12_500)
+    path.write_bytes(b"P6 25000 24000 255 ")
+    with pytest.raises(ValueError, match=r"phone\.ppm .*600000000 pixels"):
+        read_size(path)
 
 
 def test_a_damaged_exif_block_is_no_news(oracle, folder, tmp_path, capsys) -> None:

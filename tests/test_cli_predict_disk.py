@@ -7,6 +7,7 @@ import json
 import multiprocessing
 import os
 import re
+import shutil
 import signal
 from pathlib import Path
 
@@ -34,7 +35,19 @@ def test_predict_interrupted_keeps_what_is_done(oracle, folder, tmp_path, monkey
     assert len(json.loads((tmp_path / "out" / "predictions.json").read_text())["images"]) == 2
 
 
-def test_results_reach_the_disk_as_they_come(oracle, folder, tmp_path, monkeypatch) -> None:
+ON_THE_WAY = 3  # pictures that are read, in the network or decoded while the one before is written
+
+
+@pytest.fixture
+def series(folder) -> Path:
+    """A folder of ten pictures with a person each."""
+    (folder / "series").mkdir()
+    for number in range(10):
+        shutil.copy(folder / "20.png", folder / "series" / f"{number}.png")
+    return folder / "series"
+
+
+def test_results_reach_the_disk_as_they_come(oracle, series, tmp_path, monkeypatch) -> None:
     """What a kill would leave: a line for each picture that is done, and no JSON yet."""
     forward, seen = Oracle.forward, []
 
@@ -45,11 +58,11 @@ def test_results_reach_the_disk_as_they_come(oracle, folder, tmp_path, monkeypat
 
     monkeypatch.setattr(Oracle, "forward", look)
     path = tmp_path / "out" / "set.json"
-    assert run("predict", "--source", folder, "-o", tmp_path / "out", "--json-output", path) == 0
-    assert [len(pictures) for pictures in seen] == [0, 1, 2]
+    assert run("predict", "--source", series, "-o", tmp_path / "out", "--json-output", path) == 0
+    assert all(len(pictures) >= number - ON_THE_WAY for number, pictures in enumerate(seen))
     found = json.loads(path.read_text())
-    assert [picture["image"] for picture in seen[-1]] == found["images"][:2]
-    assert seen[-1][1]["annotations"][0].items() <= found["annotations"][0].items()
+    assert [picture["image"] for picture in seen[-1]] == found["images"][: len(seen[-1])]
+    assert seen[-1][1]["annotations"][0].items() <= found["annotations"][1].items()
     assert not list(tmp_path.glob("out/*.partial"))
 
 
@@ -63,23 +76,23 @@ def test_what_a_killed_run_left_is_kept(oracle, folder, tmp_path, capsys) -> Non
     assert len(json.loads((tmp_path / "out" / "predictions.json").read_text())["images"]) == 3
 
 
-def test_sigterm_is_like_ctrl_c(oracle, folder, tmp_path, monkeypatch, capsys) -> None:
-    forward = Oracle.forward
+def test_after_a_signal_what_is_on_its_way_is_written(oracle, series, tmp_path, monkeypatch, capsys) -> None:
+    forward, count = Oracle.forward, 0
 
     def terminated(self: Oracle, images):
-        if images[0, 0, 99, 99] == 60:
+        nonlocal count
+        count += 1
+        if count == 4:
             os.kill(os.getpid(), signal.SIGTERM)
         return forward(self, images)
 
     monkeypatch.setattr(Oracle, "forward", terminated)
-    before = signal.signal(signal.SIGTERM, lambda number, frame: None)
-    try:
-        assert run("predict", "--source", folder, "-o", tmp_path / "out") == 130
-        assert signal.getsignal(signal.SIGTERM) is not signal.default_int_handler
-    finally:
-        signal.signal(signal.SIGTERM, before)
-    assert "interrupted; 2 of 3 pictures were finished and written" in capsys.readouterr().err
-    assert len(json.loads((tmp_path / "out" / "predictions.json").read_text())["images"]) == 2
+    handler = signal.getsignal(signal.SIGTERM)
+    assert run("predict", "--source", series, "-o", tmp_path / "out") == 130
+    assert signal.getsignal(signal.SIGTERM) is handler
+    assert 4 <= count <= 4 + ON_THE_WAY
+    assert f"interrupted; {count} of 10 pictures were finished and written" in capsys.readouterr().err
+    assert len(json.loads((tmp_path / "out" / "predictions.json").read_text())["images"]) == count
 
 
 def test_interrupted_before_the_first_picture(oracle, folder, tmp_path, monkeypatch) -> None:
@@ -93,32 +106,33 @@ def test_interrupted_before_the_first_picture(oracle, folder, tmp_path, monkeypa
     assert {path.name: path.read_text() for path in tmp_path.glob("out/*")} == {"predictions.json": "of an earlier run"}
 
 
-def test_killed(oracle, folder, tmp_path, monkeypatch) -> None:
-    """SIGKILL at the third picture: journal, CSV and overlays have the first two."""
-    forward = Oracle.forward
+def test_killed(oracle, series, tmp_path, monkeypatch) -> None:
+    """SIGKILL at the eighth picture: journal, CSV and overlays have those before that were not on their way."""
+    forward, count = Oracle.forward, 0
 
     def killed(self: Oracle, images):
-        if images[0, 0, 99, 99] == 60:
+        nonlocal count
+        count += 1
+        if count == 8:
             os.kill(os.getpid(), signal.SIGKILL)
         return forward(self, images)
 
     monkeypatch.setattr(Oracle, "forward", killed)
     output = tmp_path / "out"
-    arguments = ("predict", "--source", folder, "-o", output, "--csv-output", output / "poses.csv")
+    arguments = ("predict", "--source", series, "-o", output, "--csv-output", output / "poses.csv")
     process = multiprocessing.get_context("fork").Process(target=run, args=arguments)
     process.start()
     process.join()
     assert process.exitcode == -signal.SIGKILL
-    assert {path.name for path in output.iterdir()} == {
-        *("140.dgcn.jpg", "20.dgcn.jpg", "poses.csv", "predictions.json.1.partial")
-    }
     pictures = [json.loads(line) for line in (output / "predictions.json.1.partial").read_text().splitlines()]
-    assert [(each["image"]["file_name"], len(each["annotations"])) for each in pictures] == [
-        ("140.png", 0),
-        ("20.png", 1),
-    ]
+    names = [each["image"]["file_name"] for each in pictures]
+    assert names == [f"{number}.png" for number in range(len(names))]
+    assert 7 - ON_THE_WAY <= len(names) <= 7
+    done = names[:-1]  # of the last one the kill may have come before its row or its overlay
     with open(output / "poses.csv", newline="") as file:
-        assert [row["source"] for row in csv.DictReader(file)] == ["20.png"] * 17
+        rows = [row["source"] for row in csv.DictReader(file)]
+    assert rows[: 17 * len(done)] == [name for name in done for _ in range(17)]
+    assert {f"{Path(name).stem}.dgcn.jpg" for name in done} <= {path.name for path in output.iterdir()}
 
 
 def test_a_full_disk_keeps_what_is_done(oracle, folder, tmp_path, capsys, file_limit) -> None:

@@ -10,8 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from dgcn import interrupt
 from dgcn.interrupt import Interrupted, InterruptGuard
-from dgcn.training import interrupt
 
 
 def saved() -> str:

@@ -20,7 +20,7 @@ REPEAT_SECONDS = 1.0
 
 
 class Interrupted(KeyboardInterrupt):
-    """Training was interrupted; the message says what was saved and how to go on."""
+    """The message says what was saved, and how to go on if there is a way."""
 
 
 class InterruptGuard:
@@ -57,6 +57,11 @@ class InterruptGuard:
         self.requested_at = time.monotonic()
         if self.stops_at_once:
             raise KeyboardInterrupt
+
+    @property
+    def is_requested(self) -> bool:
+        """Whether a signal has come."""
+        return self.requested_at is not None
 
     def check(self) -> None:
         """Raise KeyboardInterrupt if a signal has come."""

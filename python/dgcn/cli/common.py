@@ -182,7 +182,7 @@ def add_batch_argument(parser: argparse.ArgumentParser) -> None:
 
 
 def load_predictor(args: argparse.Namespace, batch_size: int = 1, decoder: Iterable[tuple[str, Any]] = ()) -> Predictor:
-    """The predictor with the flags' settings. Also raises Pillow's limit on the size of a picture to 2^30 pixels.
+    """The predictor with the flags' settings. Also raises Pillow's limit on the size of a picture to 2^29 pixels.
 
     Args:
         args: with the flags of `add_model_arguments`.
@@ -193,7 +193,8 @@ def load_predictor(args: argparse.Namespace, batch_size: int = 1, decoder: Itera
 
     from ..predict.predictor import Predictor
 
-    Image.MAX_IMAGE_PIXELS = 2**29  # Pillow refuses above twice this; its default refuses pictures of some phones
+    # Pillow refuses above twice this, which takes 6 GB; its default refuses pictures of some phones.
+    Image.MAX_IMAGE_PIXELS = 2**28
     needs_torch = args.checkpoint is None or args.checkpoint.suffix != ".onnx"
     options: dict[str, Any] = {
         "device": choose_device(args.device) if needs_torch else args.device or "cpu",

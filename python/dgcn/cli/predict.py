@@ -37,14 +37,14 @@ import contextlib
 import errno
 import itertools
 import os
-import signal
 import sys
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..interrupt import Interrupted, InterruptGuard
 from .common import (
     add_batch_argument,
     add_decoder_argument,
@@ -103,7 +103,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         warn(f"{journal} has the results of another run, which was killed or is not done; it is left as it is")
     predictor = load_predictor(args, args.batch_size, args.decoder)
     try:
-        with contextlib.ExitStack() as files, sigterm_interrupts():
+        with contextlib.ExitStack() as files:
             table = files.enter_context(TableWriter(args.csv_output, predictor.skeleton)) if args.csv_output else None
             writer = CocoWriter(json_path, predictor.skeleton, predictor.category)
             run = Run(predictor, sources, writer, table, overlays, args.threshold)
@@ -169,13 +169,17 @@ class Run:
 
     def predict(self) -> None:
         """Raises OSError if a result cannot be written, but for an overlay on a disk that has room."""
+        done = "interrupted; {} were finished and written"
         try:
-            with self._progress:
-                for is_video, group in itertools.groupby(self._sources, lambda source: source.is_video):
-                    for found in (self._frames if is_video else self._pictures)(group):
+            with InterruptGuard(lambda: done.format(self._done)) as self._guard, self._progress:
+                for finds, group in itertools.groupby(self._sources, self._way):
+                    for found in finds(group):
                         self._write(found)
+                    self._guard.check()
+        except Interrupted:
+            raise
         except KeyboardInterrupt:
-            raise KeyboardInterrupt(f"interrupted; {self._done} were finished and written") from None
+            raise KeyboardInterrupt(done.format(self._done)) from None
         except OSError as error:
             if error.errno in NO_ROOM:
                 error.strerror = f"{error.strerror}; {self._done} were finished and written"
@@ -196,11 +200,31 @@ class Run:
             if path:
                 print(f"{name:<8} {path}")
 
+    def _way(self, source: Source) -> Callable[[Iterable[Source]], Iterator[Found]]:
+        if source.is_video:
+            return self._frames
+        return self._pictures if source.path.is_file() else self._pipes
+
+    def _pipes(self, sources: Iterable[Source]) -> Iterator[Found]:
+        """Those in which reading may have to wait for somebody: a signal ends the wait."""
+        for source in sources:
+            try:
+                with self._guard.at_once():
+                    image = source.read()
+            except (OSError, ValueError) as error:
+                self._fail(error)
+            else:
+                yield Found(source, None, image, self._predictor(image))
+            self._progress.step()
+
     def _pictures(self, sources: Iterable[Source]) -> Iterator[Found]:
+        """After a signal, what is on its way is still found, and nothing more is read."""
         waiting: deque[tuple[Source, np.ndarray]] = deque()  # read, on its way through the network
 
         def read() -> Iterator[np.ndarray]:
             for source in sources:
+                if self._guard.is_requested:
+                    return
                 try:
                     image = source.read()
                 except (OSError, ValueError) as error:
@@ -220,6 +244,7 @@ class Run:
             try:
                 for frame in self._predictor.stream(video.path):  # type: ignore[attr-defined]
                     yield Found(video, frame.index, frame.image, frame.poses)
+                    self._guard.check()
             except (OSError, ValueError) as error:
                 self._fail(error)
             self._progress.step()
@@ -255,16 +280,6 @@ class Run:
 def common_folder(paths: Sequence[Path]) -> str:
     """The deepest folder that all files are in, or in folders of."""
     return os.path.commonpath([os.path.abspath(path.parent) for path in paths]) if paths else os.curdir
-
-
-@contextlib.contextmanager
-def sigterm_interrupts() -> Iterator[None]:
-    """Within the block SIGTERM raises KeyboardInterrupt, as Ctrl-C does."""
-    previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, previous)
 
 
 def warn(message: str) -> None:

@@ -35,8 +35,8 @@ DEFAULT_LONG_EDGE = 513
 Source = EncodedImage | np.ndarray
 """Path of a picture, the content of such a file, a picture of Pillow's, or uint8 [H, W, 3] RGB."""
 
-_AHEAD = 3
-"""Batches that are read, run and decoded before the caller asks for them: one for each of these three threads."""
+_ON_THE_WAY = 3
+"""Batches that are read, run or decoded at the same time, by a thread each."""
 
 
 @dataclass
@@ -190,7 +190,7 @@ class Predictor:
         """The persons of every picture, in order.
 
         Three threads read and scale pictures, run the network, and decode. The first one also iterates over `sources`,
-        `batch_size` pictures at a time and up to four batches ahead of the caller.
+        `batch_size` pictures at a time and up to three batches ahead of the caller.
 
         Args:
             sources: pictures.
@@ -251,7 +251,7 @@ class Predictor:
         with ThreadPoolExecutor(1) as scaling, ThreadPoolExecutor(1) as running, ThreadPoolExecutor(1) as decoding:
             try:
                 while True:
-                    while len(waiting) <= _AHEAD:
+                    while len(waiting) < _ON_THE_WAY:
                         waiting.append(decoding.submit(decode, running.submit(run, scaling.submit(scale))))
                     predictions = waiting.popleft().result()
                     if not predictions:
