@@ -9,6 +9,7 @@
 #   make bench-encoder [PEER_PYTHON=python3.10]    those of the encoder (2 minutes), beside OpenPifPaf where that has it
 #   make bench-decoder [PEER_PYTHON=python3.10]    those of the decoder (3 minutes), beside OpenPifPaf where that has it
 #   make bench-training         those of the loader and of a step of training (20 minutes)
+#   make bench-prediction       those of the shipped model: its network, and from its heads to persons (5 minutes)
 #   make bench-smoke            every benchmark, plot and experiment once, on its smallest case (a minute); results go to
 #                               build/smoke
 #   make gpu [RESULTS=DIR]      on a machine with a GPU, with the packages of $(PYTHON) and no network: builds, runs every
@@ -32,7 +33,7 @@ export PIP_CONSTRAINT := constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .PHONY: demo build test test-cpp test-python check machine-peak bench bench-nonlocal bench-encoder bench-decoder \
-        bench-training bench-smoke gpu sanitize fuzz check-install check-no-torch check-machines check-lowest \
+        bench-training bench-prediction bench-smoke gpu sanitize fuzz check-install check-no-torch check-machines check-lowest \
         check-torch-2.13 clean
 
 demo: build
@@ -101,6 +102,9 @@ bench-decoder: build
 
 bench-training: build
 	$(MEASURE) benchmarks/training
+
+bench-prediction: build
+	$(MEASURE) benchmarks/prediction
 
 # What needs a GPU, or real layouts of people where $DGCN_DATA is absent, skips itself.
 bench-smoke: build machine-peak
