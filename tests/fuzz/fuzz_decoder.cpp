@@ -188,6 +188,18 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     const Fields empty{nullptr, nullptr, fields.num_keypoints, fields.num_limbs, 0, 3};
     const std::vector<Persons> batch = decoder.decode_batch({fields, empty, fields}, stride, options / 64 == 3 ? 2 : 1);
     REQUIRE(same_bits(batch[0], persons) && batch[1].size() == 0 && same_bits(batch[2], persons));
+    // The same memory as heads, also of 16 bits.
+    const Storage storage = options % 4 == 0   ? Storage::kFloat16
+                            : options % 4 == 1 ? Storage::kBFloat16
+                                               : Storage::kFloat32;
+    const Fields heads{{scene.pif.data(), storage},
+                       {scene.paf.data(), storage},
+                       fields.num_keypoints,
+                       fields.num_limbs,
+                       fields.height,
+                       fields.width,
+                       Form::kHeads};
+    require_sound(decoder.decode(heads, stride), decoder);
   } catch (const std::invalid_argument&) {
     const double height = (scene.height - 1.0) * stride + 1, width = (scene.width - 1.0) * stride + 1;
     REQUIRE(stride < 1 || height * width > static_cast<double>(decoder.config().max_map_pixels));
