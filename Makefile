@@ -119,7 +119,7 @@ bench-smoke: build machine-peak
 	fi
 
 docs: build
-	$(BIN)/sphinx-build --fail-on-warning --keep-going --quiet -c docs -d build/doctrees . build/docs
+	$(BIN)/sphinx-build --fresh-env --fail-on-warning --keep-going --quiet -c docs -d build/doctrees . build/docs
 
 gpu:
 	$(PYTHON) .ci/gpu.py $(if $(RESULTS),--results "$(RESULTS)")
