@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 import re
 import shutil
 from importlib.metadata import version as version_of
@@ -19,13 +20,13 @@ from sphinx.application import Sphinx
 from dgcn.cli import COMMANDS, main
 from dgcn.skeleton import Skeleton
 
-ROOT = Path(__file__).resolve().parent.parent
+os.environ["COLUMNS"] = "88"  # the width of the --help, which fits the page
 
 project = "dgcn"
 version = release = version_of("dgcn")
 copyright = "the authors of dgcn, MIT licence"
 root_doc = "README"
-include_patterns = ["*.md", "docs/**", "benchmarks/README.md", "python/dgcn/assets/*.md", "tests/fuzz/README.md"]
+include_patterns = ["**.md", "docs/api.rst"]
 exclude_patterns = [".*", "build", "dist", "runs", "demo"]
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode"]
@@ -47,7 +48,7 @@ html_title = f"dgcn {release}"
 
 def add_toctree(app: Sphinx, page: str, source: list[str]) -> None:
     if page == root_doc:
-        linked = re.findall(r"\]\(([\w/]+)\.md\)", source[0])
+        linked = re.findall(r"\]\(([\w/.-]+)\.md\)", source[0])
         pages = ["docs/api", *dict.fromkeys(linked)]
         source[0] += "\n```{toctree}\n:hidden:\n:titlesonly:\n\n" + "\n".join(pages) + "\n```\n"
 
