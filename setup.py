@@ -214,6 +214,7 @@ DGCN = [
 setup(
     packages=["dgcn_ext", "dgcn_ext.reference", *(DGCN if WITH_TORCH else [])],
     package_dir={"dgcn": "python/dgcn"},
+    include_package_data=False,  # of what MANIFEST.in names, only this:
     package_data={"dgcn_ext": ["py.typed", "*.pyi"], "dgcn": ["py.typed", "assets/*"]},
     install_requires=REQUIREMENTS if WITH_TORCH else ["numpy>=1.25"],
     setup_requires=[TORCH] if WITH_TORCH else [],  # pip fetches it into an isolated build

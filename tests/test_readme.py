@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import cv2
+import matplotlib
 import numpy as np
 import pytest
 import torch
@@ -74,6 +75,7 @@ def folder(tmp_path, monkeypatch) -> Path:
         (tmp_path / f"{split}.json").write_text(json.dumps(content))
     write_described_sets(tmp_path)
     shutil.copy(PICTURE, tmp_path / "photo.jpg")
+    shutil.copy(Path(matplotlib.get_data_path(), "sample_data", "grace_hopper.jpg"), tmp_path)
     for name in ("folder", "pictures"):
         (tmp_path / name).mkdir()
         shutil.copy(PICTURE, tmp_path / name)
@@ -108,6 +110,8 @@ def test_commands(page, folder, capsys):
         assert main([verb, *arguments]) == 0, capsys.readouterr().err
     written = {path.name for path in folder.rglob("*")}
     assert all(name in written for name in re.findall(r"`out/(\S+)`", PAGES[page]))
+    if page == "docs/gallery.md":
+        assert len(json.loads((folder / "out" / "predictions.json").read_text())["annotations"]) == 1
     if page == "README.md":
         assert "AP" in json.loads((folder / "metrics.json").read_text())
         assert (folder / "out" / "photo.dgcn.jpg").is_file()
