@@ -1,7 +1,7 @@
 // Finds the persons in pictures: find_persons MODEL.onnx PICTURE... prints a line of JSON for each picture.
 //
-// MODEL.onnx is what `dgcn export` writes. It takes the pixels of a picture and gives the decoder's fields. A JSON document
-// in it has all else that is needed: keypoints, limbs, stride, long edge, constants of the decoder.
+// MODEL.onnx is what `dgcn export` writes. It takes the pixels of a picture and gives the decoder's fields. A JSON
+// document in it has all else that is needed: keypoints, limbs, stride, long edge, constants of the decoder.
 #include <onnxruntime_cxx_api.h>
 
 #include <algorithm>
@@ -38,8 +38,8 @@ Canvas scale_pad(const cv::Mat& picture, double scale, cv::Size size) {
   cv::Mat source = picture;
   cv::Matx23d matrix(scale, 0, 0, 0, scale, 0);
   if (scale < 1) {
-    // Pixels are averaged first, since bilinear sampling would skip some. INTER_AREA keeps their edges in place, not the
-    // centre of the first: the matrix takes up the difference.
+    // Pixels are averaged first, since bilinear sampling would skip some. INTER_AREA keeps their edges in place, not
+    // the centre of the first: the matrix takes up the difference.
     const cv::Size smaller(std::max(1, cvRound(picture.cols * scale)), std::max(1, cvRound(picture.rows * scale)));
     cv::resize(picture, source, smaller, 0, 0, cv::INTER_AREA);
     const double x = static_cast<double>(picture.cols) / smaller.width;
@@ -74,8 +74,8 @@ class Model {
     return {pifpaf::Skeleton(static_cast<int>(skeleton()["keypoints"].size()), limbs), config};
   }
 
-  /// The picture as this model takes it: of the size that it was exported for, else with the long edge that its metadata
-  /// names and padded until both edges have 16 n + 1 pixels.
+  /// The picture as this model takes it: of the size that it was exported for, else with the long edge that its
+  /// metadata names, and padded until both edges have 16 n + 1 pixels.
   Canvas canvas(const cv::Mat& picture) const {
     const double width = std::max(1, picture.cols - 1), height = std::max(1, picture.rows - 1);  // first to last centre
     if (input_shape_[2] > 0 && input_shape_[3] > 0) {
