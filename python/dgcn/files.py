@@ -1,4 +1,4 @@
-"""Files that appear complete or not at all."""
+"""Files that appear complete or not at all, and files that grow by whole pieces."""
 
 from __future__ import annotations
 
@@ -9,19 +9,23 @@ import re
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Literal
 
 TEMPORARY_FILES = ".dgcn-*.tmp"
 """Pattern of the names that files have until they are complete; a process that is killed leaves them behind."""
 
 
 @contextlib.contextmanager
-def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+def atomic_write(path: str | os.PathLike[str], *, durable: bool = True) -> Iterator[BinaryIO]:
     """Open a binary file that appears under `path` complete or not at all.
 
     The content goes to a hidden temporary file in the same folder (created if missing), is fsynced and renamed over
     `path` when the block ends, and the folder is fsynced. If the block raises, the temporary file is removed; if the
     process is killed, `path` still holds what it held before. Where `path` is a link, its target is written.
+
+    Args:
+        path: of the file.
+        durable: do the fsyncs, without which a power cut may lose the file. They take about 20 ms.
 
     Raises:
         OSError: no room, no permission, a name too long, ...; it names `path`.
@@ -32,15 +36,16 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     try:
         with open(temporary, "wb") as file:
             yield file
-            file.flush()
-            os.fsync(file.fileno())
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
         os.replace(temporary, path)
     except BaseException as error:
         temporary.unlink(missing_ok=True)
         if isinstance(error, OSError) and error.filename in (None, str(temporary), temporary):
             error.filename, error.filename2 = str(asked), None
         raise
-    if os.name == "posix":  # elsewhere a folder cannot be opened, and the rename is durable without it
+    if durable and os.name == "posix":  # elsewhere a folder cannot be opened, and the rename is durable without it
         folder = os.open(path.parent, os.O_RDONLY)
         try:
             os.fsync(folder)
@@ -57,3 +62,47 @@ def write_json(path: str | os.PathLike[str], document: Any) -> None:
     text = re.sub(r'\[\n\s*([^][{}"]+?)\n\s*\]', lambda found: f"[{' '.join(found[1].split())}]", text)
     with atomic_write(path) as file:
         file.write(text.encode())
+
+
+class AppendedFile:
+    """A text file that has a piece as soon as `append` returns: a kill or a full disk costs the piece in work alone.
+
+    Attributes:
+        path: of the file.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], mode: Literal["w", "x"] = "w") -> None:
+        """
+        Args:
+            path: of the file; a folder that is missing is not created.
+            mode: "w" empties a file that exists, "x" raises FileExistsError.
+        """
+        self.path = Path(path)
+        self._file = open(path, f"{mode}b", buffering=0)  # noqa: SIM115 - close() closes it
+
+    def append(self, text: str) -> None:
+        """Write `text` as UTF-8: all of it, or nothing.
+
+        Raises:
+            OSError: no room, ...; it names the file.
+        """
+        # A name of a file that is not UTF-8 has surrogates, which become its bytes again.
+        rest, end = memoryview(text.encode("utf-8", "surrogateescape")), self._file.tell()
+        try:
+            while rest:
+                rest = rest[self._file.write(rest) :]  # the first bytes may fit, and the others not
+        except BaseException as error:
+            self._file.truncate(end)
+            self._file.seek(end)
+            if isinstance(error, OSError):
+                error.filename = str(self.path)
+            raise
+
+    def close(self) -> None:
+        self._file.close()
+
+    def __enter__(self) -> AppendedFile:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()

@@ -5,9 +5,15 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from . import conversions
+
+if TYPE_CHECKING:
+    import pandas
+    import supervision
 
 CocoId = int | str
 """Id of an image or a category; COCO has numbers, other tools write strings."""
@@ -126,11 +132,13 @@ class Pose:
     keypoints: float32 [K, 2], (x, y) in pixels of the original picture; (0, 0) where not found.
     scores: float32 [K], confidence of each keypoint in [0, 1]; 0 where not found.
     score: confidence in the person, by which COCO ranks it: a mean of `scores` in which the best three count more.
+    keypoint_names: K names; None where they are not known.
     """
 
     keypoints: np.ndarray
     scores: np.ndarray
     score: float
+    keypoint_names: tuple[str, ...] | None = None
 
     @property
     def box(self) -> tuple[float, float, float, float]:
@@ -160,3 +168,19 @@ class Pose:
             "score": round(self.score, 6),
             "keypoint_scores": [round(value, 4) for value in self.scores.tolist()],
         }
+
+    def to_numpy(self) -> np.ndarray:
+        """float32 [K, 3], (x px, y px, confidence); zeros where not found."""
+        return np.column_stack([self.keypoints, self.scores])
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """A table with the columns person (0), score, keypoint, x, y, confidence, and a row for each keypoint.
+
+        `dgcn.conversions.to_pandas` makes one of several poses. Raises ImportError where pandas is not installed."""
+        return conversions.to_pandas([self])
+
+    def to_supervision(self) -> supervision.KeyPoints:
+        """The person as supervision's KeyPoints, which its annotators draw.
+
+        `dgcn.conversions.to_supervision` takes several. Raises ImportError where supervision is not installed."""
+        return conversions.to_supervision([self])
