@@ -71,6 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add_batch_argument(parser)
     args = parser.parse_args(argv)
 
+    from ..data.coco_writer import find_journals
     from ..predict.video import VideoReader, find_poses
     from ..progress import Progress
     from ..training.interrupt import InterruptGuard
@@ -84,6 +85,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     stretch = {"start": args.start, "duration": args.duration, "frame_stride": args.frame_stride}
     with VideoReader(source, realtime=args.realtime, **stretch) as reader:
         check_outputs(outputs, [args.checkpoint, Path(args.source) if os.path.exists(args.source) else None])
+        for journal in find_journals(args.output) if args.output else ():
+            warn(f"{journal} has the video of another run, which was killed or is not done; it is left as it is")
         predictor = load_predictor(args, args.batch_size)
         results = Results(args, reader, predictor)
         failure: OSError | None = None
@@ -108,8 +111,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     elif not results.num_frames:
         raise ValueError(reader.problem or f"{reader.name} has no frames from {args.start:g} s on")
     elif reader.problem:
-        print(f"dgcn video: warning: {reader.problem}", file=sys.stderr)
+        warn(reader.problem)
     return 1 if failure or reader.problem or reader.num_damaged else 0
+
+
+def warn(message: str) -> None:
+    print(f"dgcn video: warning: {message}", file=sys.stderr)
 
 
 class Results:

@@ -73,7 +73,7 @@ class Track:
         """Size of the person in px: half the longer edge of the box around its joints, at least 1.
 
         OKS takes the root of the area, of which the box around a person seen from the side says too little."""
-        return max(1.0, float(np.ptp(self.keypoints[self.known], axis=0).max()) / 2)
+        return max(1.0, float(np.ptp(self.keypoints[self.known], axis=0).max()) / 2) if self.known.any() else 1.0
 
 
 class Tracker:

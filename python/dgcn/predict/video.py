@@ -15,7 +15,7 @@ import time
 from collections import deque
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -66,6 +66,18 @@ class VideoFrame:
     poses: list[Pose]
     image: np.ndarray
     track_ids: list[int] | None = None
+
+
+class QuarterTurn(NamedTuple):
+    """Rows become columns, then what is on the left comes to the right, then what is on top comes to the bottom."""
+
+    transposes: bool = False
+    mirrors_x: bool = False
+    mirrors_y: bool = False
+
+    def __call__(self, image: np.ndarray) -> np.ndarray:
+        image = image.transpose(1, 0, 2) if self.transposes else image
+        return np.ascontiguousarray(image[:: -1 if self.mirrors_y else 1, :: -1 if self.mirrors_x else 1])
 
 
 def find_poses(predictor: Predictor, reader: VideoReader, *, track: bool = False) -> Generator[VideoFrame, None, None]:
@@ -148,6 +160,8 @@ class VideoReader:
         self._origin = None if is_live else _seconds(self._stream.start_time or 0, self._stream)
         self._paced = realtime and not is_live
         self._closing = threading.Event()
+        self._rotation: int | None = None  # degrees, of the last frame
+        self._turn = QuarterTurn()
         self._index = 0
         self._lost: list[float] = []  # times of frames that could not be decoded, after the last one that could
         self.num_damaged = 0
@@ -200,7 +214,7 @@ class VideoReader:
             if self._paced:
                 played_from = played_from or time.monotonic() - time_s
                 self._closing.wait(played_from + time_s - time.monotonic())
-            yield VideoFrame(index, time_s, [], _upright(frame, self._stream))
+            yield VideoFrame(index, time_s, [], self._upright(frame))
         length = _length(self._container, self._stream)
         if not self.problem and length is not None and self._index and length - time_s > 1 + 2 / (self.rate or 1):
             self.problem = f"{self.name} is cut short: it ends at {time_s:.1f} s of {length:.1f} s"
@@ -239,7 +253,7 @@ class VideoReader:
         try:
             yield from self._container.demux(self._stream)
         except self._errors as error:
-            self.problem = f"{self.name} cannot be read on: {error.strerror}"
+            self.problem = f"{self.name} cannot be read on: {_reason(error)}"
 
     def _time_of(self, frame: av.VideoFrame) -> float:
         if frame.time is None:  # in files that have no times
@@ -247,6 +261,14 @@ class VideoReader:
         if self._origin is None:
             self._origin = frame.time
         return frame.time - self._origin
+
+    def _upright(self, frame: av.VideoFrame) -> np.ndarray:
+        """uint8 [H, W, 3] RGB, with square pixels, turned and mirrored as the display matrix says."""
+        if frame.rotation != self._rotation:
+            # Not for every frame: PyAV's side data are a reference cycle, which keeps frames until it is collected.
+            self._rotation, self._turn = frame.rotation, _quarter_turn(frame)
+        width = max(1, round(frame.width * (self._stream.sample_aspect_ratio or 1)))
+        return self._turn(frame.to_ndarray(format="rgb24", width=width))
 
     def _packet_time(self, packet: av.Packet) -> float | None:
         if packet.pts is None or self._origin is None:
@@ -365,8 +387,17 @@ def _open(name: str, url: str, options: dict[str, str]) -> InputContainer:
         )
     except OSError as error:
         raise OSError(error.errno, error.strerror, name) from error
+    except av.error.InvalidDataError as error:
+        raise ValueError(f"{name} is damaged or not a video") from error
     except av.FFmpegError as error:
-        raise ValueError(f"{name} is damaged or not a video: {error.strerror}") from error
+        raise ValueError(f"{name} cannot be opened: {_reason(error)}") from error
+
+
+def _reason(error: av.FFmpegError) -> str:
+    import av
+
+    is_timeout = isinstance(error, av.error.ExitError)  # PyAV's, who stops FFmpeg
+    return f"no answer for {TIMEOUT_SECONDS:g} s" if is_timeout else str(error.strerror)
 
 
 def _video_stream(container: InputContainer, name: str) -> av.VideoStream:
@@ -397,15 +428,11 @@ def _seconds(ticks: int, stream: av.VideoStream) -> float:
     return float(ticks * stream.time_base) if stream.time_base else 0.0
 
 
-def _upright(frame: av.VideoFrame, stream: av.VideoStream) -> np.ndarray:
-    """uint8 [H, W, 3] RGB, with square pixels, turned and mirrored as the display matrix says."""
-    width = max(1, round(frame.width * (stream.sample_aspect_ratio or 1)))
-    image = frame.to_ndarray(format="rgb24", width=width)
+def _quarter_turn(frame: av.VideoFrame) -> QuarterTurn:
+    """How the display matrix of `frame` turns and mirrors it."""
     side_data: Any = frame.side_data.get("DISPLAYMATRIX")
     if side_data is None:
-        return image
-    # x' = a x + c y, y' = b x + d y, in fixed point; nobody turns videos by anything but quarters.
+        return QuarterTurn()
+    # x' = a x + c y, y' = b x + d y, in fixed point.
     a, b, _, c, d = np.frombuffer(bytes(side_data), np.int32)[:5].tolist()
-    if abs(b) > abs(a):
-        image, a, d = image.transpose(1, 0, 2), c, b
-    return np.ascontiguousarray(image[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1])
+    return QuarterTurn(True, c < 0, b < 0) if abs(b) > abs(a) else QuarterTurn(False, a < 0, d < 0)

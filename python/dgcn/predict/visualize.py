@@ -94,15 +94,19 @@ def track_color(track_id: int) -> Color:
 
 
 def _draw_label(canvas: np.ndarray, text: str, keypoints: np.ndarray, color: Color) -> None:
-    """Write `text` above the topmost of `keypoints` [N, 2] px."""
+    """Write `text` on a field of `color` above the head of the person with the `keypoints` [N, 2] px."""
     if not len(keypoints):
         return
-    size = max(0.5, max(canvas.shape[:2]) / 1200)
+    size = max(0.5, max(canvas.shape[:2]) / 900)
     (width, height), _ = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, size, 1)
-    x, y = np.clip(keypoints[keypoints[:, 1].argmin()], 0, max(canvas.shape[:2])) - [width / 2, height]
-    place = max(0, round(float(x))), max(height + 1, round(float(y)))
-    for shade, thickness in ((OUTLINE, round(6 * size)), (color, round(2 * size))):
-        cv2.putText(canvas, text, place, cv2.FONT_HERSHEY_SIMPLEX, size, shade, thickness, cv2.LINE_AA)
+    width, height = width + height, 2 * height
+    edge = np.array([canvas.shape[1] - width, canvas.shape[0] - height])
+    above = np.ptp(keypoints[:, 1]) / 12 + height  # the topmost joint is an eye, not the crown
+    place = keypoints[keypoints[:, 1].argmin()] - [width / 2, above]
+    x, y = np.rint(np.clip(np.nan_to_num(place), 0, np.maximum(edge, 0))).astype(int).tolist()
+    cv2.rectangle(canvas, (x, y), (x + width, y + height), color, cv2.FILLED)
+    corner = x + height // 4, y + 3 * height // 4
+    cv2.putText(canvas, text, corner, cv2.FONT_HERSHEY_SIMPLEX, size, OUTLINE, round(2 * size), cv2.LINE_AA)
 
 
 def _draw_pose(
