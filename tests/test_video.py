@@ -11,42 +11,20 @@ import signal
 import struct
 import sys
 import threading
-from collections.abc import Iterable, Iterator, Sequence
-from fractions import Fraction
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 from cli_cases import run
 from oracle import Oracle
+from videos import RATE, write_video
 
 from dgcn import Predictor
-from dgcn.predict.video import ReadAhead, VideoFrame, VideoReader
+from dgcn.predict.video import CAMERAS, ReadAhead, VideoFrame, VideoReader
 from dgcn.predict.video_writer import VideoWriter
 
 av = pytest.importorskip("av", reason='needs PyAV: pip install "dgcn[video]"')
-
-RATE = 10
-
-
-def write_video(
-    path: Path, images: Iterable[np.ndarray], times: Sequence[float] | None = None, codec: str = "libx264"
-) -> Path:
-    """An MP4, AVI, ... of the pictures, `RATE` a second or at `times` in seconds; its key frames are 8 frames apart."""
-    with av.open(str(path), "w", options={"movflags": "faststart"} if path.suffix == ".mp4" else {}) as container:
-        stream = container.add_stream(codec, rate=RATE, options={"g": "8"})
-        stream.pix_fmt = "yuv420p"
-        if times:
-            stream.codec_context.time_base = Fraction(1, 1000)
-        for index, image in enumerate(images):
-            if not index:
-                stream.height, stream.width = image.shape[:2]
-            frame = av.VideoFrame.from_ndarray(image, format="rgb24")
-            frame.pts = round(1000 * times[index]) if times else index
-            frame.time_base = Fraction(1, 1000 if times else RATE)
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode())
-    return path
 
 
 def noise(count: int, width: int = 64, height: int = 48) -> list[np.ndarray]:
@@ -271,6 +249,31 @@ def test_what_a_kill_would_leave_plays(tmp_path: Path) -> None:
     assert not (tmp_path / "out.mp4").exists()
     writer.finish()
     assert len(read(tmp_path / "out.mp4")) == 6
+
+
+def test_without_room_for_a_copy_the_fragments_are_the_video(tmp_path: Path) -> None:
+    writer = VideoWriter(tmp_path / "out.mp4")
+    for number, image in enumerate(noise(20)):
+        writer.add(image, number / RATE)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, limits[1]))
+    try:
+        writer.finish()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert [path.name for path in tmp_path.iterdir()] == ["out.mp4"]
+    assert len(read(tmp_path / "out.mp4")) >= 19
+
+
+def test_a_camera_does_not_wait(monkeypatch) -> None:
+    """FFmpeg's test pattern, which comes as fast as it can, stands for the camera."""
+    monkeypatch.setitem(CAMERAS, sys.platform, ("lavfi", "testsrc=size=64x48:rate=10:duration=2"))
+    with VideoReader(0) as reader:
+        frames = list(reader)
+    assert reader.name == "camera 0"
+    assert len(frames) + reader.num_dropped == 20
+    assert frames[-1].index == 19
+    assert [frame.time_s for frame in frames] == pytest.approx([frame.index / RATE for frame in frames])
 
 
 def test_a_picture_too_large_for_h264_leaves_nothing(tmp_path: Path) -> None:

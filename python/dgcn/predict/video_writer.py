@@ -47,6 +47,7 @@ class VideoWriter:
         self._first_time = 0.0
         self._pts = -1
         self._whole_bytes = 0  # of the journal: what it has of whole fragments
+        self._is_broken = False
 
     def add(self, image: np.ndarray, time_s: float) -> None:
         """Add a picture uint8 [H, W, 3] RGB, shown from `time_s` on, in seconds.
@@ -69,11 +70,13 @@ class VideoWriter:
         """Complete the MP4. Where there is no room for that, the journal, which plays as well, becomes the MP4."""
         if self.journal is None:
             return
-        with contextlib.suppress(OSError, ValueError):  # again what `add` has raised
-            self._mux(None)
-        with contextlib.suppress(OSError, self._av.FFmpegError):
+        with contextlib.suppress(OSError):  # a full disk
+            if not self._is_broken:
+                self._mux(None)
+        with contextlib.suppress(self._av.FFmpegError):  # the same
             self._container.close()
-            self._whole_bytes = self.journal.stat().st_size
+            if not self._is_broken:
+                self._whole_bytes = self.journal.stat().st_size
         if not self._whole_bytes:
             self.journal.unlink()
             return
@@ -111,9 +114,10 @@ class VideoWriter:
     def _mux(self, frame: Any) -> None:
         """Encode a frame; None: what the encoder still holds."""
         assert self.journal is not None
+        self._is_broken = True  # until this has worked
         try:
             self._container.mux(self._stream.encode(frame))
-            self._whole_bytes = self.journal.stat().st_size
+            self._whole_bytes, self._is_broken = self.journal.stat().st_size, False
         except OSError as error:
             raise OSError(error.errno, error.strerror, str(self._path)) from error
         except self._av.FFmpegError as error:
@@ -121,17 +125,17 @@ class VideoWriter:
             raise ValueError(f"{self._path}: {width} x {height} px cannot be encoded: {error.strerror}") from error
 
     def _copy(self, source: Path, target: str) -> None:
-        """Write the video of `source` with its index in front, without encoding it again."""
-        with (
-            self._av.open(str(source)) as fragments,
-            self._av.open(target, "w", format="mp4", options={"movflags": "faststart"}) as whole,
-        ):
-            stream = whole.add_stream_from_template(fragments.streams.video[0])
-            with contextlib.suppress(self._av.error.InvalidDataError):  # the last fragment on a full disk
-                for packet in fragments.demux(video=0):
-                    if packet.dts is not None and not packet.is_corrupt:
+        """Write the video of `source` with its index in front, without encoding it again. Raises OSError."""
+        av, options = self._av, {"movflags": "faststart"}
+        try:
+            with av.open(str(source)) as parts, av.open(target, "w", format="mp4", options=options) as whole:
+                stream = whole.add_stream_from_template(parts.streams.video[0])
+                for packet in parts.demux(video=0):
+                    if packet.dts is not None:  # the last one is a mark of the end
                         packet.stream = stream
                         whole.mux(packet)
+        except av.FFmpegError as error:
+            raise OSError(error.errno, error.strerror) from error
 
 
 def _fit(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
