@@ -6,6 +6,7 @@ import json
 import re
 import shlex
 import shutil
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,9 @@ import pytest
 import torch
 from conftest import ROOT
 from oracle import coco_set, picture, standing
+from PIL import Image
 from torch import conv2d, einsum, relu, softmax
+from videos import write_video
 
 from dgcn.cli import main
 from dgcn.cli.demo import PICTURE
@@ -76,6 +79,8 @@ def folder(tmp_path, monkeypatch) -> Path:
     write_described_sets(tmp_path)
     shutil.copy(PICTURE, tmp_path / "photo.jpg")
     shutil.copy(Path(matplotlib.get_data_path(), "sample_data", "grace_hopper.jpg"), tmp_path)
+    if find_spec("av"):
+        write_video(tmp_path / "dance.mp4", [np.array(Image.open(PICTURE))] * 4, [0, 1, 2, 3])
     for name in ("folder", "pictures"):
         (tmp_path / name).mkdir()
         shutil.copy(PICTURE, tmp_path / name)
@@ -98,12 +103,18 @@ def write_described_sets(folder: Path) -> None:
             split.annotations.write_text(json.dumps(content))
 
 
+def skip_without_extra(page: str) -> None:
+    if page == "docs/video.md":
+        pytest.importorskip("av", reason='needs PyAV: pip install "dgcn[video]"')
+
+
 def test_the_three_commands_of_the_readme():
     assert [verb for _, verb, *_ in commands("README.md")] == ["train", "eval", "predict"]
 
 
 @pytest.mark.parametrize("page", WITH_COMMANDS)
 def test_commands(page, folder, capsys):
+    skip_without_extra(page)
     for _, verb, *arguments in commands(page):
         if verb == "train":
             arguments += SMALL.split()
@@ -137,6 +148,7 @@ def test_example_of_the_readme():
 @pytest.mark.parametrize("page", WITH_EXAMPLES)
 def test_examples(page, folder):
     """They run in their order and in one namespace."""
+    skip_without_extra(page)
     names: dict[str, Any] = {}
     for block in blocks(page, "python"):
         exec(compile(block, page, "exec"), names)

@@ -105,3 +105,22 @@ def test_bad_input(gray, standing) -> None:
         draw_poses(gray[:, :, 0], [standing], COCO)
     with pytest.raises(ValueError, match=r"poses must have keypoints \[17, 2\] .* got \[14, 2\]"):
         draw_poses(gray, [Person(standing.keypoints[:14], standing.scores[:14])], COCO)
+
+
+def test_the_colour_of_an_id(gray, standing) -> None:
+    """The same in every frame and for every person, on a label above the head as well; others have other colours."""
+    (x, y), moved = np.rint(standing.keypoints[0]).astype(int), Person(standing.keypoints + 20, standing.scores)
+    first = draw_poses(gray, [standing], COCO, track_ids=[7])
+    later = draw_poses(gray, [moved], COCO, track_ids=[7])
+    other = draw_poses(gray, [standing], COCO, track_ids=[8])
+    np.testing.assert_array_equal(first[y, x], later[y + 20, x + 20])
+    assert np.abs(first[y, x].astype(int) - other[y, x]).max() > 80
+    assert changed(draw_poses(gray, [standing], COCO), first)[: y - 8].any()
+    with pytest.raises(ValueError, match="track_ids must be one for each of the 1 poses, got 2"):
+        draw_poses(gray, [standing], COCO, track_ids=[1, 2])
+
+
+def test_labels_stay_within_the_picture(gray, standing) -> None:
+    for place in ([-1000, -1000], [1000, 1000], [np.nan, 0]):
+        far = Person(standing.keypoints + place, standing.scores)
+        assert draw_poses(gray, [far], COCO, track_ids=[123456]).shape == gray.shape

@@ -20,7 +20,7 @@ class Progress:
 
     Args:
         title: of the work.
-        total: how many steps it has.
+        total: how many steps it has; None where that is not known.
         done: how many of them an earlier run has done.
         unit: what a step is called.
         shown: whether there is a bar, or lines, at all.
@@ -30,7 +30,7 @@ class Progress:
     def __init__(
         self,
         title: str,
-        total: int,
+        total: int | None,
         done: int = 0,
         *,
         unit: str = "step",
@@ -51,12 +51,14 @@ class Progress:
         self.bar.set_postfix(texts, refresh=False)
         self.bar.update()
         now = self.clock()
-        if self.bar.disable and now >= self.next_line and self.done < self.total:
+        if self.bar.disable and now >= self.next_line and (self.total is None or self.done < self.total):
             self.next_line = now + LOG_SECONDS
             rate = (self.done - self.first) / max(now - self.start, 1e-9)  # steps per second
-            left = tqdm.format_interval((self.total - self.done) / rate)
-            line = f"{self.title}: {self.unit} {self.done}/{self.total}, {rate:.2f} {self.unit}s/s, ETA {left}"
-            log.info(", ".join([line, *(f"{name} {text}" for name, text in texts.items())]))
+            line = [f"{self.title}: {self.unit} {self.done}", f"{rate:.2f} {self.unit}s/s"]
+            if self.total is not None:
+                line[0] += f"/{self.total}"
+                line.append(f"ETA {tqdm.format_interval((self.total - self.done) / rate)}")
+            log.info(", ".join([*line, *(f"{name} {text}" for name, text in texts.items())]))
 
     def __enter__(self) -> Progress:
         return self

@@ -6,7 +6,7 @@ import math
 import os
 import time
 from collections import defaultdict, deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import astuple, dataclass, replace
 from itertools import islice
@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     import torch
 
     from ..model.network import DGCN
+
+if TYPE_CHECKING:
+    from .video import VideoFrame, VideoSource
 
 DEFAULT_LONG_EDGE = 513
 """Network input in pixels where the checkpoint does not say which one it was evaluated at."""
@@ -204,6 +207,37 @@ class Predictor:
         if isinstance(sources, EncodedImage) or is_one_array or not isinstance(sources, Iterable):
             raise TypeError(f"sources must be several pictures, as a list or an iterator, got {type(sources).__name__}")
         return self._batch(iter(sources), force_complete)
+
+    def stream(
+        self,
+        source: VideoSource,
+        *,
+        track: bool = False,
+        frame_stride: int = 1,
+        start: float = 0.0,
+        duration: float | None = None,
+        realtime: bool = False,
+    ) -> Generator[VideoFrame, None, None]:
+        """The persons in each frame of a video, as it is read: memory does not grow with its length.
+
+        Args:
+            source: path of a file, URL of a stream, or number of a camera.
+            track: give persons ids that stay the same from frame to frame (`VideoFrame.track_ids`).
+            frame_stride: take every so-manieth frame.
+            start: take frames from this time on, in seconds of the video.
+            duration: take frames for this long, in seconds; default: to the end.
+            realtime: keep up with the video: drop frames that come while the network is at work. Their numbers are
+                missing in `VideoFrame.index`. Cameras and live streams are always read like this.
+
+        Raises:
+            OSError: no such file or camera, no permission, no answer.
+            ValueError, TypeError: not a video, or a bad argument.
+            ImportError: PyAV is not installed.
+        """
+        from .video import VideoReader, find_poses
+
+        reader = VideoReader(source, frame_stride=frame_stride, start=start, duration=duration, realtime=realtime)
+        return find_poses(self, reader, track=track)
 
     def fields(self, sources: Sequence[Source]) -> list[PictureFields]:
         """The decoder's input for each picture, which `decode` makes persons of.
