@@ -9,6 +9,7 @@ import io
 import json
 import os
 import re
+from pathlib import Path
 from types import SimpleNamespace
 
 import cv2
@@ -127,23 +128,32 @@ def test_stdin(oracle, folder, tmp_path, monkeypatch, capsys) -> None:
 
 
 def test_videos_among_the_pictures(oracle, folder, tmp_path, monkeypatch, capsys) -> None:
-    """Every frame is a picture; one that cannot be opened costs nothing else."""
+    """Every frame is a picture; a video that cannot be opened, or not be read to its end, costs nothing else."""
 
-    def stream(self, path):
-        if path.name == "broken.mp4":
-            raise ValueError(f"{path} is no video")
-        for index, name in enumerate(("20.png", "60.png")):
+    class Reader:
+        def __init__(self, path: Path) -> None:
+            if path.name == "broken.mp4":
+                raise ValueError(f"{path} is no video")
+            self.name, self.num_damaged = path.name, 0
+            self.problem = f"{path} is cut short" if path.name == "cut.mp4" else None
+
+    def find_poses(predictor, reader):
+        for index, name in enumerate(() if reader.problem else ("20.png", "60.png")):
             image = read_image(folder / name)
-            yield SimpleNamespace(index=index, image=image, poses=self(image))
+            yield SimpleNamespace(index=index, image=image, poses=predictor(image))
 
-    monkeypatch.setattr(Predictor, "stream", stream, raising=False)
-    clips, output = [folder / "clip.mp4", folder / "broken.mp4"], tmp_path / "out"
+    monkeypatch.setattr("dgcn.predict.video.VideoReader", Reader)
+    monkeypatch.setattr("dgcn.predict.video.find_poses", find_poses)
+    clips, output = [folder / f"{name}.mp4" for name in ("clip", "broken", "cut")], tmp_path / "out"
     for clip in clips:
         clip.touch()
     arguments = ("--source", folder / "20.png", *clips, folder / "60.png", "--csv-output", output / "poses.csv")
     assert run("predict", *arguments, "-o", output) == 1
     printed = capsys.readouterr()
-    assert printed.err.splitlines()[-1] == f"dgcn predict: warning: {clips[1]} is no video"
+    assert printed.err.splitlines()[-2:] == [
+        f"dgcn predict: warning: {clips[1]} is no video",
+        f"dgcn predict: warning: {clips[2]} is cut short",
+    ]
     assert "6 persons in 4 pictures and frames" in printed.out
     names = ["20.png", "clip.mp4/000000.jpg", "clip.mp4/000001.jpg", "60.png"]
     found = json.loads((output / "predictions.json").read_text())

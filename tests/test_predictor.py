@@ -91,6 +91,7 @@ def test_batch_is_lazy(predictor) -> None:
 
 def test_pose(predictor) -> None:
     (pose,) = predictor(pictures()[0])
+    assert pose.keypoint_names == COCO.keypoints
     x, y, width, height = pose.box
     assert (x, y) == pytest.approx(pose.keypoints.min(axis=0))
     assert (x + width, y + height) == pytest.approx(pose.keypoints.max(axis=0))

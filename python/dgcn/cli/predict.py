@@ -133,7 +133,7 @@ class Run:
     """Predicts on sources, and writes what is found on a picture before it goes on to the next.
 
     Attributes:
-        problems: how many pictures could not be read or drawn; a warning named each.
+        problems: how many pictures and videos could not be read or drawn, wholly; a warning named each.
     """
 
     def __init__(
@@ -240,13 +240,21 @@ class Run:
             self._progress.step()
 
     def _frames(self, videos: Iterable[Source]) -> Iterator[Found]:
+        from ..predict.video import VideoReader, find_poses
+
         for video in videos:
             try:
-                for frame in self._predictor.stream(video.path):  # type: ignore[attr-defined]
+                reader = VideoReader(video.path)
+                for frame in find_poses(self._predictor, reader):
                     yield Found(video, frame.index, frame.image, frame.poses)
                     self._guard.check()
             except (OSError, ValueError) as error:
                 self._fail(error)
+            else:
+                if reader.problem:
+                    self._fail(ValueError(reader.problem))
+                elif reader.num_damaged:
+                    self.problems += 1  # the reader named the frames
             self._progress.step()
 
     def _write(self, found: Found) -> None:

@@ -325,7 +325,8 @@ class Predictor:
         of the highest scores first."""
         keypoints = preprocess.to_original(persons[:, :, 1:3]).astype(np.float32)
         person_scores = self._decoder.person_scores(persons).tolist()
-        poses = [Pose(*each) for each in zip(keypoints, persons[:, :, 0], person_scores, strict=True)]
+        found = zip(keypoints, persons[:, :, 0], person_scores, strict=True)
+        poses = [Pose(*each, self.skeleton.keypoints) for each in found]
         return sorted(poses, key=lambda pose: pose.score, reverse=True)
 
 
