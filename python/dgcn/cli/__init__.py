@@ -21,7 +21,7 @@ from .common import describe
 
 COMMANDS = {
     "demo": "find the people in a photograph: the quickest way to see dgcn work",
-    "predict": "find people in pictures: overlays and COCO-format JSON",
+    "predict": "find people in pictures and videos: overlays, COCO-format JSON, CSV",
     "video": "find people in a video and follow them: a video, JSON lines and CSV",
     "benchmark": "measure how long each stage from a file to persons takes here",
     "data": "check a data set, and draw samples of it",

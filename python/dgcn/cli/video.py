@@ -72,9 +72,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
 
     from ..data.coco_writer import find_journals
+    from ..interrupt import InterruptGuard
     from ..predict.video import VideoReader, find_poses
     from ..progress import Progress
-    from ..interrupt import InterruptGuard
 
     outputs = [args.output, args.json_output, args.csv_output]
     if not any(outputs):
