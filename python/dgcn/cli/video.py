@@ -110,7 +110,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"dgcn video: error: {describe(failure)}; {results.done}", file=sys.stderr)
     elif not results.num_frames:
         raise ValueError(f"{reader.name} has no frames from {args.start:g} s on")
-    return 1 if failure or reader.ended_early or reader.num_damaged else 0
+    return 1 if failure or reader.problem or reader.num_damaged else 0
 
 
 class Results:

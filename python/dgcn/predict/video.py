@@ -115,7 +115,7 @@ class VideoReader:
         num_frames: how many there should be; None where it is not known.
         num_damaged: how many were damaged.
         num_dropped: how many were decoded, but not taken in time.
-        ended_early: whether the source is cut short or could not be read to its end; a warning said why.
+        problem: why the video ended early, as a warning said; None if it did not.
     """
 
     def __init__(
@@ -165,7 +165,7 @@ class VideoReader:
         self._index = 0
         self._lost: list[float] = []  # times of frames that could not be decoded, after the last one that could
         self.num_damaged = 0
-        self.ended_early = False
+        self.problem: str | None = None
 
         rate = float(self._stream.average_rate or self._stream.guessed_rate or 0)
         self.rate = rate / self._stride if rate else None
@@ -216,7 +216,7 @@ class VideoReader:
                 self._closing.wait(played_from + time_s - time.monotonic())
             yield VideoFrame(index, time_s, [], self._upright(frame))
         length = _length(self._container, self._stream)
-        if not self.ended_early and length is not None and self._index and length - time_s > 1 + 2 / (self.rate or 1):
+        if not self.problem and length is not None and self._index and length - time_s > 1 + 2 / (self.rate or 1):
             self._report_end(f"is cut short: it ends at {time_s:.1f} s of {length:.1f} s")
 
     def _decode(self) -> Iterator[av.VideoFrame]:
@@ -276,8 +276,8 @@ class VideoReader:
         return _seconds(packet.pts, self._stream) - self._origin
 
     def _report_end(self, what: str) -> None:
-        self.ended_early = True
-        log.warning("%s %s", self.name, what)
+        self.problem = f"{self.name} {what}"
+        log.warning(self.problem)
 
     def _report_damage(self, what: str) -> None:
         self.num_damaged += 1
