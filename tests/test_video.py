@@ -337,8 +337,11 @@ def test_interrupted(number: int, people_video: Path, outputs, monkeypatch, caps
 
     monkeypatch.setattr(Oracle, "forward", interrupted)
     assert run_video(people_video, outputs) == 130
-    assert "dgcn video: interrupted; 4 frames were finished and written" in capsys.readouterr().err
-    assert len(json_lines(outputs["--json-output"])) == len(read(outputs["-o"])) == 4
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.endswith(" frames were finished and written")
+    done = int(error.removeprefix("dgcn video: interrupted; ").split()[0])
+    assert 1 <= done <= 4  # the network may be ahead of what is written
+    assert len(json_lines(outputs["--json-output"])) == len(read(outputs["-o"])) == done
     assert {path.name for path in outputs["-o"].parent.iterdir()} == {"out.mp4", "out.jsonl", "out.csv"}
 
 
