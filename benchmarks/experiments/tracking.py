@@ -9,7 +9,7 @@ All trackers compare persons by the same OKS and assign them the same way; only 
     damped      a velocity of the body, of which each frame corrects a share, and which decays while nothing is seen
     Kalman      a Kalman filter of the body's place and velocity: `dgcn.predict.track.Tracker`
 
-The constants of each were chosen on walkers of other seeds (1000 to 1005).
+The constants were chosen on walkers of other seeds (1000 to 1005), with a look at other photographs.
 
 Walkers: eight persons of several sizes walk through a scene of 1280 × 720 px for 10 s. Some stop, turn or begin to run.
 A nearer person and a pillar hide joints or whole persons. Every joint is off by Gaussian noise, a fraction of the

@@ -86,15 +86,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     with VideoReader(source, realtime=args.realtime, **stretch) as reader:
         check_outputs(outputs, [args.checkpoint, Path(args.source) if os.path.exists(args.source) else None])
         for journal in find_journals(args.output) if args.output else ():
-            warn(f"{journal} has the video of another run, which was killed or is not done; it is left as it is")
+            text = f"{journal} has the video of another run, which was killed or is not done; it is left as it is"
+            print(f"dgcn video: warning: {text}", file=sys.stderr)
         predictor = load_predictor(args, args.batch_size)
         results = Results(args, reader, predictor)
         failure: OSError | None = None
         progress = Progress("video", reader.num_frames, unit="frame")
-        with InterruptGuard(lambda: results.done) as guard, progress:
+        with InterruptGuard(lambda: results.done) as guard:
             frames = find_poses(predictor, reader, track=args.track)
             try:
-                with contextlib.closing(frames):
+                with contextlib.closing(frames), progress:
                     for frame in guard.each(frames):
                         results.add(frame)
                         progress.step()
@@ -104,19 +105,12 @@ def main(argv: Sequence[str] | None = None) -> int:
                 failure = error
             finally:
                 results.finish()
-                progress.bar.close()
                 results.report()
     if failure:
         print(f"dgcn video: error: {describe(failure)}; {results.done}", file=sys.stderr)
     elif not results.num_frames:
-        raise ValueError(reader.problem or f"{reader.name} has no frames from {args.start:g} s on")
-    elif reader.problem:
-        warn(reader.problem)
+        raise ValueError(f"{reader.name} has no frames from {args.start:g} s on")
     return 1 if failure or reader.problem or reader.num_damaged else 0
-
-
-def warn(message: str) -> None:
-    print(f"dgcn video: warning: {message}", file=sys.stderr)
 
 
 class Results:

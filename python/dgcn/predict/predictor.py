@@ -223,7 +223,7 @@ class Predictor:
         Args:
             source: path of a file, URL of a stream, or number of a camera.
             track: give persons ids that stay the same from frame to frame (`VideoFrame.track_ids`).
-            frame_stride: take every so-manieth frame.
+            frame_stride: take only every `frame_stride`-th frame.
             start: take frames from this time on, in seconds of the video.
             duration: take frames for this long, in seconds; default: to the end.
             realtime: keep up with the video: drop frames that come while the network is at work. Their numbers are

@@ -115,7 +115,7 @@ class VideoReader:
         num_frames: how many there should be; None where it is not known.
         num_damaged: how many were damaged.
         num_dropped: how many were decoded, but not taken in time.
-        problem: why the video ended early; None if it did not.
+        problem: why the video ended early, as a warning said; None if it did not.
     """
 
     def __init__(
@@ -130,7 +130,7 @@ class VideoReader:
         """
         Args:
             source: path, URL or number of a camera.
-            frame_stride: take every so-manieth frame.
+            frame_stride: take only every `frame_stride`-th frame.
             start: take frames from this time on, in seconds of the video.
             duration: take frames for this long, in seconds; default: to the end.
             realtime: drop frames that are older than the newest one when the next is taken, and play a file at its own
@@ -217,7 +217,7 @@ class VideoReader:
             yield VideoFrame(index, time_s, [], self._upright(frame))
         length = _length(self._container, self._stream)
         if not self.problem and length is not None and self._index and length - time_s > 1 + 2 / (self.rate or 1):
-            self.problem = f"{self.name} is cut short: it ends at {time_s:.1f} s of {length:.1f} s"
+            self._report_end(f"is cut short: it ends at {time_s:.1f} s of {length:.1f} s")
 
     def _decode(self) -> Iterator[av.VideoFrame]:
         for packet in self._packets():
@@ -253,7 +253,7 @@ class VideoReader:
         try:
             yield from self._container.demux(self._stream)
         except self._errors as error:
-            self.problem = f"{self.name} cannot be read on: {_reason(error)}"
+            self._report_end(f"cannot be read on: {_reason(error)}")
 
     def _time_of(self, frame: av.VideoFrame) -> float:
         if frame.time is None:  # in files that have no times
@@ -274,6 +274,10 @@ class VideoReader:
         if packet.pts is None or self._origin is None:
             return None
         return _seconds(packet.pts, self._stream) - self._origin
+
+    def _report_end(self, what: str) -> None:
+        self.problem = f"{self.name} {what}"
+        log.warning(self.problem)
 
     def _report_damage(self, what: str) -> None:
         self.num_damaged += 1
@@ -377,13 +381,15 @@ def _address(source: VideoSource) -> tuple[str, str, dict[str, str]]:
 def _open(name: str, url: str, options: dict[str, str]) -> InputContainer:
     import av
 
+    # Before version 19, PyAV refused files with a title in another encoding.
+    strictness: dict[str, Any] = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
     try:
         return av.open(
             url,
             format=options.get("format"),
             options={"rtsp_flags": "prefer_tcp"} if url.startswith("rtsp") else {},
             timeout=None if url.startswith("file:") else TIMEOUT_SECONDS,
-            metadata_errors="replace",
+            **strictness,
         )
     except OSError as error:
         raise OSError(error.errno, error.strerror, name) from error
