@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from dgcn.data.transforms import PAD_COLOR, Preprocess, TrainTransform, resize_pad, transform_annotation
+from dgcn.data.transforms import PAD_COLOR, Preprocess, TrainTransform, fit_pad, resize_pad, transform_annotation
 from dgcn.records import Annotation
 from dgcn.sizes import check_size, padded_size
 from dgcn.skeleton import COCO
@@ -70,6 +70,19 @@ def test_resize_pad_of_hardly_a_picture(width, height, canvas_width):
     canvas, preprocess = resize_pad(np.full((height, width, 3), 255, np.uint8), 33)
     assert canvas.shape == (17, canvas_width, 3)
     assert preprocess.scale == 32
+
+
+@pytest.mark.parametrize(("width", "height", "scale"), [(640, 480, 128 / 639), (480, 640, 96 / 639)])
+def test_fit_pad(width, height, scale):
+    """The larger edge fits, and the picture lies on the canvas as `resize_pad` puts it."""
+    image = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
+    canvas, preprocess = fit_pad(image, 97, 129)
+    assert (canvas.shape, preprocess) == ((97, 129, 3), Preprocess(scale, (width, height)))
+    tight, _ = resize_pad(image, round(scale * 639) + 1)
+    rows, columns = tight.shape[:2]
+    assert np.array_equal(canvas[:rows, :columns], tight)
+    assert (canvas[rows:] == PAD_COLOR).all()
+    assert (canvas[:, columns:] == PAD_COLOR).all()
 
 
 def test_resize_pad_at_the_same_size_changes_nothing():
