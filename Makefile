@@ -30,12 +30,12 @@ PYTHON ?= python3
 BIN := .venv/bin
 CPP := $(foreach level,* */* */*/*,$(wildcard $(addprefix csrc/$(level),.h .cpp .cu .cuh))) \
        $(wildcard tests/cpp/*.h tests/cpp/*.cpp \
-                  tests/cpp/package/*.cpp tests/fuzz/*.h tests/fuzz/*.cpp benchmarks/*.cpp)
+                  tests/cpp/package/*.cpp tests/fuzz/*.h tests/fuzz/*.cpp benchmarks/*.cpp examples/*/*.cpp)
 export PIP_CONSTRAINT := constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .PHONY: demo build test test-cpp test-python check machine-peak bench bench-nonlocal bench-encoder bench-decoder \
-        bench-training bench-prediction bench-smoke docs gpu sanitize fuzz wheel check-wheel check-no-torch \
+        bench-training bench-prediction bench-smoke docs gpu sanitize fuzz wheel check-wheel check-example check-no-torch \
         check-machines check-lowest clean
 
 demo: build
@@ -116,11 +116,23 @@ bench-smoke: build machine-peak
 	$(BIN)/python -m benchmarks.report
 	data="$${DGCN_DATA:-../shared/data}"; if [ -d "$$data" ]; then \
 	    $(BIN)/python -m benchmarks.experiments.occlusion --images 2 && \
+	    $(BIN)/python -m benchmarks.experiments.tracking --clips 2 && \
 	    $(BIN)/python -m benchmarks.experiments.roundtrip "$$data/coco_val2017_layouts.json.gz" --images 20 && \
 	    $(BIN)/python -m benchmarks.experiments.model_changes "$$data/coco512" \
 	        python/dgcn/assets/dgcn_movenet_coco512.safetensors "$$data/weights/movenet_multipose_lightning.npz" \
 	        build/smoke/changes --images 8; \
 	fi
+
+# The C++ example, built against the installed decoder and compared with Python.
+check-example: build build/cpp/build.ninja
+	$(BIN)/cmake --build build/cpp --target dgcn_pifpaf
+	$(BIN)/cmake --install build/cpp --prefix build/prefix
+	sh examples/cpp_onnx/onnxruntime.sh build/onnxruntime $(BIN)/python
+	$(BIN)/cmake -S examples/cpp_onnx -B build/cpp_onnx -G Ninja -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja \
+	    "-DCMAKE_PREFIX_PATH=$(CURDIR)/build/prefix;$(CURDIR)/build/onnxruntime"
+	$(BIN)/cmake --build build/cpp_onnx
+	$(BIN)/dgcn export -o build/cpp_onnx/model.onnx --size 385 385
+	$(BIN)/python examples/cpp_onnx/compare.py build/cpp_onnx/find_persons build/cpp_onnx/model.onnx
 
 docs: build
 	$(BIN)/sphinx-build --fresh-env --fail-on-warning --keep-going --quiet -c docs -d build/doctrees . build/docs
@@ -152,13 +164,16 @@ fuzz: .venv/installed
 	        -artifact_prefix=build/fuzz/ build/fuzz/found/$$target tests/fuzz/corpus/$$target || exit 1; \
 	done
 
-check-no-torch:
+check-no-torch: build
 	test -x .venv-no-torch/bin/python || $(PYTHON) -m venv .venv-no-torch
 	.venv-no-torch/bin/pip install --quiet pytest hypothesis
 	DGCN_TORCH=0 .venv-no-torch/bin/pip install --quiet .
-	! .venv-no-torch/bin/python -c 'import torch' 2> /dev/null
-	test ! -e .venv-no-torch/bin/dgcn
 	.venv-no-torch/bin/pytest tests/test_decoder*.py tests/test_encoder*.py
+	DGCN_TORCH=0 .venv-no-torch/bin/pip install --quiet '.[predict]'
+	! .venv-no-torch/bin/python -c 'import torch' 2> /dev/null
+	$(BIN)/dgcn export --dynamic -o build/no-torch/model.onnx
+	cd build/no-torch && ../../.venv-no-torch/bin/dgcn predict --checkpoint model.onnx -o out \
+	    --source "$(CURDIR)/python/dgcn/assets/astronaut.jpg" | grep '^1 persons in 1 of 1 pictures'
 
 # The wheel is built as pip does for users: from the source distribution, in isolation. Torch's libraries stay outside,
 # since they are those of the torch that is installed beside it (see setup.py).
@@ -187,7 +202,7 @@ check-lowest: build
 	PIP_CONSTRAINT= $(BIN)/pip install --quiet --no-deps --upgrade --target build/lowest-gui \
 	    $(filter opencv-%,$(subst -headless,,$(LOWEST)))
 	$(AVX2) PYTHONPATH=build/lowest $(BIN)/pytest -W default -k 'not random_fields' \
-	    $(filter-out $(OPERATOR_TESTS) tests/test_onnx.py tests/test_docs.py,$(wildcard tests/test_*.py))
+	    $(filter-out $(OPERATOR_TESTS) tests/test_onnx.py tests/test_export.py tests/test_examples.py tests/test_docs.py,$(wildcard tests/test_*.py))
 	PYTHONPATH=build/lowest-gui:build/lowest $(BIN)/pytest -W default tests/test_images.py tests/test_predictor.py \
 	    tests/test_transforms.py tests/test_visualize.py
 

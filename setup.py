@@ -4,8 +4,8 @@
                     with the CUDA kernels in the same shared object where an nvcc is found.
 `dgcn_ext._pifpaf`  the PIF/PAF decoder behind pybind11 and numpy; knows nothing of torch.
 
-Environment: DGCN_TORCH=0 installs the decoder and the encoder alone, which need numpy but no torch: no `_C`, no package
-`dgcn`, no command. DGCN_CUDA=0 leaves the CUDA kernels out, DGCN_CUDA=1 insists on them. DGCN_WERROR=0 lets warnings
+Environment: DGCN_TORCH=0 installs what needs no torch: no `_C`, and numpy as the one requirement. The decoder and the
+encoder need no more, prediction with an ONNX model the extra `predict`. DGCN_CUDA=0 leaves the CUDA kernels out, DGCN_CUDA=1 insists on them. DGCN_WERROR=0 lets warnings
 pass (for a compiler newer than this release). MAX_JOBS limits the parallel compilers.
 """
 
@@ -212,13 +212,13 @@ DGCN = [
 ]
 
 setup(
-    packages=["dgcn_ext", "dgcn_ext.reference", *(DGCN if WITH_TORCH else [])],
+    packages=["dgcn_ext", "dgcn_ext.reference", *DGCN],
     package_dir={"dgcn": "python/dgcn"},
     include_package_data=False,  # of what MANIFEST.in names, only this:
     package_data={"dgcn_ext": ["py.typed", "*.pyi"], "dgcn": ["py.typed", "assets/*"]},
     install_requires=REQUIREMENTS if WITH_TORCH else ["numpy>=1.25"],
     setup_requires=[TORCH] if WITH_TORCH else [],  # pip fetches it into an isolated build
-    entry_points={"console_scripts": ["dgcn = dgcn.cli:main"] if WITH_TORCH else []},
+    entry_points={"console_scripts": ["dgcn = dgcn.cli:main"]},
     ext_modules=EXTENSIONS,
     cmdclass={"build_ext": NinjaBuild},
 )

@@ -20,6 +20,7 @@ import pytest
 import torch
 from training_cases import TINY, states_equal, train_epoch
 
+from dgcn import interrupt
 from dgcn.data.loader import LoadingError
 from dgcn.graph import distance_matrix, measurements, soft_adjacency
 from dgcn.interrupt import Interrupted
@@ -27,7 +28,7 @@ from dgcn.model.checkpoint import load_model, load_training_state, save_model, s
 from dgcn.model.config import ModelConfig
 from dgcn.model.network import build_model
 from dgcn.skeleton import COCO
-from dgcn.training import interrupt, loop
+from dgcn.training import loop
 from dgcn.training import run as run_module
 from dgcn.training.config import TrainConfig
 from dgcn.training.loop import fit, train_step

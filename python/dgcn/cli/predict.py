@@ -251,10 +251,8 @@ class Run:
             except (OSError, ValueError) as error:
                 self._fail(error)
             else:
-                if reader.problem:
-                    self._fail(ValueError(reader.problem))
-                elif reader.num_damaged:
-                    self.problems += 1  # the reader named the frames
+                if reader.problem or reader.num_damaged:
+                    self.problems += 1  # the reader said which
             self._progress.step()
 
     def _write(self, found: Found) -> None:
