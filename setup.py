@@ -5,8 +5,9 @@
 `dgcn_ext._pifpaf`  the PIF/PAF decoder behind pybind11 and numpy; knows nothing of torch.
 
 Environment: DGCN_TORCH=0 installs what needs no torch: no `_C`, and numpy as the one requirement. The decoder and the
-encoder need no more, prediction with an ONNX model the extra `predict`. DGCN_CUDA=0 leaves the CUDA kernels out, DGCN_CUDA=1 insists on them. DGCN_WERROR=0 lets warnings
-pass (for a compiler newer than this release). MAX_JOBS limits the parallel compilers.
+encoder need no more, prediction with an ONNX model the extra `predict`. DGCN_CUDA=0 leaves the CUDA kernels out,
+DGCN_CUDA=1 insists on them. DGCN_WERROR=0 lets warnings pass (for a compiler newer than this release). MAX_JOBS limits
+the parallel compilers.
 """
 
 from __future__ import annotations
