@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import resource
 import tempfile
@@ -97,12 +98,17 @@ def config(people: Path, tmp_path: Path) -> TrainConfig:
     return tiny_run(people, tmp_path / "run")
 
 
-@pytest.fixture
-def file_limit() -> Iterator[Callable[[int], None]]:
-    """What limits the size of files, in bytes, which stands for a full disk."""
+@contextlib.contextmanager
+def limited_files(size: int) -> Iterator[None]:
+    """Within the block no file grows beyond `size` bytes, which stands for a full disk.
+
+    Not a fixture: pytest itself writes before those are torn down, perhaps into a file."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
-    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 @pytest.fixture

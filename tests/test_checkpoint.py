@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from conftest import limited_files
 
 from dgcn.files import atomic_write, write_json
 from dgcn.model import checkpoint
@@ -261,21 +262,15 @@ def test_atomic_write(tmp_path) -> None:
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs a limit on the size of files")
 def test_a_write_that_fails_names_the_file_and_keeps_the_old_one(saved, model) -> None:
     """A limit on the size of files stands for a full disk: the system's error names no file either."""
-    import resource
-
     state, old = saved.with_name("state.pt"), saved.read_bytes()
     save_training_state(state, {"step": 1})
-    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
-    try:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limit[1]))
+    with limited_files(100_000):
         with pytest.raises(OSError, match="File too large") as failure:
             save_training_state(state, {"step": 2, "weights": torch.zeros(100_000)})
         assert failure.value.filename == str(state)
         with pytest.raises(OSError, match="File too large") as failure:
             save_model(saved, model, {"AP": 0.5})
         assert failure.value.filename == str(saved)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
     assert load_training_state(state) == {"step": 1}
     assert saved.read_bytes() == old
     assert {path.name for path in saved.parent.iterdir()} == {"model.safetensors", "model.json", "state.pt"}

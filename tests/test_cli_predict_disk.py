@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from cli_cases import run
+from conftest import limited_files
 from oracle import Oracle
 
 from dgcn.cli.common import write_overlay
@@ -135,11 +136,11 @@ def test_killed(oracle, series, tmp_path, monkeypatch) -> None:
     assert {f"{Path(name).stem}.dgcn.jpg" for name in done} <= {path.name for path in output.iterdir()}
 
 
-def test_a_full_disk_keeps_what_is_done(oracle, folder, tmp_path, capsys, file_limit) -> None:
+def test_a_full_disk_keeps_what_is_done(oracle, folder, tmp_path, capsys) -> None:
     """The second picture with a person does not fit the journal."""
-    file_limit(1500)
     arguments = ("predict", "--source", folder, "-o", tmp_path, "--no-overlay", "--csv-output", tmp_path / "a.csv")
-    assert run(*arguments) == 1
+    with limited_files(1500):
+        assert run(*arguments) == 1
     output = capsys.readouterr()
     journal = tmp_path / "predictions.json.1.partial"
     assert output.err == f"dgcn predict: error: {journal}: File too large; 2 of 3 pictures were finished and written\n"
@@ -152,22 +153,22 @@ def test_a_full_disk_keeps_what_is_done(oracle, folder, tmp_path, capsys, file_l
         assert [row["source"] for row in csv.DictReader(file)] == ["20.png"] * 17
 
 
-def test_where_the_json_does_not_fit_either(oracle, folder, tmp_path, capsys, file_limit) -> None:
+def test_where_the_json_does_not_fit_either(oracle, folder, tmp_path, capsys) -> None:
     def lines(journal: Path) -> list[dict]:
         return [json.loads(line) for line in journal.read_text().splitlines()]
 
-    file_limit(2500)
-    assert run("predict", "--source", folder, "-o", tmp_path, "--no-overlay") == 1
+    with limited_files(2500):
+        assert run("predict", "--source", folder, "-o", tmp_path, "--no-overlay") == 1
     (journal,) = tmp_path.glob("*.partial")
     assert [len(picture["annotations"]) for picture in lines(journal)] == [0, 1, 2]
     expected = f"{tmp_path / 'predictions.json'}: File too large; the results are in {journal}"
     assert capsys.readouterr().err == f"dgcn predict: error: {expected}\n"
 
 
-def test_a_full_disk_stops_at_the_first_overlay(oracle, folder, tmp_path, capsys, file_limit) -> None:
+def test_a_full_disk_stops_at_the_first_overlay(oracle, folder, tmp_path, capsys) -> None:
     """One line, not one for each picture."""
-    file_limit(1500)
-    assert run("predict", "--source", folder, "-o", tmp_path) == 1
+    with limited_files(1500):
+        assert run("predict", "--source", folder, "-o", tmp_path) == 1
     expected = f"{tmp_path / '140.dgcn.jpg'}: File too large; 1 of 3 pictures were finished and written"
     assert capsys.readouterr().err == f"dgcn predict: error: {expected}\n"
     assert {path.name for path in tmp_path.iterdir()} == {"pictures", "predictions.json"}

@@ -8,6 +8,7 @@ import sys
 
 import numpy as np
 import pytest
+from conftest import limited_files
 
 from dgcn.conversions import to_pandas, to_supervision
 from dgcn.predict.tables import TableWriter
@@ -42,19 +43,18 @@ def test_csv(tmp_path) -> None:
     assert rows[34] == ["a.mp4", "7", "4", "0", "0.333333", "nose", "5.0", "2.0", "0.75"]
 
 
-def test_a_full_disk_has_whole_pictures(tmp_path, file_limit) -> None:
+def test_a_full_disk_has_whole_pictures(tmp_path) -> None:
     """The third picture fits in part."""
     path = tmp_path / "a.csv"
     with TableWriter(path, COCO) as table:
         table.add("a.png", None, None, [pose(1)])
-        file_limit(2 * path.stat().st_size)
-        table.add("b.png", None, None, [pose(2)])
-        before = path.read_bytes()
-        with pytest.raises(OSError, match=str(path)) as error:
-            table.add("c.png", None, None, [pose(3)])
+        with limited_files(2 * path.stat().st_size):
+            table.add("b.png", None, None, [pose(2)])
+            before = path.read_bytes()
+            with pytest.raises(OSError, match=str(path)) as error:
+                table.add("c.png", None, None, [pose(3)])
         assert error.value.errno == errno.EFBIG
         assert path.read_bytes() == before
-        file_limit(10**6)
         table.add("d.png", None, None, [pose(4)])
     with open(path, newline="") as file:
         assert [row["source"] for row in csv.DictReader(file)] == ["a.png"] * 17 + ["b.png"] * 17 + ["d.png"] * 17

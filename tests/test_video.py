@@ -6,7 +6,6 @@ import csv
 import itertools
 import json
 import os
-import resource
 import signal
 import struct
 import sys
@@ -17,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from cli_cases import run
+from conftest import limited_files
 from oracle import Oracle
 from videos import RATE, write_video
 
@@ -260,12 +260,8 @@ def test_without_room_for_a_copy_the_fragments_are_the_video(tmp_path: Path) -> 
     writer = VideoWriter(tmp_path / "out.mp4")
     for number, image in enumerate(noise(20)):
         writer.add(image, number / RATE)
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, limits[1]))
-    try:
+    with limited_files(30_000):
         writer.finish()
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert [path.name for path in tmp_path.iterdir()] == ["out.mp4"]
     assert len(read(tmp_path / "out.mp4")) >= 19
 
@@ -347,12 +343,8 @@ def test_interrupted(number: int, people_video: Path, outputs, monkeypatch, caps
 
 def test_a_full_disk_keeps_what_is_done(oracle, moving: Path, outputs, capsys) -> None:
     """A limit on the size of files stands for the full disk; the video is the largest of them."""
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, limits[1]))
-    try:
+    with limited_files(30_000):
         assert run_video(moving, outputs) == 1
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     error = capsys.readouterr().err.splitlines()[-1]
     assert error.startswith(f"dgcn video: error: {outputs['-o']}: File too large; ")
     done = int(error.split(" frames were finished and written")[0].split()[-1])
