@@ -50,7 +50,7 @@ def origin(command: Sequence[str]) -> dict[str, Any]:
         "versions": {
             "python": platform.python_version(),
             "torch": torch.__version__,
-            "dgcn": version("dgcn"),
+            **{name: version(name) for name in ("dgcn", "numpy", "onnxruntime") if find_spec(name)},
             **({"cuda": torch.version.cuda} if torch.cuda.is_available() else {}),
         },
     }

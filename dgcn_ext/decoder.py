@@ -331,10 +331,14 @@ def _numbers(name: str, value: ArrayLike) -> NDArray[Any]:
     """``value`` as the compiled decoder reads it: float32, float16, or the bits of bfloat16 as uint16.
 
     Only numbers of another type, or that do not lie at multiples of their size, are copied."""
-    is_bfloat16 = str(getattr(value, "dtype", "")) in ("bfloat16", "torch.bfloat16")
-    if is_bfloat16:  # not a type of numpy's, but both libraries that have it can view the bits
-        value = value.view("uint16" if isinstance(value, np.ndarray) else sys.modules["torch"].uint16)  # type: ignore[union-attr]
-    array = to_array(name, value, "an array of floats")
+    if str(getattr(value, "dtype", "")) == "torch.bfloat16":  # which numpy cannot take
+        value = value.view(sys.modules["torch"].uint16)  # type: ignore[union-attr]
+        is_bfloat16 = True
+        array = to_array(name, value, "an array of floats")
+    else:
+        array = to_array(name, value, "an array of floats")
+        if is_bfloat16 := array.dtype.name == "bfloat16":  # of ml_dtypes
+            array = array.view(np.uint16)
     if not is_bfloat16 and (array.dtype.kind != "f" or array.dtype.itemsize > 8):
         raise TypeError(f"{name} must be a float32, float16, bfloat16 or float64 array, got {array.dtype}")
     size = array.dtype.itemsize
@@ -342,4 +346,4 @@ def _numbers(name: str, value: ArrayLike) -> NDArray[Any]:
         with np.errstate(over="ignore", invalid="ignore"):  # beyond float32: becomes infinite, and is then skipped
             return array.astype(np.float32)
     in_place = array.dtype.isnative and array.flags.aligned and all(stride % size == 0 for stride in array.strides)
-    return array if in_place else np.ascontiguousarray(array, array.dtype.newbyteorder("="))
+    return array if in_place else array.astype(array.dtype.newbyteorder("="))  # a copy, which is aligned

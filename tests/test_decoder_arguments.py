@@ -33,6 +33,9 @@ def test_dtypes_and_layouts(toy):
     packed = np.zeros(paf.shape, [("byte", "u1"), ("number", "f4")])  # no number lies at a multiple of its size
     packed["number"] = paf
     np.testing.assert_array_equal(decoder(pif, packed["number"], STRIDE), expected)
+    unaligned = np.frombuffer(b"?" + paf.tobytes(), np.uint8)[1:].view(np.float32).reshape(paf.shape)
+    assert not unaligned.flags.aligned
+    np.testing.assert_array_equal(decoder(pif, unaligned, STRIDE), expected)
     np.testing.assert_array_equal(decoder(pif[:, :, ::-1, ::-1].copy()[:, :, ::-1, ::-1], paf, STRIDE), expected)
     channels_last = np.ascontiguousarray(pif.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
     np.testing.assert_array_equal(decoder(channels_last, np.asfortranarray(paf), STRIDE), expected)

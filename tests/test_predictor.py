@@ -176,6 +176,30 @@ def test_timings_come_with_each_picture(predictor) -> None:
         assert min(dataclasses.astuple(prediction.timings)) > 0
 
 
+def test_a_source_that_never_goes_on_holds_nobody_up(predictor) -> None:
+    never = threading.Event()
+
+    def source():
+        yield pictures()[0]
+        never.wait()
+        yield pictures()[1]
+
+    predictions = predictor.batch(source())
+    assert same_people(next(predictions), PICTURES[20][1])
+    predictions.close()
+    never.set()
+
+
+def test_nothing_is_read_ahead_if_so_asked(predictor) -> None:
+    read = []
+    predictions = predictor.batch((read.append(n) or image for n, image in enumerate(pictures())), on_the_way=1)
+    for n in range(3):
+        next(predictions)
+        assert read == list(range(n + 1))
+    with pytest.raises(ValueError, match="on_the_way must be at least 1, got 0"):
+        predictor.batch([], on_the_way=0)
+
+
 def test_stages_work_at_the_same_time() -> None:
     """The second picture is read and in the network before the caller has asked for it, and errors keep their turn."""
     oracle = Oracle(PICTURES)

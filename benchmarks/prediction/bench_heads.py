@@ -48,6 +48,19 @@ LAYOUTS: dict[str, Callable[[NDArray[Any]], NDArray[Any]]] = {
 }
 
 
+def claim(name: str, times: dict[str, list[float]], limit: float) -> dict[str, Any]:
+    """Of the median over the pictures, in milliseconds."""
+    p25, median, p75 = np.percentile(times[name], (25, 50, 75)).tolist()
+    return {
+        "claim": f"{name}, ms a picture",
+        "target": f"≤ {limit:.2f}",
+        "measured": round(median, 4),
+        "p25": round(p25, 4),
+        "p75": round(p75, 4),
+        "met": median <= limit,
+    }
+
+
 @NEEDS_PICTURES
 @pytest.mark.usefixtures("one_core")
 @pytest.mark.parametrize("force_complete", [False, True], ids=["default", "force_complete"])
@@ -71,7 +84,7 @@ def test_heads(record: Record, predictor: Predictor, heads: list[Heads], smoke: 
         own: dict[str, list[float]] = {name: [] for name in variants}
         for _ in range(1 if smoke else ROUNDS):
             for name, (decode, *arrays) in prepared.items():
-                decode(*arrays, predictor.stride)  # the caches as they are after a network
+                decode(*arrays, predictor.stride)  # brings the heads into the caches
                 start = perf_counter()
                 decode(*arrays, predictor.stride)
                 own[name].append(1e3 * (perf_counter() - start))
@@ -83,6 +96,7 @@ def test_heads(record: Record, predictor: Predictor, heads: list[Heads], smoke: 
         case="force-complete" if force_complete else "default options",
         direction="decode heads",
         pictures=len(heads),
+        claims=[claim("channels_last", times, 1.2 if force_complete else 0.8)],
         variants={
             name: {
                 "p25_ms": float(np.percentile(values, 25)),

@@ -56,6 +56,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     if args.output.suffix != SUFFIXES[args.format]:
         raise ValueError(f"--output must end in {SUFFIXES[args.format]} with --format {args.format}, got {args.output}")
+    if args.checkpoint is not None and args.checkpoint.suffix != ".safetensors":
+        raise ValueError(f"--checkpoint must be a .safetensors file, got {args.checkpoint}")
     if args.opset is not None and args.format != "onnx":
         raise ValueError(f"--opset must be given with --format onnx, got --format {args.format}")
     check_outputs([args.output], [args.checkpoint])

@@ -29,7 +29,7 @@ class Network(Protocol):
 
     def __call__(self, canvases: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """uint8 [B, H, W, 3] RGB to pif [B, K, 5, h, w] and paf [B, M, 7 or 8, h, w]: heads or fields, as
-        `PifPafDecoder` tells them apart. Called by one thread at a time."""
+        `PifPafDecoder` tells them apart. Threads that share a predictor call it at the same time."""
 
 
 def load_network(

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import time
 from collections import defaultdict, deque
-from collections.abc import Generator, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Future, InvalidStateError, ThreadPoolExecutor
 from dataclasses import astuple, dataclass, replace
 from itertools import islice
 from operator import add
+from queue import SimpleQueue
+from threading import Thread
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -37,9 +40,6 @@ DEFAULT_LONG_EDGE = 513
 
 Source = EncodedImage | np.ndarray
 """Path of a picture, the content of such a file, a picture of Pillow's, or uint8 [H, W, 3] RGB."""
-
-_ON_THE_WAY = 3
-"""Batches that are read, run or decoded at the same time, by a thread each."""
 
 
 @dataclass
@@ -92,6 +92,40 @@ class _Canvas:
     pixels: np.ndarray
     preprocess: Preprocess
     timings: Timings
+
+
+class _Reading:
+    """Calls `read` in a thread, once for each `submit`. A source may keep it waiting for ever: nobody waits for it."""
+
+    def __init__(self, read: Callable[[], list[_Canvas]]) -> None:
+        self._read = read
+        self._requests: SimpleQueue[Future[list[_Canvas]] | None] = SimpleQueue()
+        self._submitted: list[Future[list[_Canvas]]] = []
+        Thread(target=self._work, daemon=True).start()
+
+    def submit(self) -> Future[list[_Canvas]]:
+        self._submitted = [future for future in self._submitted if not future.done()]
+        self._submitted.append(Future())
+        self._requests.put(self._submitted[-1])
+        return self._submitted[-1]
+
+    def stop(self) -> None:
+        """Whoever waits for a result gets CancelledError, and the thread ends once `read` returns."""
+        for future in self._submitted:
+            future.cancel()
+        self._requests.put(None)
+
+    def _work(self) -> None:
+        while future := self._requests.get():
+            if future.cancelled():
+                continue
+            with contextlib.suppress(InvalidStateError):  # cancelled meanwhile
+                try:
+                    canvases = self._read()
+                except BaseException as error:
+                    future.set_exception(error)
+                else:
+                    future.set_result(canvases)
 
 
 class Predictor:
@@ -147,7 +181,7 @@ class Predictor:
         self.skeleton = self._network.skeleton
         self.stride = self._network.stride
         self.metadata = self._network.metadata
-        name = model if isinstance(model, str | os.PathLike) else "the model that ships with dgcn"
+        name = model if isinstance(model, str | os.PathLike) else f"the {type(model or self._network).__name__}"
         default_long_edge, default_config, self.category = _read_defaults(name, self.metadata)
         self.long_edge = default_long_edge if long_edge is None else long_edge
         if size := self._network.size:
@@ -189,24 +223,28 @@ class Predictor:
         """
         return self.decode(self.fields([source]))[0]
 
-    def batch(self, sources: Iterable[Source], *, force_complete: bool = False) -> Iterator[Prediction]:
+    def batch(
+        self, sources: Iterable[Source], *, force_complete: bool = False, on_the_way: int = 3
+    ) -> Generator[Prediction, None, None]:
         """The persons of every picture, in order.
 
         Three threads read and scale pictures, run the network, and decode. The first one also iterates over `sources`,
-        `batch_size` pictures at a time and up to three batches ahead of the caller.
+        `batch_size` pictures at a time. It does not hold up a caller who stops early, but ends with the next picture.
 
         Args:
             sources: pictures.
             force_complete: give every person every keypoint, guessed where the decoder found none.
+            on_the_way: batches that are read, run or decoded at the same time; 1: no picture is read before the persons
+                of the one before are taken.
 
         Raises:
             TypeError: `sources` is one picture, or nothing to iterate over.
-            OSError, ValueError, TypeError, MemoryError: as for one picture, when its turn comes.
+            OSError, ValueError, TypeError, MemoryError: as for one picture, when the turn of its batch comes.
         """
         is_one_array = isinstance(sources, np.ndarray) and sources.ndim < 4
         if isinstance(sources, EncodedImage) or is_one_array or not isinstance(sources, Iterable):
             raise TypeError(f"sources must be several pictures, as a list or an iterator, got {type(sources).__name__}")
-        return self._batch(iter(sources), force_complete)
+        return self._batch(iter(sources), force_complete, check_at_least("on_the_way", on_the_way, 1))
 
     def stream(
         self,
@@ -271,28 +309,29 @@ class Predictor:
             for found, picture in zip(persons, fields, strict=True)
         ]
 
-    def _batch(self, sources: Iterator[Source], force_complete: bool) -> Iterator[Prediction]:
-        def scale() -> list[_Canvas]:
-            return self._scale(list(islice(sources, self.batch_size)))
-
+    def _batch(
+        self, sources: Iterator[Source], force_complete: bool, on_the_way: int
+    ) -> Generator[Prediction, None, None]:
         def run(canvases: Future[list[_Canvas]]) -> list[PictureFields]:
             return self._run(canvases.result())
 
         def decode(fields: Future[list[PictureFields]]) -> list[Prediction]:
             return self.decode(fields.result(), force_complete=force_complete)
 
+        scaling = _Reading(lambda: self._scale(list(islice(sources, self.batch_size))))
         waiting: deque[Future[list[Prediction]]] = deque()
-        with ThreadPoolExecutor(1) as scaling, ThreadPoolExecutor(1) as running, ThreadPoolExecutor(1) as decoding:
+        with ThreadPoolExecutor(1) as running, ThreadPoolExecutor(1) as decoding:
             try:
                 while True:
-                    while len(waiting) < _ON_THE_WAY:
-                        waiting.append(decoding.submit(decode, running.submit(run, scaling.submit(scale))))
+                    while len(waiting) < on_the_way:
+                        waiting.append(decoding.submit(decode, running.submit(run, scaling.submit())))
                     predictions = waiting.popleft().result()
                     if not predictions:
                         return
                     yield from predictions
             finally:
-                for stage in (decoding, running, scaling):
+                scaling.stop()
+                for stage in (decoding, running):
                     stage.shutdown(wait=False, cancel_futures=True)
 
     def _scale(self, sources: Sequence[Source]) -> list[_Canvas]:

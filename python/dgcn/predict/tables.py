@@ -6,6 +6,7 @@ import csv
 import io
 import os
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 from ..conversions import COLUMNS, table_rows
 from ..files import AppendedFile
@@ -27,13 +28,12 @@ class TableWriter:
     def __init__(self, path: str | os.PathLike[str], skeleton: Skeleton) -> None:
         """
         Args:
-            path: of the CSV; what it held is replaced.
+            path: of the CSV; what it held is replaced with the first picture.
             skeleton: of the poses.
         """
         self._keypoints = skeleton.keypoints
-        self._file = AppendedFile(path)
-        self.path = self._file.path
-        self._file.append(_csv_text([("source", "frame", "track_id", *COLUMNS)]))
+        self.path = Path(path)
+        self._file: AppendedFile | None = None
 
     def add(
         self, source: str, frame: int | None, track_ids: Sequence[int | None] | None, poses: Sequence[Pose]
@@ -49,7 +49,10 @@ class TableWriter:
         Raises:
             OSError: no room, ...; it names the CSV.
         """
-        rows = []
+        rows: list[Sequence[object]] = []
+        if self._file is None:
+            self._file = AppendedFile(self.path)
+            rows.append(("source", "frame", "track_id", *COLUMNS))
         for person, score, keypoint, x, y, confidence in table_rows(poses, self._keypoints):
             track_id = None if track_ids is None else track_ids[person]
             numbers = (round(x, 2), round(y, 2), round(confidence, 4))
@@ -57,7 +60,8 @@ class TableWriter:
         self._file.append(_csv_text(rows))
 
     def close(self) -> None:
-        self._file.close()
+        if self._file is not None:
+            self._file.close()
 
     def __enter__(self) -> TableWriter:
         return self

@@ -5,6 +5,7 @@ PyAV, an optional extra, decodes.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import os
@@ -96,8 +97,10 @@ def find_poses(predictor: Predictor, reader: VideoReader, *, track: bool = False
             waiting.append(frame)
             yield frame.image
 
-    with reader:
-        for poses in predictor.batch(images()):
+    # Of a live video the newest frame counts, so that none is taken before the network is free.
+    predictions = predictor.batch(images(), on_the_way=1 if reader.drops else 3)
+    with contextlib.closing(predictions), reader:  # the reader first, which ends the wait for a frame
+        for poses in predictions:
             frame = waiting.popleft()
             track_ids = tracker.update(poses, frame.time_s) if tracker else None
             yield replace(frame, poses=poses, track_ids=track_ids)
@@ -114,6 +117,7 @@ class VideoReader:
         rate: mean frames per second, with `frame_stride`; None where it is not known.
         num_frames: how many there should be; None where it is not known.
         num_damaged: how many were damaged.
+        drops: whether frames are dropped that come while the one before is at work.
         num_dropped: how many were decoded, but not taken in time.
         problem: why the video ended early, as a warning said; None if it did not.
     """
@@ -173,8 +177,8 @@ class VideoReader:
         self.num_frames: int | None = None
         if length is not None and rate:
             self.num_frames = max(0, math.ceil((min(self._end, length) - self._start) * rate / self._stride))
-        drops = realtime or is_live
-        self._ahead = ReadAhead(self._frames(), 1 if drops else FRAMES_AHEAD, drops=drops)
+        self.drops = realtime or is_live
+        self._ahead = ReadAhead(self._frames(), 1 if self.drops else FRAMES_AHEAD, drops=self.drops)
 
     @property
     def num_dropped(self) -> int:

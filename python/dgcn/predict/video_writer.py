@@ -47,7 +47,8 @@ class VideoWriter:
         self._first_time = 0.0
         self._pts = -1
         self._whole_bytes = 0  # of the journal: what it has of whole fragments
-        self._is_broken = False
+        self._container: Any = None
+        self._is_broken = True  # until it is opened, and once a frame could not be written
 
     def add(self, image: np.ndarray, time_s: float) -> None:
         """Add a picture uint8 [H, W, 3] RGB, shown from `time_s` on, in seconds.
@@ -70,11 +71,12 @@ class VideoWriter:
         """Complete the MP4. Where there is no room for that, the journal, which plays as well, becomes the MP4."""
         if self.journal is None:
             return
-        with contextlib.suppress(OSError):  # a full disk
+        with contextlib.suppress(OSError, ValueError):  # a full disk
             if not self._is_broken:
                 self._mux(None)
         with contextlib.suppress(self._av.FFmpegError):  # the same
-            self._container.close()
+            if self._container is not None:
+                self._container.close()
             if not self._is_broken:
                 self._whole_bytes = self.journal.stat().st_size
         if not self._whole_bytes:
@@ -110,6 +112,7 @@ class VideoWriter:
         context.time_base = TIME_BASE
         context.colorspace = context.color_primaries = context.color_trc = context.color_range = BT709
         self._stream = stream
+        self._is_broken = False
 
     def _mux(self, frame: Any) -> None:
         """Encode a frame; None: what the encoder still holds."""
