@@ -68,7 +68,7 @@ def test_to_numpy() -> None:
 
 
 def test_to_pandas() -> None:
-    pandas = pytest.importorskip("pandas", reason="needs pandas: pip install dgcn[pandas]")
+    pandas = pytest.importorskip("pandas", reason="needs pandas: pip install dgcn[pandas]", exc_type=ImportError)
     table = to_pandas([pose(1, 0.9), pose(2, 0.4)])
     assert table.columns.tolist() == HEADER[3:]
     assert len(table) == 34
@@ -82,7 +82,9 @@ def test_to_pandas() -> None:
 
 
 def test_to_supervision() -> None:
-    supervision = pytest.importorskip("supervision", reason="needs supervision: pip install dgcn[supervision]")
+    supervision = pytest.importorskip(
+        "supervision", reason="needs supervision: pip install dgcn[supervision]", exc_type=ImportError
+    )
     points = to_supervision([pose(20, 0.9), pose(60, 0.4)])
     assert points.xy[:, 0].tolist() == [[20, 2], [60, 2]]
     np.testing.assert_allclose(points.detection_confidence, [0.9, 0.4])
