@@ -77,20 +77,27 @@ def test_what_a_killed_run_left_is_kept(oracle, folder, tmp_path, capsys) -> Non
     assert len(json.loads((tmp_path / "out" / "predictions.json").read_text())["images"]) == 3
 
 
-def test_after_a_signal_what_is_on_its_way_is_written(oracle, series, tmp_path, monkeypatch, capsys) -> None:
-    forward, count = Oracle.forward, 0
+def signal_at(number: int, sent: signal.Signals, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """This process gets a signal as the picture of this number, from 1, comes to the network. Returns what grows by an
+    element with each picture that does."""
+    forward, seen = Oracle.forward, []
 
-    def terminated(self: Oracle, images):
-        nonlocal count
-        count += 1
-        if count == 4:
-            os.kill(os.getpid(), signal.SIGTERM)
+    def counting(self: Oracle, images):
+        seen.append(len(seen) + 1)
+        if len(seen) == number:
+            os.kill(os.getpid(), sent)
         return forward(self, images)
 
-    monkeypatch.setattr(Oracle, "forward", terminated)
+    monkeypatch.setattr(Oracle, "forward", counting)
+    return seen
+
+
+def test_after_a_signal_what_is_on_its_way_is_written(oracle, series, tmp_path, monkeypatch, capsys) -> None:
+    seen = signal_at(4, signal.SIGTERM, monkeypatch)
     handler = signal.getsignal(signal.SIGTERM)
     assert run("predict", "--source", series, "-o", tmp_path / "out") == 130
     assert signal.getsignal(signal.SIGTERM) is handler
+    count = len(seen)
     assert 4 <= count <= 4 + ON_THE_WAY
     assert f"interrupted; {count} of 10 pictures were finished and written" in capsys.readouterr().err
     assert len(json.loads((tmp_path / "out" / "predictions.json").read_text())["images"]) == count
@@ -109,16 +116,7 @@ def test_interrupted_before_the_first_picture(oracle, folder, tmp_path, monkeypa
 
 def test_killed(oracle, series, tmp_path, monkeypatch) -> None:
     """SIGKILL at the eighth picture: journal, CSV and overlays have those before that were not on their way."""
-    forward, count = Oracle.forward, 0
-
-    def killed(self: Oracle, images):
-        nonlocal count
-        count += 1
-        if count == 8:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return forward(self, images)
-
-    monkeypatch.setattr(Oracle, "forward", killed)
+    signal_at(8, signal.SIGKILL, monkeypatch)
     output = tmp_path / "out"
     arguments = ("predict", "--source", series, "-o", output, "--csv-output", output / "poses.csv")
     process = multiprocessing.get_context("fork").Process(target=run, args=arguments)

@@ -214,8 +214,8 @@ def test_stages_work_at_the_same_time() -> None:
 
     predictions = Predictor(oracle, long_edge=385).batch(sources())
     assert same_people(next(predictions), PICTURES[20][1])
-    assert second_is_read.wait(60)
-    assert second_is_run.wait(60)
+    assert second_is_read.wait()
+    assert second_is_run.wait()
     assert same_people(next(predictions), PICTURES[60][1])
     with pytest.raises(OSError, match="the disk is gone"):
         next(predictions)

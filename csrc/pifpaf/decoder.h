@@ -23,10 +23,9 @@ class Decoder {
  public:
   Decoder(Skeleton skeleton, const DecoderConfig& config);
 
-  /// Persons of one image, best first. `stride` is the edge of a field cell [px]. Fields may be a network's raw heads:
-  /// see Form. Fields without cells give no persons;
-  /// cells with a component that is NaN, infinite or beyond ±10⁹ px are skipped. Adds the time of each stage to
-  /// `times`, if given.
+  /// Persons of one image, best first. `stride` is the edge of a field cell [px]. The fields may be a network's raw
+  /// heads, see Form. Fields without cells give no persons; cells with a component that is NaN, infinite or beyond
+  /// ±10⁹ px are skipped. Adds the time of each stage to `times`, if given.
   Persons decode(const Fields& fields, int stride, StageTimes* times = nullptr) const;
 
   /// The same for each image, on `threads` threads (0: one per core). All images are checked before the first is

@@ -96,7 +96,7 @@ class Candidates {
 
   static Arrays directed(const PafCells& paf, bool backward);
 
-  /// The same, but for the scales.
+  /// Whether the entry is a candidate as far as everything but its two scales tells.
   virtual bool is_usable(int entry) const = 0;
 
   /// The same as score(), from the confidence and the map.
@@ -134,8 +134,8 @@ class Candidates {
 ///
 /// Few confident cells (up to a quarter of the field) are copied and sorted by the position of their start, so that
 /// tiles are compact and searches short. If there are many, most never start near a joint, and the field is searched in
-/// place. The measured gains of both: without copies, a decode of 1 to 50 persons takes 1.1 to 2.9 times as long;
-/// without in-place search, force-complete of 5 to 50 persons takes 1.7 to 6.3 times as long.
+/// place. The gains of both, measured while all copies were scored at once: without copies, a decode of 1 to 50 persons
+/// took 1.1 to 2.9 times as long; without in-place search, force-complete of 5 to 50 persons took 1.7 to 6.3 times.
 std::array<std::unique_ptr<Candidates>, 2> make_candidates(const FieldReader& fields, int limb, float threshold,
                                                            ConfidenceMap& map1, ConfidenceMap& map2,
                                                            const DecoderConfig& config);

@@ -22,6 +22,7 @@ import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
+from functools import partial
 from importlib.metadata import version
 from itertools import cycle, islice
 from pathlib import Path
@@ -29,7 +30,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .common import add_device_argument, check_outputs, choose_device, input_size, make_parser, positive, write_overlay
+from .common import (
+    add_device_argument,
+    check_outputs,
+    choose_device,
+    input_size,
+    make_parser,
+    positive,
+    warn,
+    write_overlay,
+)
 from .demo import PICTURE
 from .sources import list_sources
 
@@ -64,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     from ..files import write_json
 
-    sources = list_sources(args.source, warn=warn)
+    sources = list_sources(args.source, warn=partial(warn, "benchmark"))
     pictures = [source.path for source in sources]
     check_outputs([args.json_output], [*pictures, *args.checkpoint])
     document: dict[str, Any] = {"machine": machine(), "versions": versions(), "runs": []}
@@ -91,8 +101,7 @@ def load(args: argparse.Namespace, checkpoint: Path | None, threads: int, batch_
     from ..predict.network import load_network
     from ..predict.predictor import Predictor
 
-    needs_torch = checkpoint is None or checkpoint.suffix != ".onnx"
-    device = choose_device(args.device) if needs_torch else args.device or "cpu"
+    device = choose_device(args.device, checkpoint)
     network = load_network(checkpoint, device, threads=threads or usable_cores())
     return Predictor(network, device=device, long_edge=args.long_edge, batch_size=batch_size)
 
@@ -182,10 +191,6 @@ def versions() -> dict[str, str]:
         except PackageNotFoundError:  # not needed by every model
             continue
     return found
-
-
-def warn(message: str) -> None:
-    print(f"dgcn benchmark: warning: {message}", file=sys.stderr)
 
 
 def usable_cores() -> int:

@@ -10,6 +10,7 @@ import errno
 import inspect
 import io
 import os
+import sys
 import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -98,8 +99,17 @@ def add_device_argument(parser: argparse._ActionsContainer) -> None:
     parser.add_argument("--device", help="cpu, cuda or cuda:N (default: cuda where there is a GPU, else cpu)")
 
 
-def choose_device(requested: str | None) -> str:
-    """The requested device; by default a GPU if there is one, else the CPU."""
+def warn(command: str, message: str) -> None:
+    """One line on stderr, above a progress bar if one is shown."""
+    from tqdm import tqdm
+
+    tqdm.write(f"dgcn {command}: warning: {' '.join(message.split())}", file=sys.stderr)
+
+
+def choose_device(requested: str | None, checkpoint: Path | None = None) -> str:
+    """The requested device; by default a GPU if there is one, else the CPU, on which an .onnx checkpoint runs."""
+    if checkpoint is not None and checkpoint.suffix == ".onnx":  # where torch may be missing
+        return requested or "cpu"
     import torch
 
     return requested or ("cuda" if torch.cuda.is_available() else "cpu")
@@ -195,9 +205,8 @@ def load_predictor(args: argparse.Namespace, batch_size: int = 1, decoder: Itera
 
     # Pillow refuses above twice this, which takes 6 GB; its default refuses pictures of some phones.
     Image.MAX_IMAGE_PIXELS = 2**28
-    needs_torch = args.checkpoint is None or args.checkpoint.suffix != ".onnx"
     options: dict[str, Any] = {
-        "device": choose_device(args.device) if needs_torch else args.device or "cpu",
+        "device": choose_device(args.device, args.checkpoint),
         "long_edge": args.long_edge,
         "batch_size": batch_size,
         "flip_test": args.flip_test,

@@ -29,7 +29,6 @@ from __future__ import annotations
 
 import argparse
 import random
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -43,6 +42,7 @@ from .common import (
     load_predictor,
     make_parser,
     positive,
+    warn,
 )
 
 if TYPE_CHECKING:
@@ -137,8 +137,7 @@ def read_split(args: argparse.Namespace, predictor: Predictor, default: str) -> 
     split = description.split(name)
     reading = replace(description.reading, skip_unreadable=args.skip_unreadable)
     if replace(description.skeleton, source="") != SkeletonOptions():
-        warning = f"skeleton, flip_idx and sigmas of {args.data} are not used: those of the checkpoint are"
-        print(f"dgcn eval: warning: {warning}", file=sys.stderr)
+        warn("eval", f"skeleton, flip_idx and sigmas of {args.data} are not used: those of the checkpoint are")
     has_annotations = name != "test"
     skeleton = predictor.skeleton
     records = read_records(split.images, split.annotations, skeleton, reading, needs_annotations=has_annotations)
@@ -187,8 +186,7 @@ def evaluate(args: argparse.Namespace) -> int:
     measure(records, [], skeleton)  # raises what the metric refuses before the network runs
     annotated = any(record.persons for record in records)
     if not annotated:
-        warning = f"{split.annotations} has no person with keypoints: every number is n/a"
-        print(f"dgcn eval: warning: {warning}", file=sys.stderr)
+        warn("eval", f"{split.annotations} has no person with keypoints: every number is n/a")
     results, timings = [], Timings()
     for record, poses in predict_each(predictor, records, force_complete=args.force_complete, progress=True):
         results += [pose.to_coco(record.image_id, record.category_id) for pose in poses]

@@ -15,12 +15,12 @@ Keypoints, limbs, stride, long edge and the constants of the decoder are in the 
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .common import add_checkpoint_argument, check_outputs, input_size, make_parser
+from .common import add_checkpoint_argument, check_outputs, input_size, make_parser, warn
 from .sources import Source, list_sources
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from ..model.network import DGCN
     from ..predict.predictor import Predictor
 
-    Network = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]  # canvases [B, H, W, 3] to the decoder's fields
+    Fields = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]  # canvases [B, H, W, 3] to the decoder's fields
 
 SUFFIXES = {"onnx": ".onnx", "torch": ".pt2"}
 TOLERANCE = 0.1  # largest distance of a keypoint of the file from the model's, in px of the network's input
@@ -61,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.opset is not None and args.format != "onnx":
         raise ValueError(f"--opset must be given with --format onnx, got --format {args.format}")
     check_outputs([args.output], [args.checkpoint])
-    pictures = list_sources([str(args.check)], warn=warn) if args.check else []
+    pictures = list_sources([str(args.check)], warn=partial(warn, "export")) if args.check else []
 
     from ..model.checkpoint import DEFAULT_CHECKPOINT, load_model
     from ..model.export import DEFAULT_OPSET, export_onnx, export_torch
@@ -86,13 +86,10 @@ def compare(
     """Print how the persons that `model` finds differ from those of the file at `path`; returns the exit status.
 
     Both get the same canvases: those of `predictor` where `size` is None, else of that size."""
-    from dgcn_ext.decoder import PifPafDecoder
-
     from ..data.transforms import fit_pad, resize_pad
     from ..model.fields import FieldsModel
     from ..progress import Progress
 
-    decoder = PifPafDecoder(predictor.skeleton.num_keypoints, predictor.skeleton.limbs, predictor.config)
     networks = on_numpy(FieldsModel(model.fold()).eval()), load(path)
     largest, num_persons, differing = 0.0, 0, []
     with Progress("check", len(pictures), unit="image") as progress:
@@ -100,7 +97,7 @@ def compare(
             image = picture.read()
             canvas, _ = resize_pad(image, predictor.long_edge) if size is None else fit_pad(image, *size)
             fields = [network(canvas[None]) for network in networks]
-            expected, found = (decoder(pif[0], paf[0], model.stride) for pif, paf in fields)
+            expected, found = (predictor.decoder(pif[0], paf[0], model.stride) for pif, paf in fields)
             apart = distance(expected, found)
             if apart > TOLERANCE:
                 differing.append(f"{picture.path}: {len(expected)} persons with the model, {len(found)} with the file")
@@ -112,11 +109,7 @@ def compare(
     return 1 if differing else 0
 
 
-def warn(message: str) -> None:
-    print(f"dgcn export: warning: {message}", file=sys.stderr)
-
-
-def load(path: Path) -> Network:
+def load(path: Path) -> Fields:
     """The network in a file that this command wrote."""
     if path.suffix == SUFFIXES["onnx"]:
         from ..predict.onnx_network import OnnxNetwork
@@ -127,7 +120,7 @@ def load(path: Path) -> Network:
     return on_numpy(torch.export.load(path).module())
 
 
-def on_numpy(module: nn.Module) -> Network:
+def on_numpy(module: nn.Module) -> Fields:
     """`module` as a function of canvases."""
     import torch
 

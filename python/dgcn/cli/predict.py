@@ -41,6 +41,7 @@ import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -55,6 +56,7 @@ from .common import (
     fraction,
     load_predictor,
     make_parser,
+    warn,
     write_overlay,
 )
 from .sources import OVERLAY_SUFFIX, Source, list_sources
@@ -92,7 +94,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from ..data.coco_writer import CocoWriter, find_journals
     from ..predict.tables import TableWriter
 
-    sources = list_sources(args.source, recursive=args.recursive, warn=warn)
+    sources = list_sources(args.source, recursive=args.recursive, warn=partial(warn, "predict"))
     json_path = args.json_output or args.output / "predictions.json"
     inputs = [source.path for source in sources if not source.is_stdin]
     check_outputs([json_path, args.csv_output], [*inputs, args.checkpoint])
@@ -100,7 +102,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if overlays:
         check_writable(overlays / f"any{OVERLAY_SUFFIX}")
     for journal in find_journals(json_path):
-        warn(f"{journal} has the results of another run, which was killed or is not done; it is left as it is")
+        warn(
+            "predict", f"{journal} has the results of another run, which was killed or is not done; it is left as it is"
+        )
     predictor = load_predictor(args, args.batch_size, args.decoder)
     try:
         with contextlib.ExitStack() as files:
@@ -206,7 +210,7 @@ class Run:
         return self._pictures if source.path.is_file() else self._pipes
 
     def _pipes(self, sources: Iterable[Source]) -> Iterator[Found]:
-        """Those in which reading may have to wait for somebody: a signal ends the wait."""
+        """Stdin and pipes, whose bytes may come late: a signal ends the wait for them."""
         for source in sources:
             try:
                 with self._guard.at_once():
@@ -279,16 +283,10 @@ class Run:
         return f"{self._writer.num_images} of {len(self._sources)} pictures"
 
     def _fail(self, error: Exception) -> None:
-        warn(describe(error))
+        warn("predict", describe(error))
         self.problems += 1
 
 
 def common_folder(paths: Sequence[Path]) -> str:
     """The deepest folder that all files are in, or in folders of."""
     return os.path.commonpath([os.path.abspath(path.parent) for path in paths]) if paths else os.curdir
-
-
-def warn(message: str) -> None:
-    from tqdm import tqdm
-
-    tqdm.write(f"dgcn predict: warning: {' '.join(message.split())}", file=sys.stderr)

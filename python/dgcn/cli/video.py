@@ -45,6 +45,7 @@ from .common import (
     load_predictor,
     make_parser,
     positive,
+    warn,
 )
 
 if TYPE_CHECKING:
@@ -86,8 +87,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     with VideoReader(source, realtime=args.realtime, **stretch) as reader:
         check_outputs(outputs, [args.checkpoint, Path(args.source) if os.path.exists(args.source) else None])
         for journal in find_journals(args.output) if args.output else ():
-            text = f"{journal} has the video of another run, which was killed or is not done; it is left as it is"
-            print(f"dgcn video: warning: {text}", file=sys.stderr)
+            what = "has the video of another run, which was killed or is not done; it is left as it is"
+            warn("video", f"{journal} {what}")
         predictor = load_predictor(args, args.batch_size)
         results = Results(args, reader, predictor)
         failure: OSError | None = None

@@ -31,8 +31,6 @@ if TYPE_CHECKING:
     import torch
 
     from ..model.network import DGCN
-
-if TYPE_CHECKING:
     from .video import VideoFrame, VideoSource
 
 DEFAULT_LONG_EDGE = 513
@@ -156,9 +154,9 @@ class Predictor:
     ) -> None:
         """
         Args:
-            model: of which a folded copy is taken, the file of `dgcn.model.checkpoint.save_model` that holds it, or an
-                .onnx file of `dgcn export`, which needs onnxruntime and no torch, or any other `Network`; default: the
-                model that ships with dgcn.
+            model: a DGCN, which stays as it is; the path of a checkpoint; the path of an .onnx file that `dgcn export`
+                wrote, which needs onnxruntime and no torch; or any other `Network`. Default: the model that ships with
+                dgcn.
             device: where the network runs; "cpu" for an .onnx file or another `Network`.
             long_edge: pictures are scaled until their long edge has this many pixels, 16n+1; default: what the
                 checkpoint was evaluated at, 513 for a model.
