@@ -9,7 +9,13 @@
 #include <torch/csrc/stable/macros.h>
 #include <torch/headeronly/util/shim_utils.h>
 
+#include <map>
+#include <mutex>
+#include <set>
+#include <utility>
+
 #include "common/checks.h"
+#include "common/device_limits.h"
 
 // A CPU-only torch lacks these symbols. They are weak so that the same shared object loads there, where nothing calls
 // them.
@@ -44,10 +50,29 @@ inline cudaStream_t current_stream(DeviceIndex device) {
   return static_cast<cudaStream_t>(stream);
 }
 
-inline int device_attribute(cudaDeviceAttr attribute, DeviceIndex device) {
-  int value = 0;
-  STD_CUDA_CHECK(cudaDeviceGetAttribute(&value, attribute, device));
-  return value;
+/// Throws where a call of the CUDA runtime has failed. This library has a runtime of its own: what torch clears is the
+/// last error of another, and the next launch here would report this one again.
+#define DGCN_CUDA_CHECK(call)                                \
+  do {                                                       \
+    const cudaError_t dgcn_error = (call);                   \
+    if (dgcn_error != cudaSuccess) (void)cudaGetLastError(); \
+    STD_CUDA_CHECK(dgcn_error);                              \
+  } while (false)
+
+/// Asks the driver once for each device.
+inline const DeviceLimits& device_limits(DeviceIndex device) {
+  static std::mutex mutex;
+  static std::map<DeviceIndex, DeviceLimits> known;
+  const std::lock_guard lock(mutex);
+  const auto found = known.find(device);
+  if (found != known.end()) return found->second;
+  const auto attribute = [&](cudaDeviceAttr name) {
+    int value = 0;
+    DGCN_CUDA_CHECK(cudaDeviceGetAttribute(&value, name, device));
+    return value;
+  };
+  return known[device] = {attribute(cudaDevAttrMultiProcessorCount), attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin),
+                          attribute(cudaDevAttrMaxSharedMemoryPerMultiprocessor)};
 }
 
 /// Launches kernel(arguments...) on the current stream of `device`, which must be the current device, with at most 48
@@ -56,19 +81,29 @@ template <typename... Parameters, typename... Arguments>
 void launch(void (*kernel)(Parameters...), int64_t blocks, int threads, int64_t shared_bytes, DeviceIndex device,
             const Arguments&... arguments) {
   kernel<<<static_cast<unsigned>(blocks), threads, shared_bytes, current_stream(device)>>>(arguments...);
-  STD_CUDA_KERNEL_LAUNCH_CHECK();
+  DGCN_CUDA_CHECK(cudaGetLastError());
+}
+
+/// Lets the kernel have all the shared memory of a block and of an SM, once for each kernel and device. The limit is the
+/// device's and not what a launch needs: it belongs to the kernel, which another thread may launch with more. The
+/// carve-out makes room for as many blocks at a time as fit.
+inline void allow_max_shared(const void* kernel, DeviceIndex device) {
+  static std::mutex mutex;
+  static std::set<std::pair<const void*, DeviceIndex>> allowed;
+  const int limit = static_cast<int>(device_limits(device).block_shared_bytes);
+  const std::lock_guard lock(mutex);
+  if (allowed.count({kernel, device}) != 0) return;
+  DGCN_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, limit));
+  DGCN_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout,
+                                       static_cast<int>(cudaSharedmemCarveoutMaxShared)));
+  allowed.insert({kernel, device});
 }
 
 /// The same with all the shared memory that a block can have.
 template <typename... Parameters, typename... Arguments>
 void launch_with_max_shared(void (*kernel)(Parameters...), int64_t blocks, int threads, int64_t shared_bytes,
                             DeviceIndex device, const Arguments&... arguments) {
-  // The limit is set to the maximum instead of `shared_bytes`: it belongs to the kernel, which another thread may be
-  // about to launch with more. The carve-out makes room for as many blocks at a time as fit.
-  const int limit = device_attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
-  STD_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, limit));
-  STD_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout,
-                                      static_cast<int>(cudaSharedmemCarveoutMaxShared)));
+  allow_max_shared(reinterpret_cast<const void*>(kernel), device);
   launch(kernel, blocks, threads, shared_bytes, device, arguments...);
 }
 

@@ -3,7 +3,8 @@
 //
 // Each thread of a block is a fiber that runs until the next __syncthreads(); blocks run one after the other. Shared
 // memory starts as NaN, and the guard behind it must not change. Tests run the threads in both orders: if two threads
-// access the same memory without a barrier between them, the results differ.
+// access the same memory without a barrier between them, the results differ. An asynchronous copy makes its target NaN
+// and lands only when its thread waits for it.
 #pragma once
 
 #undef _FORTIFY_SOURCE  // its longjmp refuses to jump to another stack
@@ -16,6 +17,7 @@
 #include <deque>
 #include <functional>
 #include <memory>
+#include <utility>
 #include <vector>
 
 #include "check.h"
@@ -44,6 +46,38 @@ static cuda_on_host::Index threadIdx, blockIdx, blockDim, gridDim;
 
 namespace cuda_on_host {
 
+/// The asynchronous copies of a thread that have not landed: a group for each commit, the oldest first, and those not
+/// yet committed.
+class AsyncCopies {
+ public:
+  void start(void* to, const void* from, size_t bytes) {
+    std::memset(to, kPoison, bytes);
+    open_.push_back({to, from, bytes});
+  }
+  void commit() {
+    groups_.push_back(std::move(open_));
+    open_.clear();
+  }
+  /// Lands all groups but the last `pending`.
+  void wait(size_t pending) {
+    for (; groups_.size() > pending; groups_.pop_front())
+      for (const Copy& copy : groups_.front()) std::memcpy(copy.to, copy.from, copy.bytes);
+  }
+  bool empty() const {
+    return open_.empty() &&
+           std::all_of(groups_.begin(), groups_.end(), [](const auto& group) { return group.empty(); });
+  }
+
+ private:
+  struct Copy {
+    void* to;
+    const void* from;
+    size_t bytes;
+  };
+  std::deque<std::vector<Copy>> groups_;
+  std::vector<Copy> open_;
+};
+
 /// The threads of the block that runs. Fibers are started once, with makecontext, and are reused for all blocks. They
 /// switch with _setjmp and _longjmp, which unlike swapcontext make no system calls.
 class Block {
@@ -69,7 +103,10 @@ class Block {
       }
       CHECK(waiting == 0 || waiting == live);  // a barrier that only some of the threads reach hangs a GPU
     }
+    for (const Fiber& fiber : fibers_) CHECK(fiber.copies.empty());  // nobody has waited for them
   }
+
+  AsyncCopies& copies() { return current_->copies; }
 
   /// Suspends the current thread until the scheduler resumes it.
   void yield() {
@@ -81,6 +118,7 @@ class Block {
     static constexpr size_t kStack = 64 * 1024;
     std::unique_ptr<char[]> stack{new char[kStack]};
     jmp_buf state;
+    AsyncCopies copies;
     bool started = false, done = false;
   };
 
@@ -152,7 +190,7 @@ static inline T __ldg(const T* address) {
 static inline void __pipeline_memcpy_async(void* to, const void* from, size_t bytes) {
   CHECK(cuda_on_host::is_shared(to) && !cuda_on_host::is_shared(from) && (bytes == 4 || bytes == 8 || bytes == 16));
   CHECK(reinterpret_cast<uintptr_t>(to) % bytes == 0 && reinterpret_cast<uintptr_t>(from) % bytes == 0);
-  std::memcpy(to, from, bytes);
+  cuda_on_host::Block::instance().copies().start(to, from, bytes);
 }
-static inline void __pipeline_commit() {}
-static inline void __pipeline_wait_prior(unsigned) {}
+static inline void __pipeline_commit() { cuda_on_host::Block::instance().copies().commit(); }
+static inline void __pipeline_wait_prior(unsigned pending) { cuda_on_host::Block::instance().copies().wait(pending); }

@@ -81,10 +81,7 @@ class CommonFormat {
 /// The plan of plan_function(plan, layout, batch, limits), one of the functions of plan.h. Throws if there is none.
 template <typename PlanFunction>
 cuda::LaunchPlan make_plan(PlanFunction plan_function, const CommonFormat& format, const GraphConvInputs& inputs) {
-  const DeviceIndex device = inputs.x.get_device_index();
-  const cuda::DeviceLimits limits{device_attribute(cudaDevAttrMultiProcessorCount, device),
-                                  device_attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, device),
-                                  device_attribute(cudaDevAttrMaxSharedMemoryPerMultiprocessor, device)};
+  const DeviceLimits& limits = device_limits(inputs.x.get_device_index());
   cuda::LaunchPlan plan;
   DGCN_CHECK(plan_function(plan, format.tile_layout(inputs), inputs.batch(), limits),
              "x must have so few nodes K that 16 pixels fit into the ", limits.block_shared_bytes,

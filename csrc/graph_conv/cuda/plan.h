@@ -5,15 +5,10 @@
 #include <algorithm>
 #include <cstdint>
 
+#include "common/device_limits.h"
 #include "graph_conv/cuda/kernels.cuh"
 
 namespace dgcn::graph_conv::cuda {
-
-struct DeviceLimits {
-  int multiprocessors;
-  int64_t block_shared_bytes;           ///< the most that one block can have
-  int64_t multiprocessor_shared_bytes;  ///< of all blocks of one SM together
-};
 
 struct LaunchPlan {
   TileLayout layout;

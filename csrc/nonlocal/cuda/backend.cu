@@ -57,8 +57,8 @@ const uint32_t* sort_items(const AffinityInputs& inputs, DeviceMemory& memory) {
                                            cuda::kKeyBits<A> + cuda::image_bits(inputs.images()),
                                            current_stream(inputs.g.get_device_index()));
   };
-  STD_CUDA_CHECK(sort(nullptr));  // only computes `bytes`
-  STD_CUDA_CHECK(sort(temporary.allocate<char>(static_cast<int64_t>(bytes))));
+  DGCN_CUDA_CHECK(sort(nullptr));  // only computes `bytes`
+  DGCN_CUDA_CHECK(sort(temporary.allocate<char>(static_cast<int64_t>(bytes))));
   return sorted_items.Current();
 }
 
