@@ -1,7 +1,7 @@
 // The part of CUDA that the kernels use, so that their source runs on the host unchanged. Include it before the
 // kernels.
 //
-// Each thread of a block is a fiber that runs until the next __syncthreads(); blocks run one after the other. Shared
+// Each thread of a block is a fiber that runs until the next barrier; blocks run one after the other. Shared
 // memory starts as NaN, and the guard behind it must not change. Tests run the threads in both orders: if two threads
 // access the same memory without a barrier between them, the results differ. An asynchronous copy makes its target NaN
 // and lands only when its thread waits for it.
@@ -12,7 +12,9 @@
 #include <ucontext.h>
 
 #include <algorithm>
+#include <cstddef>
 #include <cstdint>
+#include <cstdlib>
 #include <cstring>
 #include <deque>
 #include <functional>
@@ -78,6 +80,8 @@ class AsyncCopies {
   std::vector<Copy> open_;
 };
 
+constexpr size_t kWarp = 32;
+
 /// The threads of the block that runs. Fibers are started once, with makecontext, and are reused for all blocks. They
 /// switch with _setjmp and _longjmp, which unlike swapcontext make no system calls.
 class Block {
@@ -87,44 +91,74 @@ class Block {
     return block;
   }
 
-  /// Runs `body` in `threads` threads, all of them up to each barrier, until they return.
+  /// Runs `body` in `threads` threads, each up to a barrier of its warp or of the block, until all of them return.
   void run(size_t threads, const std::function<void()>& body, bool reversed) {
     body_ = body;
     while (fibers_.size() < threads) fibers_.emplace_back();
-    for (size_t t = 0; t < threads; ++t) fibers_[t].done = false;
-    for (size_t live = threads; live > 0;) {
-      size_t waiting = 0;
+    const auto end = fibers_.begin() + static_cast<std::ptrdiff_t>(threads);
+    release(fibers_.begin(), end);
+    for (bool all_done = false; !all_done;) {
       for (size_t i = 0; i < threads; ++i) {
-        current_ = &fibers_[reversed ? threads - 1 - i : i];
-        if (current_->done) continue;
-        threadIdx.x = static_cast<unsigned>(reversed ? threads - 1 - i : i);
-        resume();
-        current_->done ? --live : ++waiting;
+        const size_t thread = reversed ? threads - 1 - i : i;
+        current_ = &fibers_[thread];
+        threadIdx.x = static_cast<unsigned>(thread);
+        if (current_->state == State::kRunning) resume();
       }
-      CHECK(waiting == 0 || waiting == live);  // a barrier that only some of the threads reach hangs a GPU
+      if (release_warps(threads)) continue;
+      all_done = all(fibers_.begin(), end, State::kDone);
+      if (!all_done && !all(fibers_.begin(), end, State::kAtBlockBarrier)) {
+        std::fprintf(stderr, "a barrier that only some of the threads reach hangs a GPU\n");
+        std::abort();
+      }
+      if (!all_done) release(fibers_.begin(), end);
     }
     for (const Fiber& fiber : fibers_) CHECK(fiber.copies.empty());  // nobody has waited for them
   }
 
+  /// Suspend the current thread until all threads of the block, or of its warp, have come here.
+  void wait_for_block() { suspend(State::kAtBlockBarrier); }
+  void wait_for_warp() { suspend(State::kAtWarpBarrier); }
+
   AsyncCopies& copies() { return current_->copies; }
 
-  /// Suspends the current thread until the scheduler resumes it.
-  void yield() {
-    if (_setjmp(current_->state) == 0) _longjmp(scheduler_, 1);
-  }
-
  private:
+  enum class State { kRunning, kAtWarpBarrier, kAtBlockBarrier, kDone };
+
   struct Fiber {
     static constexpr size_t kStack = 64 * 1024;
     std::unique_ptr<char[]> stack{new char[kStack]};
-    jmp_buf state;
+    jmp_buf registers;
     AsyncCopies copies;
-    bool started = false, done = false;
+    State state = State::kDone;
+    bool started = false;
   };
+  using Fibers = std::deque<Fiber>;
+
+  static bool all(Fibers::iterator begin, Fibers::iterator end, State state) {
+    return std::all_of(begin, end, [&](const Fiber& fiber) { return fiber.state == state; });
+  }
+  static void release(Fibers::iterator begin, Fibers::iterator end) {
+    std::for_each(begin, end, [](Fiber& fiber) { fiber.state = State::kRunning; });
+  }
+  bool release_warps(size_t threads) {
+    bool any = false;
+    for (size_t first = 0; first + kWarp <= threads; first += kWarp) {
+      const auto begin = fibers_.begin() + static_cast<std::ptrdiff_t>(first), end = begin + kWarp;
+      if (!all(begin, end, State::kAtWarpBarrier)) continue;
+      release(begin, end);
+      any = true;
+    }
+    return any;
+  }
+
+  void suspend(State state) {
+    current_->state = state;
+    if (_setjmp(current_->registers) == 0) _longjmp(scheduler_, 1);
+  }
 
   void resume() {
     if (_setjmp(scheduler_) != 0) return;
-    if (current_->started) _longjmp(current_->state, 1);
+    if (current_->started) _longjmp(current_->registers, 1);
     current_->started = true;
     ucontext_t context;
     getcontext(&context);
@@ -135,14 +169,11 @@ class Block {
   }
 
   static void fiber_main() {
-    for (Block& block = instance();; block.yield()) {
-      block.body_();
-      block.current_->done = true;
-    }
+    for (Block& block = instance();; block.suspend(State::kDone)) block.body_();
   }
 
   std::function<void()> body_;
-  std::deque<Fiber> fibers_;
+  Fibers fibers_;
   Fiber* current_ = nullptr;
   jmp_buf scheduler_;
 };
@@ -173,14 +204,15 @@ void launch(unsigned char* shared_memory, int64_t blocks, int threads, int64_t s
 
 }  // namespace cuda_on_host
 
-static inline void __syncthreads() { cuda_on_host::Block::instance().yield(); }
-/// Unlike on a GPU, all threads of the block have to call it, not only those of a warp.
-static inline double __shfl_xor_sync(unsigned, double value, int lane_mask) {
-  static double values[1024];
+static inline void __syncthreads() { cuda_on_host::Block::instance().wait_for_block(); }
+static inline void __syncwarp() { cuda_on_host::Block::instance().wait_for_warp(); }
+template <typename T>
+static inline T __shfl_xor_sync(unsigned, T value, int lane_mask) {
+  static T values[1024];
   values[threadIdx.x] = value;
-  __syncthreads();
-  const double received = values[threadIdx.x ^ static_cast<unsigned>(lane_mask)];
-  __syncthreads();
+  __syncwarp();
+  const T received = values[threadIdx.x ^ static_cast<unsigned>(lane_mask)];
+  __syncwarp();
   return received;
 }
 template <typename T>
