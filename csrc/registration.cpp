@@ -16,7 +16,10 @@ constexpr const char* kSchemas[] = {
     "graph_conv_forward(Tensor x, Tensor edge_weight, Tensor adjacency, Tensor? weight, Tensor? bias, "
     "Tensor? residual, Tensor? seed, bool per_sample, bool mask, bool target, bool relu, SymInt first_sample=0) "
     "-> Tensor",
-    "graph_conv_backward(Tensor grad_y, Tensor x, Tensor? y, Tensor edge_weight, Tensor adjacency, Tensor? weight, "
+    "graph_conv_forward_gate(Tensor x, Tensor edge_weight, Tensor adjacency, Tensor? weight, Tensor? bias, "
+    "Tensor? residual, Tensor? seed, bool per_sample, bool mask, bool target, SymInt first_sample=0) "
+    "-> (Tensor y, Tensor gate)",
+    "graph_conv_backward(Tensor grad_y, Tensor x, Tensor? gate, Tensor edge_weight, Tensor adjacency, Tensor? weight, "
     "Tensor? bias, Tensor? seed, bool per_sample, bool mask, bool target, bool relu, bool need_x, bool need_params, "
     "SymInt first_sample=0) -> (Tensor grad_x, Tensor grad_edge_weight, Tensor grad_weight, Tensor grad_bias)",
     "sample_adjacency(Tensor adjacency, Tensor seed, int? batch, SymInt first_sample=0) -> Tensor",

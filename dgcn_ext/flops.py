@@ -30,11 +30,17 @@ def graph_conv_forward(x: Shape, *args: Any, **kwargs: Any) -> int:
     return 2 * prod(x) * x[1]
 
 
+@register(ops.graph_conv_forward_gate)
+def graph_conv_forward_gate(x: Shape, *args: Any, **kwargs: Any) -> int:
+    """The same: bits are no floating-point operations."""
+    return graph_conv_forward(x)
+
+
 @register(ops.graph_conv_backward)
-def graph_conv_backward(grad_y: Shape, x: Shape, y: Shape | None, *args: Any, **kwargs: Any) -> int:
-    """As much as the forward for the gradient of x, for those of the parameters together, and for y computed again."""
+def graph_conv_backward(grad_y: Shape, x: Shape, gate: Shape | None, *args: Any, **kwargs: Any) -> int:
+    """As much as the forward for the gradient of x, for those of the parameters together, and to compute the gate again."""
     relu, need_x, need_params, *_ = args[8:]
-    return (need_x + need_params + (relu and y is None)) * graph_conv_forward(x)
+    return (need_x + need_params + (relu and gate is None)) * graph_conv_forward(x)
 
 
 @register(ops.relu_affinity_forward)

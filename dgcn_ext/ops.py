@@ -30,6 +30,7 @@ from dgcn_ext.lazy import load_compiled
 load_compiled("_C")  # registers torch.ops.dgcn
 
 graph_conv_forward = torch.ops.dgcn.graph_conv_forward.default
+graph_conv_forward_gate = torch.ops.dgcn.graph_conv_forward_gate.default  # on CUDA only, with ReLU
 graph_conv_backward = torch.ops.dgcn.graph_conv_backward.default
 sample_adjacency = torch.ops.dgcn.sample_adjacency.default
 relu_affinity_forward = torch.ops.dgcn.relu_affinity_forward.default
@@ -74,11 +75,17 @@ def _(
     return torch.empty_like(x)
 
 
+@torch.library.register_fake("dgcn::graph_conv_forward_gate", lib=_library)
+def _(x: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
+    batch, num_nodes, height, width = x.shape
+    return torch.empty_like(x), x.new_empty(batch, (num_nodes + 31) // 32, height, width, dtype=torch.int32)
+
+
 @torch.library.register_fake("dgcn::graph_conv_backward", lib=_library)
 def _(
     grad_y: Tensor,
     x: Tensor,
-    y: Tensor | None,
+    gate: Tensor | None,
     edge_weight: Tensor,
     adjacency: Tensor,
     weight: Tensor | None,
@@ -119,23 +126,26 @@ class _GraphConv(Function):
         check_has_no_gradient("adjacency", adjacency)
         flags = (per_sample, mask, target, relu)
         tensors = (x, edge_weight, adjacency, weight, bias, residual, seed)
-        y = call_in_forward(graph_conv_forward, *tensors, *flags, first_sample)
-        # The gate of ReLU is y > 0, unless a residual was added: then backward computes X·W'·S + b again.
-        gate = y if relu and residual is None else None
+        if relu and x.is_cuda:
+            y, gate = call_in_forward(graph_conv_forward_gate, *tensors, *flags[:-1], first_sample)
+        else:
+            y = call_in_forward(graph_conv_forward, *tensors, *flags, first_sample)
+            # On a CPU y > 0 tells the gate, unless a residual was added: then backward computes X·W'·S + b again.
+            gate = y if relu and residual is None else None
         ctx.save_for_backward(x, gate, edge_weight, adjacency, weight, bias, seed)
         ctx.flags, ctx.first_sample = flags, first_sample
         return y
 
     @staticmethod
     def backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
-        x, y, edge_weight, adjacency, weight, bias, seed = ctx.saved_tensors
+        x, gate, edge_weight, adjacency, weight, bias, seed = ctx.saved_tensors
         need_x, need_edge_weight, _, need_weight, need_bias, need_residual, *rest = ctx.needs_input_grad
         need_params = need_edge_weight or need_weight or need_bias
         grad_x, grad_edge_weight, grad_weight, grad_bias = call_in_backward(
             graph_conv_backward,
             grad_y,
             x,
-            y,
+            gate,
             edge_weight,
             adjacency,
             weight,
@@ -157,7 +167,24 @@ class _GraphConv(Function):
         )
 
 
+class _GraphConvGate(Function):
+    @staticmethod
+    def forward(ctx: Any, *args: Any) -> tuple[Tensor, Tensor]:
+        x, edge_weight, adjacency, weight, bias, _, seed, *flags = args
+        check_has_no_gradient("adjacency", adjacency)
+        y, gate = call_in_forward(graph_conv_forward_gate, *args)
+        ctx.save_for_backward(x, gate, edge_weight, adjacency, weight, bias, seed)
+        ctx.flags, ctx.first_sample = (*flags[:3], True), flags[3] if len(flags) > 3 else 0
+        ctx.mark_non_differentiable(gate)
+        return y, gate
+
+    @staticmethod
+    def backward(ctx: Any, grad_y: Tensor, _: Any) -> tuple[Tensor | None, ...]:
+        return _GraphConv.backward(ctx, grad_y)
+
+
 register_gradient(graph_conv_forward, _GraphConv, lib=_library)
+register_gradient(graph_conv_forward_gate, _GraphConvGate, lib=_library)
 refuse_gradient(
     graph_conv_backward,
     "cannot differentiate twice through graph_conv: its gradient has no derivative (that of "
@@ -166,16 +193,21 @@ refuse_gradient(
 )
 
 
-@torch.library.register_vmap("dgcn::graph_conv_forward", lib=_library)
-def _(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> Any:
-    images = (0, 5)  # x and residual
-    seed, per_sample, *_ = args[6:]
-    return _map_graph_conv(graph_conv_forward, images, seed is not None and per_sample, info, in_dims, args)
+def _register_forward_vmap(op: OpOverload) -> None:
+    @torch.library.register_vmap(op, lib=_library)
+    def _(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> Any:
+        images = (0, 5)  # x and residual
+        seed, per_sample, *_ = args[6:]
+        return _map_graph_conv(op, images, seed is not None and per_sample, info, in_dims, args)
+
+
+_register_forward_vmap(graph_conv_forward)
+_register_forward_vmap(graph_conv_forward_gate)
 
 
 @torch.library.register_vmap("dgcn::graph_conv_backward", lib=_library)
 def _(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> Any:
-    images = (0, 1, 2)  # grad_y, x and y
+    images = (0, 1, 2)  # grad_y, x and the gate
     seed, per_sample, _, _, _, _, need_params, *_ = args[7:]
     one_by_one = need_params or (seed is not None and per_sample)  # gradients of parameters are sums over the images
     return _map_graph_conv(graph_conv_backward, images, one_by_one, info, in_dims, args)

@@ -58,6 +58,24 @@ def test_nan_stays_in_its_pixel(device: torch.device, dtype: torch.dtype) -> Non
     assert torch.equal(y.isnan(), expected)
 
 
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("residual", [False, True])
+def test_the_gradient_passes_relu_where_its_input_is_nan(
+    device: torch.device, residual: bool, memory_format: torch.memory_format
+) -> None:
+    """As through torch.relu; elsewhere in the map ReLU stops it as always."""
+    optional = ("weight", "bias", "residual") if residual else ("weight", "bias")
+    inputs = make_inputs((2, 17, 5, 7), device=device, memory_format=memory_format, optional=optional)
+    inputs["x"][1, 4, 2, 3] = torch.nan
+    inputs["bias"][3] = -torch.inf
+    grad_y = make_grad_y(inputs, {})
+    _, gradients = differentiate(functional.graph_conv, inputs, {}, grad_y)
+    _, expected = differentiate(reference.graph_conv, inputs, {}, grad_y)
+    torch.testing.assert_close(gradients["bias"], expected["bias"])
+    assert gradients["x"][1, :, 2, 3].abs().min() > 0
+    torch.testing.assert_close(gradients["x"], expected["x"])
+
+
 @pytest.mark.parametrize("semantics", ["literal", "mask"])
 def test_softmax_does_not_overflow(device: torch.device, semantics: str) -> None:
     inputs = make_inputs((1, 17, 3, 3), device=device)

@@ -33,6 +33,12 @@ struct GraphConvInputs {
   }
 };
 
+/// Memory for ReLU's gate, see graph_conv.h: int32 [B, words, H, W].
+inline Tensor new_gate(const GraphConvInputs& inputs) {
+  const Tensor& x = inputs.x;
+  return torch::stable::new_empty(x, {x.size(0), gate_words(x.size(1)), x.size(2), x.size(3)}, ScalarType::Int);
+}
+
 /// What graph_conv_backward returns. A gradient that is not needed has shape [0].
 struct GraphConvGradients {
   bool need_x, need_params;
@@ -41,9 +47,12 @@ struct GraphConvGradients {
 
 /// The computation on one kind of device. Arguments have been checked, outputs are allocated, and x has elements.
 struct GraphConvBackend {
-  void (*forward)(const GraphConvInputs& inputs, const std::optional<Tensor>& residual, const Tensor& y);
-  /// y: the output of forward, whose sign gates the gradient of ReLU. Null: not kept, or it contains a residual.
-  void (*backward)(const GraphConvInputs& inputs, const Tensor& grad_y, const std::optional<Tensor>& y,
+  /// gate: memory for ReLU's gate (see new_gate()), or absent. On a GPU only.
+  void (*forward)(const GraphConvInputs& inputs, const std::optional<Tensor>& residual, const Tensor& y,
+                  const std::optional<Tensor>& gate);
+  /// gate: where ReLU passes the gradient. On a GPU that of forward; on a CPU the y of a forward without a residual,
+  /// where it is above 0. Absent: computed again from x.
+  void (*backward)(const GraphConvInputs& inputs, const Tensor& grad_y, const std::optional<Tensor>& gate,
                    const GraphConvGradients& gradients);
   /// draw [K, K] or [batch, K, K] ~ Bernoulli(adjacency), of the images from `first_sample`.
   void (*sample_adjacency)(const Tensor& adjacency, const Tensor& seed, uint32_t first_sample, const Tensor& draw);

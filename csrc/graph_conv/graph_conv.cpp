@@ -79,7 +79,28 @@ void check_like_x(const char* name, const Tensor& features, const Tensor& x) {
   check_same_device(name, features, "x", x);
 }
 
+/// `gate` of backward; see GraphConvBackend.
+void check_gate(const Tensor& gate, const GraphConvInputs& inputs) {
+  const Tensor& x = inputs.x;
+  if (!x.is_cuda()) return check_like_x("gate", gate, x);
+  check_shape("gate", gate, {x.size(0), gate_words(inputs.nodes()), x.size(2), x.size(3)});
+  check_dtype("gate", gate, ScalarType::Int);
+  check_contiguous("gate", gate);
+  check_same_device("gate", gate, "x", x);
+}
+
 // ---- Operators ------------------------------------------------------------------------------------------------------
+
+Tensor forward(const GraphConvInputs& inputs, const std::optional<Tensor>& residual,
+               const std::optional<Tensor>& gate) {
+  const Tensor& x = inputs.x;
+  check_inputs(inputs);
+  if (residual) check_like_x("residual", *residual, x);
+  check_probabilities(inputs.adjacency);
+  const Tensor y = new_like(x);
+  if (x.numel() > 0) backend_of(x).forward(inputs, residual, y, gate);
+  return y;
+}
 
 Tensor graph_conv_forward(const Tensor& x, const Tensor& edge_weight, const Tensor& adjacency,
                           const std::optional<Tensor>& weight, const std::optional<Tensor>& bias,
@@ -87,16 +108,27 @@ Tensor graph_conv_forward(const Tensor& x, const Tensor& edge_weight, const Tens
                           bool mask, bool target, bool relu, int64_t first_sample) {
   const GraphConvInputs inputs{x,    edge_weight,        adjacency,    weight,         bias,
                                seed, per_sample && seed, first_sample, {mask, target}, relu};
-  check_inputs(inputs);
-  if (residual) check_like_x("residual", *residual, x);
-  check_probabilities(adjacency);
-  const Tensor y = new_like(x);
-  if (x.numel() > 0) backend_of(x).forward(inputs, residual, y);
-  return y;
+  return forward(inputs, residual, std::nullopt);
 }
 
+#if defined(DGCN_WITH_CUDA)
+/// The same on a GPU with ReLU, and its gate for graph_conv_backward.
+std::tuple<Tensor, Tensor> graph_conv_forward_gate(const Tensor& x, const Tensor& edge_weight, const Tensor& adjacency,
+                                                   const std::optional<Tensor>& weight,
+                                                   const std::optional<Tensor>& bias,
+                                                   const std::optional<Tensor>& residual,
+                                                   const std::optional<Tensor>& seed, bool per_sample, bool mask,
+                                                   bool target, int64_t first_sample) {
+  const GraphConvInputs inputs{x,    edge_weight,        adjacency,    weight,         bias,
+                               seed, per_sample && seed, first_sample, {mask, target}, true};
+  check_inputs(inputs);
+  const Tensor gate = new_gate(inputs);
+  return {forward(inputs, residual, gate), gate};
+}
+#endif
+
 std::tuple<Tensor, Tensor, Tensor, Tensor> graph_conv_backward(
-    const Tensor& grad_y, const Tensor& x, const std::optional<Tensor>& y, const Tensor& edge_weight,
+    const Tensor& grad_y, const Tensor& x, const std::optional<Tensor>& gate, const Tensor& edge_weight,
     const Tensor& adjacency, const std::optional<Tensor>& weight, const std::optional<Tensor>& bias,
     const std::optional<Tensor>& seed, bool per_sample, bool mask, bool target, bool relu, bool need_x,
     bool need_params, int64_t first_sample) {
@@ -104,7 +136,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> graph_conv_backward(
                                seed, per_sample && seed, first_sample, {mask, target}, relu};
   check_inputs(inputs);
   check_like_x("grad_y", grad_y, x);
-  if (y) check_like_x("y", *y, x);
+  if (gate) check_gate(*gate, inputs);
   GraphConvGradients gradients{need_x,
                                need_params,
                                new_gradient(x, need_x),
@@ -115,7 +147,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> graph_conv_backward(
     for (Tensor* gradient : {&gradients.edge_weight, &gradients.weight, &gradients.bias})
       torch::stable::zero_(*gradient);
   else if (need_x || need_params)
-    backend_of(x).backward(inputs, grad_y, y, gradients);
+    backend_of(x).backward(inputs, grad_y, gate, gradients);
   return {gradients.x, gradients.edge_weight, gradients.weight, gradients.bias};
 }
 
@@ -152,7 +184,10 @@ void register_operators(Library& library) {
 
 STABLE_TORCH_LIBRARY_IMPL(dgcn, CPU, library) { register_operators(library); }
 #if defined(DGCN_WITH_CUDA)
-STABLE_TORCH_LIBRARY_IMPL(dgcn, CUDA, library) { register_operators(library); }
+STABLE_TORCH_LIBRARY_IMPL(dgcn, CUDA, library) {
+  register_operators(library);
+  if (owns_operators()) library.impl("graph_conv_forward_gate", TORCH_BOX(&graph_conv_forward_gate));
+}
 #endif
 
 }  // namespace

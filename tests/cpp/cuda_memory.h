@@ -21,6 +21,32 @@ struct Bfloat16 {
   }
 };
 
+/// The functions of graph_conv/cuda/tensor_cores.cuh: all lanes of a warp call them.
+static inline void load_matrices(uint32_t (&parts)[4], const void* row) {
+  const auto* const* const rows = cuda_on_host::exchange(row);  // of the warp
+  CHECK(reinterpret_cast<uintptr_t>(row) % 16 == 0 && cuda_on_host::is_shared(row));
+  const unsigned lane = threadIdx.x % 32;
+  for (unsigned i = 0; i < 4; ++i)
+    std::memcpy(&parts[i], static_cast<const char*>(rows[8 * i + lane / 4]) + lane % 4 * 4, 4);
+}
+
+static inline void multiply_add(float (&sums)[4], const uint32_t (&a)[4], const uint32_t* b, const Bfloat16*) {
+  struct Parts {
+    Bfloat16 a[4][2], b[2][2];
+  } own;
+  std::memcpy(own.a, a, sizeof own.a);
+  std::memcpy(own.b, b, sizeof own.b);
+  const Parts* const lanes = cuda_on_host::exchange(own);
+  for (unsigned e = 0; e < 4; ++e) {
+    const unsigned row = threadIdx.x % 32 / 4, half = e / 2, column = threadIdx.x % 4 * 2 + e % 2;
+    double sum = sums[e];
+    for (unsigned k = 0; k < 16; ++k)  // of row row + 8·half of a and of `column` of b
+      sum +=
+          double{lanes[row * 4 + k % 8 / 2].a[half + k / 8 * 2][k % 2]} * lanes[column * 4 + k % 8 / 2].b[k / 8][k % 2];
+    sums[e] = static_cast<float>(sum);
+  }
+}
+
 using Values = std::vector<double>;
 
 /// A tensor in memory, with guards on both sides and filled with NaN; optionally one element off a 16-byte boundary.

@@ -206,14 +206,26 @@ void launch(unsigned char* shared_memory, int64_t blocks, int threads, int64_t s
 
 static inline void __syncthreads() { cuda_on_host::Block::instance().wait_for_block(); }
 static inline void __syncwarp() { cuda_on_host::Block::instance().wait_for_warp(); }
+
+namespace cuda_on_host {
+
+/// What each lane of the warp gives, an array that lasts until the next call but one.
+template <typename T>
+const T* exchange(const T& value) {
+  // Two arrays in turn: a lane that is ahead by a call must not overwrite what another has still to read.
+  static T values[2][1024];
+  static bool turns[1024];
+  T* const given = values[turns[threadIdx.x] = !turns[threadIdx.x]];
+  given[threadIdx.x] = value;
+  __syncwarp();
+  return given + threadIdx.x / kWarp * kWarp;
+}
+
+}  // namespace cuda_on_host
+
 template <typename T>
 static inline T __shfl_xor_sync(unsigned, T value, int lane_mask) {
-  static T values[1024];
-  values[threadIdx.x] = value;
-  __syncwarp();
-  const T received = values[threadIdx.x ^ static_cast<unsigned>(lane_mask)];
-  __syncwarp();
-  return received;
+  return cuda_on_host::exchange(value)[threadIdx.x % cuda_on_host::kWarp ^ static_cast<unsigned>(lane_mask)];
 }
 template <typename T>
 static inline T __ldg(const T* address) {
@@ -223,6 +235,11 @@ static inline void __pipeline_memcpy_async(void* to, const void* from, size_t by
   CHECK(cuda_on_host::is_shared(to) && !cuda_on_host::is_shared(from) && (bytes == 4 || bytes == 8 || bytes == 16));
   CHECK(reinterpret_cast<uintptr_t>(to) % bytes == 0 && reinterpret_cast<uintptr_t>(from) % bytes == 0);
   cuda_on_host::Block::instance().copies().start(to, from, bytes);
+}
+static inline uint32_t atomicOr(uint32_t* address, uint32_t bits) {
+  const uint32_t before = *address;
+  *address |= bits;
+  return before;
 }
 static inline void __pipeline_commit() { cuda_on_host::Block::instance().copies().commit(); }
 static inline void __pipeline_wait_prior(unsigned pending) { cuda_on_host::Block::instance().copies().wait(pending); }

@@ -222,7 +222,7 @@ static Results expected(const Case& c, Inputs<Stored>& inputs) {
       for (int j = 0; j < K; ++j) {
         double value = c.bias ? bias[j] : 0;
         for (int k = 0; k < K; ++k) value += m[j * K + k] * x[k];
-        g[j] = c.relu && !((c.y_given ? y_given[at(j)] : value) > 0) ? 0 : grad_y[at(j)];
+        g[j] = c.relu && (c.y_given ? y_given[at(j)] : value) <= 0 ? 0 : grad_y[at(j)];
         if (c.relu && value < 0) value = 0;
         out.y[at(j)] = rounded<Stored>(c.residual ? value + residual[at(j)] : value);
       }

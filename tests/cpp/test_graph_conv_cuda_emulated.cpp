@@ -2,9 +2,11 @@
 // every option, layout, alignment and dtype, with the plans that large and small GPUs would get.
 #include "cuda_on_host.h"
 // cuda_on_host.h comes first, since it redefines names that the standard headers must not see
+#include <optional>
 #include <random>
 
 #include "cuda_memory.h"
+#include "graph_conv/cuda/few_nodes_backward.cuh"
 #include "graph_conv/cuda/plan.h"
 
 namespace dgcn::graph_conv::cuda {
@@ -24,7 +26,7 @@ struct Case {
   bool channels_last = false, aligned = true;
   GraphMode mode{false, false};
   bool weight = true, bias = true, residual = false, random = true, per_sample = false, relu = true;
-  bool y_given = true, need_x = true, need_params = true;
+  bool gate_given = true, need_x = true, need_params = true;  // the gate, else that of forward
   DeviceLimits limits = kTinyHopper;
 };
 
@@ -42,7 +44,7 @@ struct Outputs {
 // ---- The expectation ------------------------------------------------------------------------------------------------
 
 /// Sets grad_y to 0 where an output is so close to ReLU's kink that rounding decides its sign.
-static Outputs expected(const Case& c, Inputs& in, const Values& y_given) {
+static Outputs expected(const Case& c, Inputs& in, const Values& sign_given) {
   const int K = c.K;
   Outputs out{Values(c.B * K * c.N), Values(c.B * K * c.N), Values(K * K), Values(K * K), Values(K)};
   const GraphParams<double> params{
@@ -68,9 +70,9 @@ static Outputs expected(const Case& c, Inputs& in, const Values& y_given) {
           value += m[j * K + k] * in.x[at(k)];
           magnitude += std::fabs(m[j * K + k] * in.x[at(k)]);
         }
-        const double sign = c.y_given ? y_given[at(j)] : value;
-        if (c.relu && !c.y_given && std::fabs(value) < 1e-4 * magnitude) in.grad_y[at(j)] = 0;
-        g[j] = c.relu && !(sign > 0) ? 0 : in.grad_y[at(j)];
+        const double sign = c.gate_given ? sign_given[at(j)] : value;
+        if (c.relu && !c.gate_given && std::fabs(value) < 1e-4 * magnitude) in.grad_y[at(j)] = 0;
+        g[j] = c.relu && sign <= 0 ? 0 : in.grad_y[at(j)];
         out.y[at(j)] = (c.relu ? std::max(value, 0.0) : value) + (c.residual ? in.residual[at(j)] : 0);
       }
       for (int j = 0; j < K; ++j) {
@@ -124,10 +126,11 @@ static void check_plan(const cuda::LaunchPlan& plan, const Case& c) {
 }
 
 template <typename T, typename A>
-static Outputs run(const Case& c, const Inputs& in, const Values& y_given, bool reversed) {
+static Outputs run(const Case& c, const Inputs& in, const Values& sign_given, bool reversed) {
   Buffer<T> x(permuted(c, in.x), c.aligned), residual(permuted(c, in.residual), c.aligned),
-      grad_y(permuted(c, in.grad_y), c.aligned), given(permuted(c, y_given), c.aligned),
-      y(x.values().size(), c.aligned), grad_x(x.values().size(), c.aligned);
+      grad_y(permuted(c, in.grad_y), c.aligned), y(x.values().size(), c.aligned), grad_x(x.values().size(), c.aligned);
+  Buffer<uint32_t> gate(static_cast<size_t>(c.B * gate_words(c.K) * c.N));
+  uint32_t* const forward_gate = c.relu && !c.gate_given ? gate.data() : nullptr;
   Buffer<A> edge_weight(in.edge_weight), adjacency(in.adjacency), weight(in.weight), bias(in.bias);
   const GraphParams<A> params{edge_weight.data(),
                               adjacency.data(),
@@ -148,37 +151,92 @@ static Outputs run(const Case& c, const Inputs& in, const Values& y_given, bool 
                          arguments);
   };
 
-  cuda::LaunchPlan plan;
-  CHECK((cuda::plan_forward<T, A>(plan, features, c.B, c.limits)));
-  Buffer<A> workspace(plan.workspace);
-  const cuda::CudaForwardArguments<T, A> forward{
-      plan.layout, params,       x.data(), c.residual ? residual.data() : nullptr,
-      y.data(),    c.per_sample, c.relu,   workspace.data()};
-  launch(plan, plan.matrices_in_shared ? &cuda::forward_kernel<T, A, true> : &cuda::forward_kernel<T, A, false>,
-         forward);
-  CHECK(y.guards_intact() && workspace.guards_intact());
-
-  CHECK((cuda::plan_backward<T, A>(plan, features, c.B, c.limits)));
   const int64_t size = cuda::partial_size(params);
-  Buffer<A> other_workspace(plan.workspace), partial(plan.blocks * size), grad_edge_weight(c.K * c.K),
-      grad_weight(c.K * c.K), grad_bias(c.K);
-  const cuda::CudaBackwardArguments<T, A> backward{plan.layout,
-                                                   params,
-                                                   grad_y.data(),
-                                                   x.data(),
-                                                   c.y_given ? given.data() : nullptr,
-                                                   c.need_x ? grad_x.data() : nullptr,
-                                                   c.need_params ? partial.data() : nullptr,
-                                                   c.per_sample,
-                                                   c.relu,
-                                                   plan.parts,
-                                                   other_workspace.data()};
-  launch(plan, plan.matrices_in_shared ? &cuda::backward_kernel<T, A, true> : &cuda::backward_kernel<T, A, false>,
-         backward);
-  CHECK(grad_x.guards_intact() && partial.guards_intact() && other_workspace.guards_intact());
+  const T* const residual_data = c.residual ? residual.data() : nullptr;
+  T* const grad_x_data = c.need_x ? grad_x.data() : nullptr;
+  Buffer<A> grad_edge_weight(c.K * c.K), grad_weight(c.K * c.K), grad_bias(c.K);
+  std::optional<Buffer<A>> partial;
+  int64_t blocks = 0;
+  // Once the number of blocks is known: memory for their parameter gradients, or null.
+  const auto make_partial = [&](int64_t count) {
+    blocks = count;
+    partial.emplace(count * size);
+    return c.need_params ? partial->data() : nullptr;
+  };
+  const auto fill_gate = [&] {
+    if (!c.gate_given) return;
+    std::fill_n(gate.data(), gate.values().size(), 0U);
+    for (int64_t n = 0; n < c.B; ++n)
+      for (int k = 0; k < c.K; ++k)
+        for (int64_t pixel = 0; pixel < c.N; ++pixel)
+          if (!(sign_given[(n * c.K + k) * c.N + pixel] <= 0))
+            gate.data()[cuda::gate_index(gate_words(c.K), c.N, n, k / 32) + pixel] |= 1U << k % 32;
+  };
+
+  if constexpr (sizeof(T) <= 4) {
+    if (cuda::has_few_nodes<T>(features))
+      cuda::for_node_count(c.K, [&](auto nodes) {
+        constexpr int kMost = decltype(nodes)::most;
+        constexpr bool kAny = decltype(nodes)::any;
+        const auto launch_few = [&](int64_t count, int64_t shared_bytes, auto kernel, const auto& arguments) {
+          cuda_on_host::launch(cuda::shared_memory, count, cuda::kFewNodesThreads, shared_bytes, reversed, kernel,
+                               arguments);
+        };
+        const int64_t slots = cuda::kFewNodesBlocks * c.limits.multiprocessors;
+        const cuda::PixelTiles tiles = cuda::cut_for_forward(c.B, c.N, cuda::kThreadPixels<kMost>, slots);
+        const cuda::FewNodesForwardArguments<T> forward{tiles,    params,       x.data(),     residual_data,
+                                                        y.data(), forward_gate, c.per_sample, c.relu};
+        launch_few(std::min<int64_t>(tiles.count, slots), cuda::few_nodes_forward_bytes(c.K),
+                   &cuda::few_nodes_forward_kernel<T, kMost, kAny>, forward);
+        CHECK(y.guards_intact() && gate.guards_intact());
+        fill_gate();
+        const int per_image = static_cast<int>((c.N + cuda::kOuterPixels - 1) / cuda::kOuterPixels);
+        const int count = static_cast<int>(c.B) * per_image;
+        const int64_t grid = std::min(count, cuda::kFewNodesBackwardBlocks<T, kMost> * c.limits.multiprocessors);
+        const cuda::FewNodesBackwardArguments<T> backward{c.N,
+                                                          per_image,
+                                                          count,
+                                                          params,
+                                                          grad_y.data(),
+                                                          x.data(),
+                                                          c.relu ? gate.data() : nullptr,
+                                                          grad_x_data,
+                                                          make_partial(grid),
+                                                          c.per_sample};
+        launch_few(grid, cuda::few_nodes_backward_bytes<T, kMost>(c.K),
+                   &cuda::few_nodes_backward_kernel<T, kMost, kAny>, backward);
+      });
+  }
+  if (!cuda::has_few_nodes<T>(features)) {
+    cuda::LaunchPlan plan;
+    CHECK((cuda::plan_forward<T, A>(plan, features, c.B, c.limits)));
+    Buffer<A> workspace(plan.workspace);
+    const cuda::CudaForwardArguments<T, A> forward{plan.layout,  params,       x.data(), residual_data,   y.data(),
+                                                   forward_gate, c.per_sample, c.relu,   workspace.data()};
+    launch(plan, plan.matrices_in_shared ? &cuda::forward_kernel<T, A, true> : &cuda::forward_kernel<T, A, false>,
+           forward);
+    CHECK(y.guards_intact() && gate.guards_intact() && workspace.guards_intact());
+    fill_gate();
+    CHECK((cuda::plan_backward<T, A>(plan, features, c.B, c.limits)));
+    Buffer<A> other_workspace(plan.workspace);
+    const cuda::CudaBackwardArguments<T, A> backward{plan.layout,
+                                                     params,
+                                                     grad_y.data(),
+                                                     x.data(),
+                                                     c.relu ? gate.data() : nullptr,
+                                                     grad_x_data,
+                                                     make_partial(plan.blocks),
+                                                     c.per_sample,
+                                                     plan.parts,
+                                                     other_workspace.data()};
+    launch(plan, plan.matrices_in_shared ? &cuda::backward_kernel<T, A, true> : &cuda::backward_kernel<T, A, false>,
+           backward);
+    CHECK(other_workspace.guards_intact());
+  }
+  CHECK(grad_x.guards_intact() && partial->guards_intact());
   if (c.need_params) {
-    const cuda::ReduceArguments<A> reduce{partial.data(),
-                                          plan.blocks,
+    const cuda::ReduceArguments<A> reduce{partial->data(),
+                                          blocks,
                                           size,
                                           grad_edge_weight.data(),
                                           c.weight ? grad_weight.data() : nullptr,
@@ -207,8 +265,9 @@ static void check_near(const char* name, const Case& c, const Values& got, const
     error = std::isnan(got[e]) ? INFINITY : std::max(error, std::fabs(got[e] - want[e]));
   CHECK_NEAR(error / scale, 0, tolerance);
   if (!(error <= tolerance * scale))
-    std::fprintf(stderr, "  in %s: B=%d K=%d N=%d channels_last=%d aligned=%d target=%d weight=%d relu=%d y_given=%d\n",
-                 name, int(c.B), c.K, int(c.N), c.channels_last, c.aligned, c.mode.target, c.weight, c.relu, c.y_given);
+    std::fprintf(
+        stderr, "  in %s: B=%d K=%d N=%d channels_last=%d aligned=%d target=%d weight=%d relu=%d gate_given=%d\n", name,
+        int(c.B), c.K, int(c.N), c.channels_last, c.aligned, c.mode.target, c.weight, c.relu, c.gate_given);
 }
 
 template <typename T, typename A>
@@ -226,10 +285,10 @@ static void check_case(const Case& c) {
             Values(edges),       draw(edges, A()),    draw(c.K, A())};
   for (size_t e = 0; e < edges; ++e)  // the first node has no edge at all
     in.adjacency[e] = e < static_cast<size_t>(c.K) ? 0 : static_cast<A>(uniform(generator));
-  const Values y_given = draw(features, T());
+  const Values sign_given = draw(features, T());
 
-  const Outputs want = expected(c, in, y_given), got = run<T, A>(c, in, y_given, false),
-                reversed = run<T, A>(c, in, y_given, true);
+  const Outputs want = expected(c, in, sign_given), got = run<T, A>(c, in, sign_given, false),
+                reversed = run<T, A>(c, in, sign_given, true);
   const double parameters = sizeof(A) == 8 ? 1e-12 : 1e-4, pixels = sizeof(T) == 2 ? 5e-3 : parameters;
   check_near("y", c, got.y, want.y, pixels);
   CHECK(same_bits(got.y, reversed.y));
@@ -246,6 +305,12 @@ static void check_case(const Case& c) {
   CHECK(!c.bias || same_bits(got.bias, reversed.bias));
 }
 
+#if defined(__SANITIZE_ADDRESS__)
+constexpr int kRandomCases = 200;  // takes several times as long
+#else
+constexpr int kRandomCases = 2000;
+#endif
+
 /// Every option in both states and every plan, in random combinations.
 static void check_random(std::mt19937& generator, int count) {
   const auto flip = [&] { return generator() % 2 == 0; };
@@ -258,7 +323,7 @@ static void check_random(std::mt19937& generator, int count) {
     c.mode = {flip(), flip()};
     c.weight = flip(), c.bias = flip(), c.residual = flip(), c.random = flip();
     c.per_sample = c.random && flip();
-    c.relu = flip(), c.y_given = flip(), c.need_x = flip() || flip(), c.need_params = flip() || flip();
+    c.relu = flip(), c.gate_given = flip(), c.need_x = flip() || flip(), c.need_params = flip() || flip();
     const int common[] = {14, 16, 17, 19, 21};
     c.K = flip() ? common[generator() % 5] : flip() ? 1 + generator() % 24 : 1 + generator() % (c.N > 70 ? 33 : 140);
     const DeviceLimits limits[] = {kTinyHopper, kHopper, kAda, kAmpere};
@@ -271,7 +336,7 @@ static void check_random(std::mt19937& generator, int count) {
 
 int main() {
   std::mt19937 generator(11);
-  check_random(generator, 2000);
+  check_random(generator, kRandomCases);
 
   // Several tiles an image, several images a block, changes of sample within a block, the last tile short.
   for (const bool channels_last : {false, true})
@@ -279,14 +344,15 @@ int main() {
       Case c;
       c.B = 3, c.N = 1301, c.channels_last = channels_last, c.per_sample = true, c.residual = true, c.limits = limits;
       check_case<float, float>(c);
-      c.N = 640, c.K = 16, c.y_given = false;
+      c.N = 640, c.K = 16, c.gate_given = false;
       check_case<Bfloat16, float>(c);
     }
   // Matrices that fill shared memory, and matrices that only fit into the workspace.
   for (const int K : {64, 65, 133})
     for (const DeviceLimits& limits : {kTinyHopper, kAda}) {
       Case c;
-      c.B = 4, c.K = K, c.N = 83, c.per_sample = true, c.limits = limits, c.y_given = K == 65, c.mode.target = K == 64;
+      c.B = 4, c.K = K, c.N = 83, c.per_sample = true, c.limits = limits, c.gate_given = K == 65,
+      c.mode.target = K == 64;
       check_case<float, float>(c);
       if (K == 64) check_case<Bfloat16, float>(c);
       if (K != 65) continue;

@@ -129,7 +129,8 @@ void sample_adjacency(const Tensor& adjacency, const Tensor& seed, uint32_t firs
 }  // namespace
 
 const GraphConvBackend kCpuBackend{
-    [](const GraphConvInputs& inputs, const std::optional<Tensor>& residual, const Tensor& y) {
+    [](const GraphConvInputs& inputs, const std::optional<Tensor>& residual, const Tensor& y,
+       const std::optional<Tensor>&) {
       for_dtype(kernels_for<GraphConvKernelTable>(instruction_set()), y.scalar_type(),
                 [&](const auto& kernels) { forward(kernels, inputs, residual, y); });
     },

@@ -134,7 +134,7 @@ void forward(const CpuForwardArguments<Stored>& arguments, const PixelTiling& ti
 
 // ---- Backward -------------------------------------------------------------------------------------------------------
 
-/// gated = g where y > 0, else 0: the gradient through ReLU. If y is absent, gated = g. grad_bias [K] += the sum of
+/// gated = 0 where y ≤ 0, else g: the gradient through ReLU, which a NaN passes. If y is absent, gated = g. grad_bias [K] += the sum of
 /// `gated` over the pixels, unless null.
 template <typename Stored, typename Y, typename T = typename Accumulation<Stored>::type>
 void gate(NodeRows<const Stored> g, NodeRows<const Y> y, NodeRows<T> gated, int K, int64_t pixels, double* grad_bias) {
@@ -159,7 +159,7 @@ void gate(NodeRows<const Stored> g, NodeRows<const Y> y, NodeRows<T> gated, int 
       row([](typename S::Vector value, int) { return value; });
     else
       row([&](typename S::Vector value, int v) {
-        return Pixels<Y>::load(y.at(k, 0), v) > T(0) ? value : typename S::Vector{};
+        return Pixels<Y>::load(y.at(k, 0), v) <= T(0) ? typename S::Vector{} : value;
       });
   }
 }
@@ -219,8 +219,8 @@ void backward_channels_last(const CpuBackwardArguments<T>& arguments, const Pixe
                       const T* sign = y == nullptr ? recomputed : y + start;
                       int64_t i = 0;
                       for (; i + S::kLanes <= count * K; i += S::kLanes)
-                        S::store(gated + i, S::load(sign + i) > T(0) ? S::load(g + i) : typename S::Vector{});
-                      for (; i < count * K; ++i) gated[i] = sign[i] > T(0) ? g[i] : T(0);
+                        S::store(gated + i, S::load(sign + i) <= T(0) ? typename S::Vector{} : S::load(g + i));
+                      for (; i < count * K; ++i) gated[i] = sign[i] <= T(0) ? T(0) : g[i];
                       g = gated;
                     }
                     if (grad_x != nullptr) Product::run({matrix, false, nullptr}, g, grad_x + start, count);

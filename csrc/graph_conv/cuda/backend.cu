@@ -3,18 +3,12 @@
 
 #include "common/cuda_utils.h"
 #include "graph_conv/backend.h"
+#include "graph_conv/cuda/few_nodes.h"
 #include "graph_conv/cuda/kernels.cuh"
 #include "graph_conv/cuda/plan.h"
 
 namespace dgcn::graph_conv {
 namespace {
-
-/// Memory for `size` numbers of type A. Absent if that is 0: even an empty tensor costs microseconds.
-template <typename A>
-std::optional<Tensor> allocate(const Tensor& like, int64_t size) {
-  if (size == 0) return std::nullopt;
-  return torch::stable::new_empty(like, {size}, sizeof(A) == 8 ? ScalarType::Double : ScalarType::Float);
-}
 
 bool is_dense(const Tensor& features, bool channels_last) {
   constexpr int kOrders[2][4] = {{3, 2, 1, 0}, {1, 3, 2, 0}};  // dimensions of [B, K, H, W], the innermost first
@@ -80,29 +74,34 @@ class CommonFormat {
 
 /// The plan of plan_function(plan, layout, batch, limits), one of the functions of plan.h. Throws if there is none.
 template <typename PlanFunction>
-cuda::LaunchPlan make_plan(PlanFunction plan_function, const CommonFormat& format, const GraphConvInputs& inputs) {
+cuda::LaunchPlan make_plan(PlanFunction plan_function, const cuda::TileLayout& layout, const GraphConvInputs& inputs) {
   const DeviceLimits& limits = device_limits(inputs.x.get_device_index());
   cuda::LaunchPlan plan;
-  DGCN_CHECK(plan_function(plan, format.tile_layout(inputs), inputs.batch(), limits),
+  DGCN_CHECK(plan_function(plan, layout, inputs.batch(), limits),
              "x must have so few nodes K that 16 pixels fit into the ", limits.block_shared_bytes,
              " bytes of shared memory of this GPU, got K = ", inputs.nodes());
   return plan;
 }
 
-void forward(const GraphConvInputs& inputs, const std::optional<Tensor>& residual, const Tensor& y) {
+void forward(const GraphConvInputs& inputs, const std::optional<Tensor>& residual, const Tensor& y,
+             const std::optional<Tensor>& gate) {
   const Tensor& x = inputs.x;
   const DeviceGuard guard(x.get_device_index());
   CommonFormat format(x);
   const Tensor x_read = format.input(x), y_written = format.output(y);
   const std::optional<Tensor> residual_read = format.input(residual);
+  const cuda::TileLayout layout = format.tile_layout(inputs);
   for_dtype(x.scalar_type(), [&](auto types) {
     using T = typename decltype(types)::T;
     using A = typename decltype(types)::A;
-    const cuda::LaunchPlan plan = make_plan(&cuda::plan_forward<T, A>, format, inputs);
+    if (cuda::has_few_nodes<T>(layout)) return few_nodes_forward(inputs, x_read, residual_read, y_written, gate);
+    make_plan(&cuda::plan_backward<T, A>, layout, inputs);  // so that forward refuses a K that backward would refuse
+    const cuda::LaunchPlan plan = make_plan(&cuda::plan_forward<T, A>, layout, inputs);
     const std::optional<Tensor> workspace = allocate<A>(x, plan.workspace);
     const cuda::CudaForwardArguments<T, A> arguments{
-        plan.layout,        inputs.params<A>(), const_data<T>(x_read), const_data<T>(residual_read),
-        data<T>(y_written), inputs.per_sample,  inputs.relu,           data<A>(workspace)};
+        plan.layout,        inputs.params<A>(),   const_data<T>(x_read), const_data<T>(residual_read),
+        data<T>(y_written), data<uint32_t>(gate), inputs.per_sample,     inputs.relu,
+        data<A>(workspace)};
     launch_with_max_shared(
         plan.matrices_in_shared ? &cuda::forward_kernel<T, A, true> : &cuda::forward_kernel<T, A, false>, plan.blocks,
         plan.threads, plan.shared_bytes, x.get_device_index(), arguments);
@@ -110,48 +109,61 @@ void forward(const GraphConvInputs& inputs, const std::optional<Tensor>& residua
   CommonFormat::copy_back(y, y_written);
 }
 
-void backward(const GraphConvInputs& inputs, const Tensor& grad_y, const std::optional<Tensor>& y,
+/// ReLU's gate, computed again.
+Tensor compute_gate(const GraphConvInputs& inputs) {
+  const Tensor gate = new_gate(inputs);
+  forward(inputs, std::nullopt, new_like(inputs.x), gate);
+  return gate;
+}
+
+void backward(const GraphConvInputs& inputs, const Tensor& grad_y, const std::optional<Tensor>& given_gate,
               const GraphConvGradients& gradients) {
   const Tensor& x = inputs.x;
   const DeviceGuard guard(x.get_device_index());
   CommonFormat format(x);
-  const Tensor grad_y_read = format.input(grad_y), x_read = format.input(x),
-               grad_x_written = gradients.need_x ? format.output(gradients.x) : gradients.x;
-  const std::optional<Tensor> y_read = format.input(y);
+  const Tensor grad_y_read = format.input(grad_y), x_read = format.input(x);
+  std::optional<Tensor> grad_x_written, gate;
+  if (gradients.need_x) grad_x_written = format.output(gradients.x);
+  if (inputs.relu) gate = given_gate ? *given_gate : compute_gate(inputs);
+  const cuda::TileLayout layout = format.tile_layout(inputs);
   for_dtype(x.scalar_type(), [&](auto types) {
     using T = typename decltype(types)::T;
     using A = typename decltype(types)::A;
-    const cuda::LaunchPlan plan = make_plan(&cuda::plan_backward<T, A>, format, inputs);
     const GraphParams<A> params = inputs.params<A>();
-    const int64_t size = gradients.need_params ? cuda::partial_size(params) : 0;
-    const std::optional<Tensor> workspace = allocate<A>(x, plan.workspace),
-                                partial = allocate<A>(x, plan.blocks * size);
-    const cuda::CudaBackwardArguments<T, A> arguments{plan.layout,
-                                                      params,
-                                                      const_data<T>(grad_y_read),
-                                                      const_data<T>(x_read),
-                                                      const_data<T>(y_read),
-                                                      gradients.need_x ? data<T>(grad_x_written) : nullptr,
-                                                      data<A>(partial),
-                                                      inputs.per_sample,
-                                                      inputs.relu,
-                                                      plan.parts,
-                                                      data<A>(workspace)};
-    launch_with_max_shared(
-        plan.matrices_in_shared ? &cuda::backward_kernel<T, A, true> : &cuda::backward_kernel<T, A, false>, plan.blocks,
-        plan.threads, plan.shared_bytes, x.get_device_index(), arguments);
+    const int64_t size = cuda::partial_size(params);
+    PartialGradients partial{};
+    if (cuda::has_few_nodes<T>(layout)) {
+      partial = few_nodes_backward(inputs, grad_y_read, x_read, gate, grad_x_written, gradients.need_params);
+    } else {
+      const cuda::LaunchPlan plan = make_plan(&cuda::plan_backward<T, A>, layout, inputs);
+      const std::optional<Tensor> workspace = allocate<A>(x, plan.workspace);
+      partial = {allocate<A>(x, gradients.need_params ? plan.blocks * size : 0), plan.blocks};
+      const cuda::CudaBackwardArguments<T, A> arguments{plan.layout,
+                                                        params,
+                                                        const_data<T>(grad_y_read),
+                                                        const_data<T>(x_read),
+                                                        const_data<uint32_t>(gate),
+                                                        data<T>(grad_x_written),
+                                                        data<A>(partial.memory),
+                                                        inputs.per_sample,
+                                                        plan.parts,
+                                                        data<A>(workspace)};
+      launch_with_max_shared(
+          plan.matrices_in_shared ? &cuda::backward_kernel<T, A, true> : &cuda::backward_kernel<T, A, false>,
+          plan.blocks, plan.threads, plan.shared_bytes, x.get_device_index(), arguments);
+    }
     if (!gradients.need_params) return;
-    const cuda::ReduceArguments<A> reduce{data<A>(partial),
-                                          plan.blocks,
+    const cuda::ReduceArguments<A> reduce{data<A>(partial.memory),
+                                          partial.blocks,
                                           size,
                                           data<A>(gradients.edge_weight),
                                           inputs.weight ? data<A>(gradients.weight) : nullptr,
                                           inputs.bias ? data<A>(gradients.bias) : nullptr,
                                           params.nodes};
-    launch_with_max_shared(&cuda::reduce_kernel<A>, (size + cuda::kReduceEntries - 1) / cuda::kReduceEntries,
-                           cuda::kReduceThreads, cuda::kReduceThreads * sizeof(A), x.get_device_index(), reduce);
+    launch(&cuda::reduce_kernel<A>, (size + cuda::kReduceEntries - 1) / cuda::kReduceEntries, cuda::kReduceThreads,
+           cuda::kReduceThreads * sizeof(A), x.get_device_index(), reduce);
   });
-  if (gradients.need_x) CommonFormat::copy_back(gradients.x, grad_x_written);
+  if (gradients.need_x) CommonFormat::copy_back(gradients.x, *grad_x_written);
 }
 
 void sample_adjacency(const Tensor& adjacency, const Tensor& seed, uint32_t first_sample, const Tensor& draw) {
@@ -164,8 +176,8 @@ void sample_adjacency(const Tensor& adjacency, const Tensor& seed, uint32_t firs
     params.first_sample = first_sample;
     params.nodes = static_cast<int>(adjacency.size(0));
     const int64_t samples = draw.numel() / adjacency.numel();
-    launch_with_max_shared(&cuda::sample_kernel<A>, std::min(samples, cuda::kMostSampleBlocks), cuda::kSampleThreads, 0,
-                           adjacency.get_device_index(), data<A>(draw), samples, params);
+    launch(&cuda::sample_kernel<A>, std::min(samples, cuda::kMostSampleBlocks), cuda::kSampleThreads, 0,
+           adjacency.get_device_index(), data<A>(draw), samples, params);
   });
 }
 

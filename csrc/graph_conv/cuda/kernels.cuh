@@ -24,6 +24,7 @@
 #include <algorithm>
 #include <cstdint>
 
+#include "graph_conv/cuda/gradients.cuh"
 #include "graph_conv/cuda/matrices.cuh"
 #include "graph_conv/cuda/tiles.cuh"
 #include "graph_conv/graph_conv.h"
@@ -49,6 +50,7 @@ struct CudaForwardArguments {
   const T* x;
   const T* residual;  ///< or null
   T* y;
+  uint32_t* gate;  ///< ReLU's gate; null: not wanted
   bool per_sample, relu;
   A* workspace;  ///< [blocks, forward_kept + forward_scratch], if these do not fit into shared memory
 };
@@ -60,7 +62,27 @@ __host__ __device__ constexpr int64_t forward_scratch(int nodes) {
   return matrix_size(nodes) + operand_size(nodes) + 2 * copy_size(nodes);
 }
 
-/// y = act(M x + b) (+ residual). With `kShared` the matrices are in shared memory, and the tiles overwrite what only
+/// The bits of a thread's columns, of outputs that follow each other within a word of the gate.
+template <int Columns>
+struct GateBits {
+  uint32_t bits[Columns] = {};
+
+  template <typename A>
+  __device__ void add(int node, int column, A value) {
+    if (!(value <= A(0))) bits[column] |= 1U << node % 32;
+  }
+
+  /// Adds them to the word of each pixel, of which other threads have other bits.
+  __device__ void flush(uint32_t* words, const ThreadColumns<Columns>& columns) {
+    DGCN_UNROLL()
+    for (int c = 0; c < Columns; ++c) {
+      if (c < columns.present) atomicOr(words + columns.number[c], bits[c]);
+      bits[c] = 0;
+    }
+  }
+};
+
+/// y = act(M x + b) (+ residual), and ReLU's gate. With `kShared` the matrices are in shared memory, and the tiles overwrite what only
 /// compute_matrices() needs. Without, all of these are in the workspace.
 template <typename T, typename A, bool kShared>
 __global__ void __launch_bounds__(kForwardThreads, resident_blocks<A>(kShared))
@@ -75,46 +97,58 @@ __global__ void __launch_bounds__(kForwardThreads, resident_blocks<A>(kShared))
   A* const after = m_transposed + forward_kept(K);
   T* const x = reinterpret_cast<T*>(kShared ? reinterpret_cast<unsigned char*>(after) : shared_memory);
   T* const y = x + layout.elements;
+  uint32_t* const gate = reinterpret_cast<uint32_t*>(y + layout.elements);  // [words, layout.pixels]
+  const int words = static_cast<int>(gate_words(K));
   A* const s = kShared ? reinterpret_cast<A*>(x) : after;
   A* const weight_copy = s + matrix_size(K);
   A* const scratch = weight_copy + copy_size(K);
 
   clear(m_transposed, operand_size(K));
   fetch<kShared>(bias, params.bias, K);
-  const BlockTiles range(layout);
+  const BlockTiles range(layout.tiles);
   for (int64_t index = range.begin; index < range.end;) {
     const int64_t image = index / layout.tiles_per_image;
     const int64_t end = arguments.per_sample ? std::min(range.end, (image + 1) * layout.tiles_per_image) : range.end;
     const A* const weight = fetch_matrix<kShared>(weight_copy, params.weight, K);
-    compute_matrices<kShared, A>(m_transposed, nullptr, s, scratch, weight, scratch, params,
+    compute_matrices<kShared, A>(m_transposed, nullptr, operand_pitch(K), s, scratch, weight, scratch, params,
                                  arguments.per_sample ? image : 0);
 
     for (; index < end; ++index) {
       const SharedTile<T> tile(layout, index);
       load_tile(x, arguments.x, layout, tile);
       if (arguments.residual != nullptr) load_tile(y, arguments.residual, layout, tile);
+      if (arguments.gate != nullptr) clear(gate, words * layout.pixels);
       wait_for_loads();
       product<kPixelOutputs, kForwardColumns, 1, A>(
           m_transposed, K, tile.pixels, tile.pixel_step,
           [&](int k, int offset) { return static_cast<A>(x[tile.row(k) + offset]); },
-          [&](int j, const auto& columns, A(&value)[kForwardColumns]) {
-            T* const row = y + tile.row(j);
+          [&](int first, const auto& columns, A(&sums)[kPixelOutputs][kForwardColumns]) {
+            GateBits<kForwardColumns> bits;
             DGCN_UNROLL()
-            for (int c = 0; c < kForwardColumns; ++c) {
-              value[c] += bias[j];  // last: a large bias first would round off small products
-              if (arguments.relu && value[c] < A(0)) value[c] = 0;  // keeps NaN
-            }
-            if (arguments.residual != nullptr) {
+            for (int o = 0; o < kPixelOutputs; ++o) {
+              const int j = first + o;
+              if (j >= K) break;
+              T* const row = y + tile.row(j);
               DGCN_UNROLL()
-              for (int c = 0; c < kForwardColumns; ++c)
-                if (c < columns.present) value[c] += static_cast<A>(row[columns.offset[c]]);
+              for (int c = 0; c < kForwardColumns; ++c) {
+                A value = sums[o][c] + bias[j];  // last: a large bias first would round off small products
+                if (arguments.gate != nullptr) bits.add(j, c, value);
+                if (arguments.relu && value < A(0)) value = 0;  // keeps NaN
+                if (c >= columns.present) continue;
+                if (arguments.residual != nullptr) value += static_cast<A>(row[columns.offset[c]]);
+                row[columns.offset[c]] = static_cast<T>(value);
+              }
+              if (arguments.gate != nullptr && (j == K - 1 || o == kPixelOutputs - 1 || j % 32 == 31))
+                bits.flush(gate + j / 32 * layout.pixels, columns);
             }
-            DGCN_UNROLL()
-            for (int c = 0; c < kForwardColumns; ++c)
-              if (c < columns.present) row[columns.offset[c]] = static_cast<T>(value[c]);
           });
       __syncthreads();
       store_tile(arguments.y, y, layout, tile);
+      if (arguments.gate != nullptr)
+        for (int word = 0; word < words; ++word)
+          for (int pixel = threadIdx.x; pixel < tile.pixels; pixel += blockDim.x)
+            arguments.gate[gate_index(words, layout.image_pixels, tile.image, word) + tile.first_pixel + pixel] =
+                gate[word * layout.pixels + pixel];
       __syncthreads();  // before the next tile or the next matrices overwrite this one
     }
   }
@@ -207,73 +241,16 @@ struct PartialOuterProduct {
   }
 };
 
-/// gradients = (dM, db): the sum over the slices of `totals`, in order.
-template <typename A>
-__device__ void sum_slices(A* gradients, const A* totals, int nodes, int slices) {
-  const int size = nodes * nodes + nodes;
-  for (int e = threadIdx.x; e < size; e += blockDim.x) {
-    A total = 0;
-    for (int slice = 0; slice < slices; ++slice) total += totals[slice * size + e];
-    gradients[e] = total;
-  }
-  __syncthreads();
-}
-
-/// Elements of the gradients of W_d, W and b of one block, stored one after the other.
-template <typename A>
-__host__ __device__ int64_t partial_size(const GraphParams<A>& params) {
-  const int64_t K = params.nodes;
-  return K * K + (params.weight != nullptr ? K * K : 0) + (params.bias != nullptr ? K : 0);
-}
-
-/// Computes the gradients of W_d, W and b from `gradients` = (dM, db), and stores them in `partial` or, with `add`,
-/// adds them to it. `s`, `effective` (overwritten) and `weight` are those of compute_matrices(). `scratch`: a matrix
-/// and an operand.
-template <typename A>
-__device__ void parameter_gradients(A* partial, bool add, const A* gradients, const A* s, A* effective, const A* weight,
-                                    A* scratch, const GraphParams<A>& params) {
-  const int K = params.nodes;
-  const auto store = [&](A* to, A value) { *to = value + (add ? *to : A(0)); };
-  const A* grad_p = gradients;  // M = P, unless there is a weight
-  A* rest = partial + K * K;
-  if (weight != nullptr) {
-    A* const dp = scratch;
-    A* const operand = scratch + matrix_size(K);
-    make_operand(operand, s, K, !params.mode.target);  // [r, t] = P_rt
-    __syncthreads();
-    matrix_product(
-        operand, K, [&](int r, int c) { return gradients[r * K + c]; },
-        [&](int t, int c, A value) { store(rest + t * K + c, value); });  // dW_tc = Σ_r P_rt dM_rc
-    __syncthreads();
-    make_operand(operand, weight, K, true);  // [c, t] = W_tc
-    __syncthreads();
-    matrix_product(
-        operand, K, [&](int c, int r) { return gradients[r * K + c]; },
-        [&](int t, int r, A value) { dp[r * K + t] = value; });  // dP_rt = Σ_c dM_rc W_tc
-    __syncthreads();
-    grad_p = dp;
-    rest += K * K;
-  }
-  edge_weight_gradient(effective, s, grad_p, effective, K, params.mode, threadIdx.x, blockDim.x);
-  __syncthreads();
-  for (int e = threadIdx.x; e < K * K; e += blockDim.x) store(partial + e, effective[e]);
-  if (params.bias != nullptr)
-    for (int e = threadIdx.x; e < K; e += blockDim.x) store(rest + e, gradients[K * K + e]);
-  __syncthreads();
-}
-
-/// Sets g to 0 where y is not positive: the gradient through ReLU. Covers whole tiles, the padding between rows too.
-template <typename T, typename A>
-__device__ void gate(const T* y, T* g, int elements) {
-  for (int e = threadIdx.x * kPiece<T>; e < elements; e += blockDim.x * kPiece<T>) {
-    T g_piece[kPiece<T>], y_piece[kPiece<T>];
-    copy_piece(g_piece, g + e);
-    copy_piece(y_piece, y + e);
-    DGCN_UNROLL()
-    for (int i = 0; i < kPiece<T>; ++i)
-      if (!(static_cast<A>(y_piece[i]) > A(0))) g_piece[i] = static_cast<T>(A(0));
-    copy_piece(g + e, g_piece);
-  }
+/// Sets g to 0 where ReLU's gate is closed.
+template <typename T>
+__device__ void close_gate(T* g, const uint32_t* gate, const TileLayout& layout, const SharedTile<T>& tile) {
+  const int K = layout.nodes, words = static_cast<int>(gate_words(K));
+  for (int word = 0; word < words; ++word)
+    for (int pixel = threadIdx.x; pixel < tile.pixels; pixel += blockDim.x) {
+      const uint32_t bits = gate[gate_index(words, layout.image_pixels, tile.image, word) + tile.first_pixel + pixel];
+      for (int j = word * 32; j < std::min(K, word * 32 + 32); ++j)
+        if ((bits >> j % 32 & 1U) == 0) g[tile.row(j) + pixel * tile.pixel_step] = T();
+    }
 }
 
 template <typename T, typename A>
@@ -282,18 +259,18 @@ struct CudaBackwardArguments {
   GraphParams<A> params;
   const T* grad_y;
   const T* x;
-  const T* y;  ///< its sign gates the gradient of ReLU; null: computed from x
-  T* grad_x;   ///< null: not needed
-  A* partial;  ///< [blocks, partial_size(params)]; null: not needed
-  bool per_sample, relu;
+  const uint32_t* gate;  ///< null: without ReLU
+  T* grad_x;             ///< null: not needed
+  A* partial;            ///< [blocks, partial_size(params)]; null: not needed
+  bool per_sample;
   OuterProductParts parts;
   A* workspace;  ///< as in CudaForwardArguments
 };
 
-// Elements that a block keeps: M and its transpose, b, S, the adjacency and W. Then scratch: (dM, db), and either its
-// slices or the matrices of parameter_gradients(). compute_matrices() uses the scratch too, and needs less.
+// Elements that a block keeps: M, S, the adjacency and W. Then scratch: (dM, db), and either its slices or the matrices
+// of parameter_gradients(). compute_matrices() uses the scratch too, and needs less.
 __host__ __device__ constexpr int64_t backward_kept(int nodes) {
-  return 2 * operand_size(nodes) + round_up(nodes, 4) + 2 * matrix_size(nodes) + copy_size(nodes);
+  return operand_size(nodes) + 2 * matrix_size(nodes) + copy_size(nodes);
 }
 __host__ __device__ constexpr int64_t backward_scratch(int nodes, int slices) {
   const int64_t sliced = slices * gradient_size(nodes), chain = matrix_size(nodes) + operand_size(nodes);
@@ -312,35 +289,30 @@ __global__ void __launch_bounds__(kBackwardThreads, resident_blocks<A>(kShared))
   const int K = params.nodes, slices = parts.slices;
   A* const m = kShared ? reinterpret_cast<A*>(shared_memory)
                        : arguments.workspace + blockIdx.x * (backward_kept(K) + backward_scratch(K, slices));
-  A* const m_transposed = m + operand_size(K);
-  A* const bias = m_transposed + operand_size(K);
-  A* const s = bias + round_up(K, 4);
+  A* const s = m + operand_size(K);
   A* const effective = s + matrix_size(K);
   A* const weight_copy = effective + matrix_size(K);
   A* const after = m + backward_kept(K);
   T* const g = reinterpret_cast<T*>(kShared ? reinterpret_cast<unsigned char*>(after) : shared_memory);
   T* const x = g + layout.elements;
-  T* const y = x + layout.elements;
-  T* const grad_x = y;  // overwrites y, which only gates g
+  T* const grad_x = x + layout.elements;
   A* const gradients = kShared ? reinterpret_cast<A*>(g) : after;
   A* const scratch = gradients + gradient_size(K);
   A* const totals = scratch;  // [slices, K·K + K]; parameter_gradients() overwrites them
 
   const bool need_x = arguments.grad_x != nullptr, need_params = arguments.partial != nullptr;
-  const bool recompute = arguments.relu && arguments.y == nullptr;
   const int slice = threadIdx.x % slices, first_part = threadIdx.x / slices;
   A* const partial = need_params ? arguments.partial + blockIdx.x * partial_size(params) : nullptr;
 
-  clear(m, 2 * operand_size(K));
-  fetch<kShared>(bias, params.bias, K);
+  clear(m, operand_size(K));
   const A* const weight = fetch_matrix<kShared>(weight_copy, params.weight, K);
   bool add = false;  // to `partial`
-  const BlockTiles range(layout);
+  const BlockTiles range(layout.tiles);
   for (int64_t index = range.begin; index < range.end;) {
     const int64_t image = index / layout.tiles_per_image, sample = arguments.per_sample ? image : 0;
     const int64_t end = arguments.per_sample ? std::min(range.end, (image + 1) * layout.tiles_per_image) : range.end;
-    compute_matrices<kShared, A>(recompute ? m_transposed : nullptr, need_x ? m : nullptr, s, effective, weight,
-                                 gradients, params, sample);
+    compute_matrices<kShared, A>(nullptr, need_x ? m : nullptr, operand_pitch(K), s, effective, weight, gradients,
+                                 params, sample);
     PartialOuterProduct<A> outer;
     outer.clear();
     if (!kShared) clear(totals, slices * (K * K + K));
@@ -348,28 +320,25 @@ __global__ void __launch_bounds__(kBackwardThreads, resident_blocks<A>(kShared))
     for (; index < end; ++index) {
       const SharedTile<T> tile(layout, index);
       load_tile(g, arguments.grad_y, layout, tile);
-      if (need_params || recompute) load_tile(x, arguments.x, layout, tile);
-      if (arguments.relu && !recompute) load_tile(y, arguments.y, layout, tile);
+      if (need_params) load_tile(x, arguments.x, layout, tile);
       wait_for_loads();
-      if (recompute)
-        product<kPixelOutputs, 1, 1, A>(
-            m_transposed, K, tile.pixels, tile.pixel_step,
-            [&](int k, int offset) { return static_cast<A>(x[tile.row(k) + offset]); },
-            [&](int j, const auto& column, const A(&sum)[1]) {
-              if (!(sum[0] + bias[j] > A(0))) g[tile.row(j) + column.offset[0]] = static_cast<T>(A(0));
-            });
-      else if (arguments.relu)
-        gate<T, A>(y, g, layout.elements);
-      __syncthreads();
+      if (arguments.gate != nullptr) {
+        close_gate(g, arguments.gate, layout, tile);
+        __syncthreads();
+      }
       if (need_x)
         product<kPixelOutputs, kBackwardColumns, 1, A>(
             m, K, tile.pixels, tile.pixel_step,
             [&](int j, int offset) { return static_cast<A>(g[tile.row(j) + offset]); },
-            [&](int k, const auto& columns, const A(&sums)[kBackwardColumns]) {
-              T* const row = grad_x + tile.row(k);
+            [&](int first, const auto& columns, const A(&sums)[kPixelOutputs][kBackwardColumns]) {
               DGCN_UNROLL()
-              for (int c = 0; c < kBackwardColumns; ++c)
-                if (c < columns.present) row[columns.offset[c]] = static_cast<T>(sums[c]);
+              for (int o = 0; o < kPixelOutputs; ++o) {
+                if (first + o >= K) break;
+                T* const row = grad_x + tile.row(first + o);
+                DGCN_UNROLL()
+                for (int c = 0; c < kBackwardColumns; ++c)
+                  if (c < columns.present) row[columns.offset[c]] = static_cast<T>(sums[o][c]);
+              }
             });
       if (need_params && kShared) {
         if (first_part < parts.count()) outer.add(g, x, tile, K, parts, first_part, slice);
@@ -392,48 +361,6 @@ __global__ void __launch_bounds__(kBackwardThreads, resident_blocks<A>(kShared))
     parameter_gradients(partial, add, gradients, s, effective, weight, scratch, params);
     add = true;
   }
-}
-
-/// The gradients of W_d, W and b are the sums of `partial` over the blocks. `weight` and `bias`: null if absent.
-template <typename A>
-struct ReduceArguments {
-  const A* partial;  ///< [blocks, size]
-  int64_t blocks, size;
-  A* edge_weight;
-  A* weight;
-  A* bias;
-  int nodes;
-};
-
-constexpr int kReduceEntries = 32;  // of a block; neighbours in memory, so that accesses coalesce
-constexpr int kReduceThreads = 1024;
-
-/// Sums over the blocks of backward_kernel: each thread sums a fixed share of them, then one adds the shares in order.
-template <typename A>
-__global__ void __launch_bounds__(kReduceThreads) reduce_kernel(const ReduceArguments<A> arguments) {
-  extern __shared__ __align__(16) unsigned char shared_memory[];
-  A* const sums = reinterpret_cast<A*>(shared_memory);  // [shares, kReduceEntries]
-  const int lane = threadIdx.x % kReduceEntries, shares = blockDim.x / kReduceEntries;
-  const int64_t entry = int64_t{blockIdx.x} * kReduceEntries + lane;
-  const int64_t blocks = entry < arguments.size ? arguments.blocks : 0;
-  A sum = 0;
-  DGCN_UNROLL(8)
-  for (int64_t block = threadIdx.x / kReduceEntries; block < blocks; block += shares)
-    sum += arguments.partial[block * arguments.size + entry];
-  sums[threadIdx.x] = sum;
-  __syncthreads();
-  if (threadIdx.x >= kReduceEntries || entry >= arguments.size) return;
-  for (int share = 1; share < shares; ++share) sum += sums[share * kReduceEntries + lane];
-
-  const int64_t edges = int64_t{arguments.nodes} * arguments.nodes, rest = entry - edges;
-  if (rest < 0)
-    arguments.edge_weight[entry] = sum;
-  else if (arguments.weight == nullptr)
-    arguments.bias[rest] = sum;
-  else if (rest < edges)
-    arguments.weight[rest] = sum;
-  else
-    arguments.bias[rest - edges] = sum;
 }
 
 // ---- Sampling -------------------------------------------------------------------------------------------------------

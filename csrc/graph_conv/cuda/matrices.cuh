@@ -15,15 +15,41 @@ __host__ __device__ constexpr int64_t operand_size(int nodes) {
 __host__ __device__ constexpr int64_t matrix_size(int nodes) { return round_up(int64_t{nodes} * nodes, 4); }
 __host__ __device__ constexpr int64_t gradient_size(int nodes) { return round_up(int64_t{nodes} * nodes + nodes, 4); }
 
-template <typename A>
-__device__ void clear(A* values, int64_t count) {
+constexpr int kWarp = 32;
+
+/// Index in ReLU's gate [B, words, H, W] of the first pixel of an image in one word.
+__host__ __device__ constexpr int64_t gate_index(int64_t words, int64_t image_pixels, int64_t image, int64_t word) {
+  return (image * words + word) * image_pixels;
+}
+
+/// The threads of a warp as lanes of row_softmax() and edge_weight_gradient(): a row for each warp of the block.
+struct WarpLanes {
+  int first = threadIdx.x % kWarp;
+  static constexpr int step = kWarp;
+  static constexpr unsigned kAll = ~0u;
+
+  template <typename T>
+  __device__ T largest(T value) const {
+    for (int mask = kWarp / 2; mask > 0; mask /= 2) {
+      const T other = __shfl_xor_sync(kAll, value, mask);
+      value = other > value ? other : value;
+    }
+    return value;
+  }
+  __device__ double sum(double value) const {
+    for (int mask = kWarp / 2; mask > 0; mask /= 2) value += __shfl_xor_sync(kAll, value, mask);
+    return value;
+  }
+};
+
+template <typename Number>
+__device__ void clear(Number* values, int64_t count) {
   for (int64_t e = threadIdx.x; e < count; e += blockDim.x) values[e] = 0;
 }
 
 /// operand [K, pitch] = matrix [K, K] or its transpose, padded with zeros.
 template <typename A>
-__device__ void make_operand(A* operand, const A* matrix, int nodes, bool transpose) {
-  const int pitch = operand_pitch(nodes);
+__device__ void make_operand(A* operand, int pitch, const A* matrix, int nodes, bool transpose) {
   for (int e = threadIdx.x; e < nodes * pitch; e += blockDim.x) {
     const int row = e / pitch, column = e % pitch;
     operand[e] = column >= nodes ? A(0) : transpose ? matrix[column * nodes + row] : matrix[row * nodes + column];
@@ -33,9 +59,12 @@ __device__ void make_operand(A* operand, const A* matrix, int nodes, bool transp
 /// output(o, c, Σ_k operand_ko · input(k, c)) for all o, c < K.
 template <typename A, typename Input, typename Output>
 __device__ void matrix_product(const A* operand, int nodes, Input input, Output output) {
-  product<kMatrixOutputs, 1, 4, A>(
-      operand, nodes, nodes, 1, input,
-      [&](int o, const ThreadColumns<1>& column, const A(&sum)[1]) { output(o, column.offset[0], sum[0]); });
+  product<kMatrixOutputs, 1, 4, A>(operand, nodes, nodes, 1, input,
+                                   [&](int first, const ThreadColumns<1>& column, const A(&sum)[kMatrixOutputs][1]) {
+                                     DGCN_UNROLL()
+                                     for (int o = 0; o < kMatrixOutputs; ++o)
+                                       if (first + o < nodes) output(first + o, column.number[0], sum[o][0]);
+                                   });
 }
 
 /// Starts to copy `count` numbers; wait_for_loads() completes it. Zeros if `parameter` is null. Only copies to shared
@@ -64,14 +93,14 @@ __device__ const A* fetch_matrix(A* copy, const A* parameter, int nodes) {
   return copy;
 }
 
-/// Computes M = P·W of image `sample` as operands: `m_transposed` for y = M x, `m` for grad_x = Mᵀ g. Either may be
-/// null; both must have been cleared. Also computes `s` and `effective`, the adjacency or the draw from it. `weight` is
+/// Computes M = P·W of image `sample` as operands of that pitch: `m_transposed` for y = M x, `m` for grad_x = Mᵀ g.
+/// Either may be null; their padding is not written. Also computes `s` and `effective`, the adjacency or the draw from it. `weight` is
 /// the result of fetch_matrix(), which this function waits for. `scratch` has room for an operand and copy_size()
 /// elements. `effective` may begin where `scratch` does, if the caller does not need it: the operand overwrites it.
 template <bool kShared, typename A>
-__device__ void compute_matrices(A* m_transposed, A* m, A* s, A* effective, const A* weight, A* scratch,
+__device__ void compute_matrices(A* m_transposed, A* m, int pitch, A* s, A* effective, const A* weight, A* scratch,
                                  const GraphParams<A>& params, int64_t sample) {
-  const int K = params.nodes, pitch = operand_pitch(K);
+  const int K = params.nodes;
   GraphParams<A> fetched = params;
   fetched.edge_weight = fetch_matrix<kShared>(scratch + operand_size(K), params.edge_weight, K);
   fetched.adjacency = fetch_matrix<kShared>(effective, params.adjacency, K);
@@ -83,14 +112,14 @@ __device__ void compute_matrices(A* m_transposed, A* m, A* s, A* effective, cons
   wait_for_loads();
   effective_adjacency(effective, fetched, static_cast<uint32_t>(sample), threadIdx.x, blockDim.x);
   __syncthreads();
-  row_softmax(s, effective, fetched, threadIdx.x, blockDim.x);
+  row_softmax(s, effective, fetched, threadIdx.x / kWarp, blockDim.x / kWarp, WarpLanes());
   __syncthreads();
   if (weight == nullptr) {  // M = P
-    if (m_transposed != nullptr) make_operand(m_transposed, s, K, params.mode.target);
-    if (m != nullptr) make_operand(m, s, K, !params.mode.target);
+    if (m_transposed != nullptr) make_operand(m_transposed, pitch, s, K, params.mode.target);
+    if (m != nullptr) make_operand(m, pitch, s, K, !params.mode.target);
   } else if (m_transposed != nullptr || m != nullptr) {
     A* const p = scratch;  // [t, j] = P_jt
-    make_operand(p, s, K, params.mode.target);
+    make_operand(p, operand_pitch(K), s, K, params.mode.target);
     __syncthreads();
     matrix_product(
         p, K, [&](int t, int k) { return weight[t * K + k]; },

@@ -6,6 +6,7 @@
 #include <cstdint>
 
 #include "common/device_limits.h"
+#include "graph_conv/cuda/few_nodes.cuh"
 #include "graph_conv/cuda/kernels.cuh"
 
 namespace dgcn::graph_conv::cuda {
@@ -25,6 +26,7 @@ struct BlockNeeds {
   bool shared_allowed;            ///< whether the matrices may be in shared memory
   int resident_blocks;            ///< that should fit into an SM at the same time
   int tiles;                      ///< that a block holds at a time
+  int64_t pixel_bytes;            ///< that it holds beside them for each pixel
   int least_pixels, most_pixels;  ///< of a tile; see kPixelUnit. Fewer than the least only if shared memory is short
   int64_t kept, scratch;          ///< elements of the accumulation dtype; see forward_kept()
   OuterProductParts parts;
@@ -33,7 +35,7 @@ struct BlockNeeds {
 /// Up to this K, 256 threads hold all of dM, and the matrices of backward can be in shared memory.
 constexpr int kMostSharedNodes = 64;
 /// Up to this K, forward has more and smaller blocks: while some compute, others load.
-constexpr int kFewNodes = 2 * kPixelOutputs;
+constexpr int kSmallBlockNodes = 2 * kPixelOutputs;
 /// Blocks per SM if the matrices are in the workspace: more blocks would need more workspace.
 constexpr int kWorkspaceBlocks = 1;
 /// The pixels of a tile are a multiple of this, so that rows have an even number of pieces. The largest tiles have 496
@@ -88,7 +90,7 @@ bool make_plan(LaunchPlan& plan, const TileLayout& features, int64_t batch, cons
         set_tile_pixels<T>(plan.layout, batch, static_cast<int>(pixels), plan.threads);
         const int64_t kept = in_shared ? needs.kept * sizeof(A) : 0,
                       scratch = in_shared ? needs.scratch * sizeof(A) : 0;
-        const int64_t tiles = needs.tiles * int64_t{plan.layout.elements} * sizeof(T);
+        const int64_t tiles = needs.tiles * int64_t{plan.layout.elements} * sizeof(T) + needs.pixel_bytes * pixels;
         plan.shared_bytes = kept + std::max(tiles, scratch);
         plan.blocks = static_cast<int>(std::min(plan.layout.tiles, slots));
         plan.workspace = in_shared ? 0 : plan.blocks * (needs.kept + needs.scratch);
@@ -103,9 +105,10 @@ bool plan_forward(LaunchPlan& plan, const TileLayout& features, int64_t batch, c
   const int K = features.nodes;
   BlockNeeds needs{};
   needs.shared_allowed = true;
-  needs.threads = K <= kFewNodes ? kForwardThreads / 2 : kForwardThreads;
-  needs.resident_blocks = K <= kFewNodes ? 3 : 2;
+  needs.threads = K <= kSmallBlockNodes ? kForwardThreads / 2 : kForwardThreads;
+  needs.resident_blocks = K <= kSmallBlockNodes ? 3 : 2;
   needs.tiles = 2;  // x and y
+  needs.pixel_bytes = gate_words(K) * sizeof(uint32_t);
   needs.least_pixels = 64;
   needs.most_pixels = 496;
   needs.kept = forward_kept(K);
@@ -125,12 +128,28 @@ bool plan_backward(LaunchPlan& plan, const TileLayout& features, int64_t batch, 
   needs.parts.slices = needs.shared_allowed ? std::min(32, kBackwardThreads / needs.parts.count()) : 4;
   needs.threads = kBackwardThreads;
   needs.resident_blocks = 2;
-  needs.tiles = 3;  // g, x, and y, which grad_x overwrites
+  needs.tiles = 3;  // g, x and grad_x
   needs.least_pixels = 128;
   needs.most_pixels = 496;
   needs.kept = backward_kept(K);
   needs.scratch = backward_scratch(K, needs.parts.slices);
   return make_plan<T, A>(plan, features, batch, needs, limits);
+}
+
+/// Whether the kernels of few_nodes*.cuh take these features; else those of kernels.cuh, which are for every K, dtype and
+/// layout.
+template <typename T>
+bool has_few_nodes(const TileLayout& features) {
+  return sizeof(T) <= 4 && features.nodes <= kFewNodes && !features.channels_last;
+}
+
+/// Cuts images for few_nodes_forward_kernel: into full tiles if there are enough of them for `slots` blocks.
+inline PixelTiles cut_for_forward(int64_t batch, int64_t image_pixels, int thread_pixels, int64_t slots) {
+  int64_t full = image_pixels / (thread_pixels * kFewNodesThreads);
+  if (batch * full < slots) full = 0;
+  const int64_t rest = image_pixels - full * thread_pixels * kFewNodesThreads;
+  const int64_t per_image = full + (rest + kFewNodesThreads - 1) / kFewNodesThreads;
+  return {image_pixels, static_cast<int>(full), static_cast<int>(per_image), static_cast<int>(batch * per_image)};
 }
 
 }  // namespace dgcn::graph_conv::cuda

@@ -51,6 +51,7 @@ struct TileLayout {
 /// Where one tile is. All feature tensors of a call have the same layout, hence the same tiles.
 template <typename T>
 struct SharedTile {
+  int64_t image, first_pixel;
   int pixels;             ///< layout.pixels, or the rest of the image
   int rows, row_length;   ///< number of rows, and the elements of each
   int64_t start, stride;  ///< in device memory: the first element of row 0, and from row to row
@@ -59,8 +60,8 @@ struct SharedTile {
 
   /// Tile `index` of the batch.
   __device__ SharedTile(const TileLayout& layout, int64_t index) {
-    const int64_t image = index / layout.tiles_per_image;
-    const int64_t first_pixel = index % layout.tiles_per_image * layout.pixels;
+    image = index / layout.tiles_per_image;
+    first_pixel = index % layout.tiles_per_image * layout.pixels;
     pixels = static_cast<int>(std::min<int64_t>(layout.pixels, layout.image_pixels - first_pixel));
     if (layout.channels_last) {
       const bool row_per_pixel = layout.pitch > layout.nodes;
@@ -155,8 +156,8 @@ __device__ void store_tile(T* to, const T* from, const TileLayout& layout, const
 struct BlockTiles {
   int64_t begin, end;
 
-  __device__ explicit BlockTiles(const TileLayout& layout)
-      : begin(layout.tiles * blockIdx.x / gridDim.x), end(layout.tiles * (blockIdx.x + 1) / gridDim.x) {}
+  __device__ explicit BlockTiles(int64_t tiles)
+      : begin(tiles * blockIdx.x / gridDim.x), end(tiles * (blockIdx.x + 1) / gridDim.x) {}
 };
 
 // ---- Products -------------------------------------------------------------------------------------------------------
@@ -179,24 +180,26 @@ struct alignas(2 * sizeof(A)) Pair {
 /// The columns of a product that one thread computes; of the last ones some may be beyond the end.
 template <int Columns>
 struct ThreadColumns {
-  int offset[Columns];  ///< in a row of the input and output; beyond the end, that of the last column
+  int number[Columns];  ///< beyond the end, that of the last column
+  int offset[Columns];  ///< in a row of the input and output
   int present;          ///< columns before the end
 };
 
-/// Calls output(o, columns, sums) with sums [columns] = Σ_k operand_ko · input(k, offset), for all o < K and all
-/// columns, divided among the threads of a block. A thread computes Outputs × Columns sums; the loop over k is unrolled
-/// `Unroll` times. `operand` [K, pitch] is aligned to pairs; columns are `column_step` elements apart. The columns of a
-/// thread are `groups` apart, so that neighbouring threads read neighbouring columns.
+/// Calls output(first, columns, sums) with sums [o][column] = Σ_k operand_k(first + o) · input(k, offset), for all groups
+/// of Outputs outputs and all columns, divided among the threads of a block. Outputs from K on mean nothing. The loop
+/// over k is unrolled `Unroll` times. `operand` [K, pitch] is aligned to pairs; columns are `column_step` elements
+/// apart. The columns of a thread are `groups` apart, so that neighbouring threads read neighbouring columns.
 template <int Outputs, int Columns, int Unroll, typename A, typename Input, typename Output>
 __device__ void product(const A* operand, int nodes, int columns, int column_step, Input input, Output output) {
   static_assert(kPixelOutputs % Outputs == 0 && Outputs % 2 == 0, "groups of outputs must fill the pitch");
   const int pitch = operand_pitch(nodes), groups = (columns + Columns - 1) / Columns;
   for (int unit = threadIdx.x; unit < groups * (pitch / Outputs); unit += blockDim.x) {
     const int first_output = unit / groups * Outputs, first_column = unit % groups;
-    ThreadColumns<Columns> column{{}, 0};
+    ThreadColumns<Columns> column{{}, {}, 0};
     DGCN_UNROLL()
     for (int c = 0; c < Columns; ++c) {
-      column.offset[c] = std::min(first_column + c * groups, columns - 1) * column_step;
+      column.number[c] = std::min(first_column + c * groups, columns - 1);
+      column.offset[c] = column.number[c] * column_step;
       column.present += first_column + c * groups < columns;
     }
 
@@ -223,10 +226,7 @@ __device__ void product(const A* operand, int nodes, int columns, int column_ste
         }
       }
     }
-
-    DGCN_UNROLL()
-    for (int o = 0; o < Outputs; ++o)
-      if (first_output + o < nodes) output(first_output + o, column, sum[o]);
+    output(first_output, column, sum);
   }
 }
 
