@@ -38,7 +38,7 @@ def graph_conv_forward_gate(x: Shape, *args: Any, **kwargs: Any) -> int:
 
 @register(ops.graph_conv_backward)
 def graph_conv_backward(grad_y: Shape, x: Shape, gate: Shape | None, *args: Any, **kwargs: Any) -> int:
-    """As much as the forward for the gradient of x, for those of the parameters together, and to compute the gate again."""
+    """As much as the forward for the gradient of x, for those of the parameters together, and for a missing gate."""
     relu, need_x, need_params, *_ = args[8:]
     return (need_x + need_params + (relu and gate is None)) * graph_conv_forward(x)
 
