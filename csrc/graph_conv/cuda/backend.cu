@@ -94,7 +94,8 @@ void forward(const GraphConvInputs& inputs, const std::optional<Tensor>& residua
   for_dtype(x.scalar_type(), [&](auto types) {
     using T = typename decltype(types)::T;
     using A = typename decltype(types)::A;
-    if (cuda::has_few_nodes<T>(layout)) return few_nodes_forward(inputs, x_read, residual_read, y_written, gate);
+    if (cuda::has_few_nodes<T>(layout))
+      return few_nodes_forward(inputs, layout, x_read, residual_read, y_written, gate);
     make_plan(&cuda::plan_backward<T, A>, layout, inputs);  // so that forward refuses a K that backward would refuse
     const cuda::LaunchPlan plan = make_plan(&cuda::plan_forward<T, A>, layout, inputs);
     const std::optional<Tensor> workspace = allocate<A>(x, plan.workspace);
@@ -133,7 +134,7 @@ void backward(const GraphConvInputs& inputs, const Tensor& grad_y, const std::op
     const int64_t size = cuda::partial_size(params);
     PartialGradients partial{};
     if (cuda::has_few_nodes<T>(layout)) {
-      partial = few_nodes_backward(inputs, grad_y_read, x_read, gate, grad_x_written, gradients.need_params);
+      partial = few_nodes_backward(inputs, layout, grad_y_read, x_read, gate, grad_x_written, gradients.need_params);
     } else {
       const cuda::LaunchPlan plan = make_plan(&cuda::plan_backward<T, A>, layout, inputs);
       const std::optional<Tensor> workspace = allocate<A>(x, plan.workspace);

@@ -4,6 +4,7 @@
 #include <optional>
 
 #include "graph_conv/backend.h"
+#include "graph_conv/cuda/tiles.cuh"
 
 namespace dgcn::graph_conv {
 
@@ -20,13 +21,13 @@ struct PartialGradients {
   int64_t blocks;
 };
 
-/// All features are in NCHW. `gate`: absent if it is not wanted.
-void few_nodes_forward(const GraphConvInputs& inputs, const Tensor& x, const std::optional<Tensor>& residual,
-                       const Tensor& y, const std::optional<Tensor>& gate);
+/// All features have the layout `layout`. `gate`: absent if it is not wanted.
+void few_nodes_forward(const GraphConvInputs& inputs, const cuda::TileLayout& layout, const Tensor& x,
+                       const std::optional<Tensor>& residual, const Tensor& y, const std::optional<Tensor>& gate);
 
 /// `gate`: absent without ReLU. `grad_x`: absent if it is not needed.
-PartialGradients few_nodes_backward(const GraphConvInputs& inputs, const Tensor& grad_y, const Tensor& x,
-                                    const std::optional<Tensor>& gate, const std::optional<Tensor>& grad_x,
-                                    bool need_params);
+PartialGradients few_nodes_backward(const GraphConvInputs& inputs, const cuda::TileLayout& layout, const Tensor& grad_y,
+                                    const Tensor& x, const std::optional<Tensor>& gate,
+                                    const std::optional<Tensor>& grad_x, bool need_params);
 
 }  // namespace dgcn::graph_conv

@@ -1,12 +1,14 @@
-// Backward for few nodes in NCHW. Part of kernels.cuh; legend: graph_conv.h.
+// Backward for few nodes. Part of kernels.cuh; legend: graph_conv.h.
 //
 // As in few_nodes.cuh a thread has a few pixels: their g and the sums of grad_x stay in its registers. dM adds up
-// products of all pixels, which no thread has alone. So every thread leaves its g and x in shared memory, where pixels of
-// a row start at a multiple of 16 bytes whatever their place in the image is, and the block adds them to dM.
+// products of all pixels, which no thread has alone. So every thread leaves its g and x in rows of shared memory, one for
+// each node, where the pixels start at a multiple of 16 bytes whatever their place in the image is. The block adds them
+// to dM. In channels_last the features come and go through further shared memory, as in forward.
 #pragma once
 
 #include <algorithm>
 #include <cstdint>
+#include <type_traits>
 
 #include "graph_conv/cuda/few_nodes.cuh"
 #include "graph_conv/cuda/gradients.cuh"
@@ -14,7 +16,7 @@
 
 namespace dgcn::graph_conv::cuda {
 
-constexpr int kBackwardPixels = kOuterPixels / kFewNodesThreads;  ///< of a thread
+constexpr int kPlanePixels = 2;  ///< of a thread in NCHW; in channels_last, which needs more shared memory, it has one
 
 /// Blocks of an SM, so that dM and the sums of a thread's pixels fit into registers. Tensor cores need fewer of them.
 template <typename T, int Nodes>
@@ -23,7 +25,7 @@ constexpr int kFewNodesBackwardBlocks = sizeof(T) == 4 && Nodes > 17 ? 2 : 3;
 template <typename T>
 struct FewNodesBackwardArguments {
   int64_t image_pixels;        ///< N = H·W
-  int tiles_per_image, tiles;  ///< of kOuterPixels pixels
+  int tiles_per_image, tiles;  ///< of kPlanePixels pixels a thread
   GraphParams<float> params;
   const T* grad_y;
   const T* x;
@@ -33,131 +35,182 @@ struct FewNodesBackwardArguments {
   bool per_sample;
 };
 
-/// Numbers in shared memory: M, S, the adjacency, W and (dM, db), which stay; then the tile, which shares its place with
-/// what is computed before and after it.
-__host__ __device__ constexpr int64_t few_nodes_kept(int nodes) {
-  return nodes * quad_pitch(nodes) + 2 * matrix_size(nodes) + copy_size(nodes) + gradient_size(nodes);
-}
-
-template <typename T, int Nodes>
-constexpr int64_t few_nodes_backward_bytes(int nodes) {
-  using Outer = OuterProduct<T, Nodes>;
-  const int64_t tile = (Outer::kGradRows + Outer::kFeatureRows) * Outer::kPitch * int64_t{sizeof(T)};
-  const int64_t matrices = operand_size(nodes) + copy_size(nodes), chain = matrix_size(nodes) + operand_size(nodes);
-  const int64_t totals = Outer::kSlices * int64_t{nodes * nodes + nodes};
-  const int64_t rest = std::max({matrices, chain, totals}) * int64_t{sizeof(float)};
-  return few_nodes_kept(nodes) * int64_t{sizeof(float)} + std::max(tile, rest);
-}
-
-/// grad_x = Mᵀ g at the pixels of a thread, a block's width apart, the first of which is `pixel` of the image. Leaves g
-/// and x in shared memory, as zeros beyond the image. `first`: index of `pixel` in node 0 of the features.
-template <int Nodes, bool kAny, bool kFull, typename T>
-__device__ void backward_pixels(const float* m, T* shared_g, T* shared_x, const FewNodesBackwardArguments<T>& arguments,
-                                int64_t image, int64_t pixel, int64_t first) {
-  using Outer = OuterProduct<T, Nodes>;
-  const int nodes = kAny ? arguments.params.nodes : Nodes, pitch = quad_pitch(nodes);
-  const int64_t stride = arguments.image_pixels;
-  const auto is_present = [&](int p) { return kFull || pixel + p * kFewNodesThreads < stride; };
-  const T* x = arguments.x + first;
-  const T* grad_y = arguments.grad_y + first;
-
-  DGCN_UNROLL(kFull ? Nodes : 8)
+/// grad_x = Mᵀ g at the pixels of a thread, a block's width apart. Leaves g and x in rows of shared memory, to whose first
+/// pixel of the thread `g_row` and `x_row` point. Only the first `present` pixels exist: the others leave zeros. With
+/// `kFull` all do. `gate`: at the first pixel, or null. grad_x may overwrite grad_y.
+template <typename Outer, int Nodes, bool kAny, int Pixels, bool kFull, typename T, typename Input, typename Output>
+__device__ void backward_pixels(const float* m, int nodes, T* g_row, T* x_row, Input grad_y, Input x,
+                                const uint32_t* gate, Output grad_x, int present) {
+  const int pitch = quad_pitch(kAny ? nodes : Nodes);
+  const auto is_present = [&](int p) { return kFull || p < present; };
+  [[maybe_unused]] constexpr int kUnroll = kFull || Pixels == 1 ? Nodes : 8;  // predicates of two pixels take registers
+  DGCN_UNROLL(kUnroll)
   for (int k = 0; k < Nodes; ++k) {
     if (kAny && k >= nodes) break;
     DGCN_UNROLL()
-    for (int p = 0; p < kBackwardPixels; ++p) {
-      T* const to = shared_x + k * Outer::kPitch + p * kFewNodesThreads;
-      if constexpr (sizeof(T) == 4 && kFull)
-        __pipeline_memcpy_async(to, x + p * kFewNodesThreads, sizeof(T));
+    for (int p = 0; p < Pixels; ++p) {
+      T* const to = x_row + k * Outer::kPitch + p * kFewNodesThreads;
+      if constexpr (sizeof(T) == 4 && kFull && std::is_same_v<Input, PlaneCursor<const T>>)
+        __pipeline_memcpy_async(to, &x[p], sizeof(T));
       else
-        *to = is_present(p) ? x[p * kFewNodesThreads] : static_cast<T>(0.0F);
+        *to = is_present(p) ? x[p] : static_cast<T>(0.0F);
     }
-    x += stride;
+    x.next();
   }
 
-  uint32_t bits[kBackwardPixels];
+  uint32_t bits[Pixels];
   DGCN_UNROLL()
-  for (int p = 0; p < kBackwardPixels; ++p) {
+  for (int p = 0; p < Pixels; ++p) {
     bits[p] = ~0U;
-    if (arguments.gate != nullptr && is_present(p))
-      bits[p] = arguments.gate[image * stride + pixel + p * kFewNodesThreads];
+    if (gate != nullptr && is_present(p)) bits[p] = gate[p * kFewNodesThreads];
   }
-  PixelSums<Nodes, kBackwardPixels> sums;
-  DGCN_UNROLL(kFull ? Nodes : 8)  // few tiles are not full, and predicates take registers
+  PixelSums<Nodes, Pixels> sums;
+  DGCN_UNROLL(kUnroll)
   for (int j = 0; j < Nodes; ++j) {
     if (kAny && j >= nodes) break;
-    float value[kBackwardPixels];
+    float value[Pixels];
     DGCN_UNROLL()
-    for (int p = 0; p < kBackwardPixels; ++p) {
+    for (int p = 0; p < Pixels; ++p) {
       T g = static_cast<T>(0.0F);
-      if (is_present(p)) g = grad_y[p * kFewNodesThreads];
+      if (is_present(p)) g = grad_y[p];
       if ((bits[p] >> j & 1U) == 0) g = static_cast<T>(0.0F);
-      shared_g[j * Outer::kPitch + p * kFewNodesThreads] = g;
+      g_row[j * Outer::kPitch + p * kFewNodesThreads] = g;
       value[p] = static_cast<float>(g);
     }
-    grad_y += stride;
+    grad_y.next();
     sums.template add<kAny>(m + j * pitch, nodes, value);
   }
-  if (arguments.grad_x == nullptr) return;
-  T* grad_x = arguments.grad_x + first;
+  if (grad_x.at == nullptr) return;
   DGCN_UNROLL()
   for (int k = 0; k < Nodes; ++k) {
     if (kAny && k >= nodes) break;
     DGCN_UNROLL()
-    for (int p = 0; p < kBackwardPixels; ++p)
-      if (is_present(p)) grad_x[p * kFewNodesThreads] = static_cast<T>(sums.values[k][p]);
-    grad_x += stride;
+    for (int p = 0; p < Pixels; ++p)
+      if (is_present(p)) grad_x[p] = static_cast<T>(sums.values[k][p]);
+    grad_x.next();
   }
 }
 
-/// grad_x, and the parameter gradients of this block's tiles.
+/// What a block has in shared memory: M, S, the adjacency, W and (dM, db), which stay. Then `rows` with g and x, which
+/// share their place with what is computed before and after a tile.
+template <typename T, typename Outer>
+struct FewNodesGradients {
+  float *m, *s, *effective, *weight_copy, *gradients, *scratch;
+  T *g, *x;
+  Outer outer;
+  bool add = false;  ///< to the partial gradients
+
+  __device__ FewNodesGradients(unsigned char* shared_memory, int nodes)
+      : m(reinterpret_cast<float*>(shared_memory)),
+        s(m + nodes * quad_pitch(nodes)),
+        effective(s + matrix_size(nodes)),
+        weight_copy(effective + matrix_size(nodes)),
+        gradients(weight_copy + copy_size(nodes)),
+        scratch(gradients + gradient_size(nodes)),
+        g(reinterpret_cast<T*>(scratch)),
+        x(g + Outer::kGradRows * Outer::kPitch) {}
+
+  static __host__ __device__ constexpr int64_t bytes(int nodes) {
+    const int64_t kept = nodes * quad_pitch(nodes) + 2 * matrix_size(nodes) + copy_size(nodes) + gradient_size(nodes);
+    const int64_t matrices = operand_size(nodes) + copy_size(nodes), chain = matrix_size(nodes) + operand_size(nodes);
+    const int64_t totals = round_up(Outer::kSlices * int64_t{nodes * nodes + nodes}, 4);
+    const int64_t rows = (Outer::kGradRows + Outer::kFeatureRows) * Outer::kPitch * int64_t{sizeof(T)};
+    const int64_t shared = std::max(std::max(matrices, chain), totals) * int64_t{sizeof(float)};
+    return kept * int64_t{sizeof(float)} + std::max(rows, shared);
+  }
+
+  /// Before the first tile of a sample.
+  __device__ void begin(const float* weight, const GraphParams<float>& params, int64_t sample) {
+    compute_matrices<true, float>(nullptr, m, quad_pitch(params.nodes), s, effective, weight, scratch, params, sample);
+    outer = Outer();
+    Outer::prepare(x, params.nodes);
+  }
+
+  /// After its last tile in this block: stores the parameter gradients in `partial`, or adds them to it.
+  __device__ void end(float* partial, const float* weight, const GraphParams<float>& params) {
+    outer.store(scratch, params.nodes);
+    __syncthreads();
+    sum_slices(gradients, scratch, params.nodes, Outer::kSlices);
+    parameter_gradients(partial, add, gradients, s, effective, weight, scratch, params);
+    add = true;
+  }
+};
+
+/// For NCHW: grad_x, and the parameter gradients of this block's tiles.
 template <typename T, int Nodes, bool kAny>
 __global__ void __launch_bounds__(kFewNodesThreads, (kFewNodesBackwardBlocks<T, Nodes>))
     few_nodes_backward_kernel(const __grid_constant__ FewNodesBackwardArguments<T> arguments) {
   extern __shared__ __align__(16) unsigned char shared_memory[];
-  using Outer = OuterProduct<T, Nodes>;
+  constexpr int kTilePixels = kPlanePixels * kFewNodesThreads;
+  using Outer = OuterProduct<T, Nodes, kTilePixels>;
   const GraphParams<float>& params = arguments.params;
-  const int K = kAny ? params.nodes : Nodes, pitch = quad_pitch(K);
-  float* const m = reinterpret_cast<float*>(shared_memory);
-  float* const s = m + K * pitch;
-  float* const effective = s + matrix_size(K);
-  float* const weight_copy = effective + matrix_size(K);
-  float* const gradients = weight_copy + copy_size(K);
-  float* const scratch = gradients + gradient_size(K);
-  float* const totals = scratch;
-  T* const g = reinterpret_cast<T*>(scratch);
-  T* const x = g + Outer::kGradRows * Outer::kPitch;
-
-  const float* const weight = fetch_matrix<true>(weight_copy, params.weight, K);
+  const int K = kAny ? params.nodes : Nodes;
+  FewNodesGradients<T, Outer> block(shared_memory, K);
+  const float* const weight = fetch_matrix<true>(block.weight_copy, params.weight, K);
   const BlockTiles range(arguments.tiles);
   const int begin = static_cast<int>(range.begin), end = static_cast<int>(range.end);
-  Outer outer;
-  bool add = false;  // to `partial`
   for (int index = begin; index < end; ++index) {
     const int image = index / arguments.tiles_per_image, tile = index % arguments.tiles_per_image;
-    if (index == begin || (arguments.per_sample && tile == 0)) {
-      compute_matrices<true, float>(nullptr, m, pitch, s, effective, weight, scratch, params,
-                                    arguments.per_sample ? image : 0);
-      outer = Outer();
-      Outer::prepare(x, K);
-    }
-    const int64_t pixel = int64_t{tile} * kOuterPixels + threadIdx.x;
+    if (index == begin || (arguments.per_sample && tile == 0))
+      block.begin(weight, params, arguments.per_sample ? image : 0);
+    const int64_t pixel = int64_t{tile} * kTilePixels + threadIdx.x;
     const int64_t first = int64_t{image} * K * arguments.image_pixels + pixel;
-    if (int64_t{tile + 1} * kOuterPixels <= arguments.image_pixels)
-      backward_pixels<Nodes, kAny, true>(m, g + threadIdx.x, x + threadIdx.x, arguments, image, pixel, first);
+    const auto compute = [&](auto full) {
+      const auto cursor = [&](auto* features) { return plane_cursor(features, first, arguments.image_pixels); };
+      const int64_t rest = arguments.image_pixels - pixel + kFewNodesThreads - 1;
+      backward_pixels<Outer, Nodes, kAny, kPlanePixels, decltype(full)::value>(
+          block.m, K, block.g + threadIdx.x, block.x + threadIdx.x, cursor(arguments.grad_y), cursor(arguments.x),
+          arguments.gate == nullptr ? nullptr : arguments.gate + image * arguments.image_pixels + pixel,
+          cursor(arguments.grad_x), static_cast<int>(std::min<int64_t>(rest / kFewNodesThreads, kPlanePixels)));
+    };
+    if (int64_t{tile + 1} * kTilePixels <= arguments.image_pixels)
+      compute(std::true_type());
     else
-      backward_pixels<Nodes, kAny, false>(m, g + threadIdx.x, x + threadIdx.x, arguments, image, pixel, first);
+      compute(std::false_type());
     wait_for_loads();
-    if (arguments.partial != nullptr) outer.add(g, x);
+    if (arguments.partial != nullptr) block.outer.add(block.g, block.x);
     __syncthreads();  // before the next tile or the sums of this one overwrite them
     const bool ends_sample = index + 1 == end || (arguments.per_sample && tile + 1 == arguments.tiles_per_image);
-    if (arguments.partial == nullptr || !ends_sample) continue;
-    outer.store(totals, K);
+    if (arguments.partial != nullptr && ends_sample)
+      block.end(arguments.partial + blockIdx.x * partial_size(params), weight, params);
+  }
+}
+
+/// For channels_last: a block holds a tile of grad_y, which grad_x overwrites, and one of x.
+template <typename T, int Nodes, bool kAny>
+__global__ void __launch_bounds__(kFewNodesThreads, (kFewNodesBackwardBlocks<T, Nodes>))
+    few_nodes_tile_backward_kernel(const __grid_constant__ CudaBackwardArguments<T, float> arguments) {
+  extern __shared__ __align__(16) unsigned char shared_memory[];
+  using Outer = OuterProduct<T, Nodes, kFewNodesThreads>;
+  const GraphParams<float>& params = arguments.params;
+  const TileLayout& layout = arguments.layout;
+  const int K = kAny ? params.nodes : Nodes;
+  FewNodesGradients<T, Outer> block(shared_memory, K);
+  T* const grad_y = reinterpret_cast<T*>(shared_memory + block.bytes(K));
+  T* const x = grad_y + layout.elements;
+  const float* const weight = fetch_matrix<true>(block.weight_copy, params.weight, K);
+  const BlockTiles range(layout.tiles);
+  for (int64_t index = range.begin; index < range.end; ++index) {
+    const SharedTile<T> tile(layout, index);
+    load_tile(grad_y, arguments.grad_y, layout, tile);
+    load_tile(x, arguments.x, layout, tile);
+    if (index == range.begin || (arguments.per_sample && tile.first_pixel == 0))
+      block.begin(weight, params, arguments.per_sample ? tile.image : 0);
+    wait_for_loads();
+    const int first = tile.row(0) + threadIdx.x * tile.pixel_step;
+    const int64_t pixel = tile.image * layout.image_pixels + tile.first_pixel + threadIdx.x;
+    const TileCursor<T> own = tile_cursor(grad_y + first, tile.pixel_step);
+    backward_pixels<Outer, Nodes, kAny, 1, false>(
+        block.m, K, block.g + threadIdx.x, block.x + threadIdx.x, own, tile_cursor(x + first, tile.pixel_step),
+        arguments.gate == nullptr ? nullptr : arguments.gate + pixel, own, static_cast<int>(threadIdx.x) < tile.pixels);
     __syncthreads();
-    sum_slices(gradients, totals, K, Outer::kSlices);
-    parameter_gradients(arguments.partial + blockIdx.x * partial_size(params), add, gradients, s, effective, weight,
-                        scratch, params);
-    add = true;
+    if (arguments.grad_x != nullptr) store_tile(arguments.grad_x, grad_y, layout, tile);
+    if (arguments.partial != nullptr) block.outer.add(block.g, block.x);
+    __syncthreads();  // before the next tile or the sums of this one overwrite them
+    const bool ends_sample =
+        index + 1 == range.end || (arguments.per_sample && tile.first_pixel + layout.pixels >= layout.image_pixels);
+    if (arguments.partial != nullptr && ends_sample)
+      block.end(arguments.partial + blockIdx.x * partial_size(params), weight, params);
   }
 }
 

@@ -13,15 +13,13 @@
 
 namespace dgcn::graph_conv::cuda {
 
-constexpr int kOuterPixels = 256;  ///< of a tile
-
 /// For float32. Thread t adds the pixels of slice t % kSlices to part t / kSlices of dM: kRows rows, every fourth, and
 /// kColumns columns, every second. One access of 16 bytes reads four pixels: for K = 17 a thread reads 14 quads for 180
 /// multiplications.
-template <typename T, int Nodes>
+template <typename T, int Nodes, int TilePixels>
 class FmaOuterProduct {
  public:
-  static constexpr int kPitch = kOuterPixels;  ///< of g and x, elements
+  static constexpr int kPitch = TilePixels;  ///< of g and x, elements
   static constexpr int kRowParts = 4, kColumnParts = 2, kSlices = kFewNodesThreads / (kRowParts * kColumnParts);
   static constexpr int kRows = (Nodes + kRowParts - 1) / kRowParts;
   static constexpr int kColumns = (Nodes + kColumnParts - 1) / kColumnParts;
@@ -35,7 +33,7 @@ class FmaOuterProduct {
     const T* const own_g = g + row() * kPitch;
     const T* const own_x = x + column() * kPitch;
     DGCN_UNROLL(1)
-    for (int pixel = slice() * 4; pixel < kOuterPixels; pixel += kSlices * 4) {
+    for (int pixel = slice() * 4; pixel < TilePixels; pixel += kSlices * 4) {
       Quad g_quads[kRows];
       DGCN_UNROLL()
       for (int i = 0; i < kRows; ++i) {
@@ -79,17 +77,17 @@ class FmaOuterProduct {
 
 /// For 16-bit features, on tensor cores: their products are exact in float32. Each warp adds a slice of the pixels, 16 at
 /// a time. A row of ones behind the nodes of x makes db the column behind those of dM.
-template <typename T, int Nodes>
+template <typename T, int Nodes, int TilePixels>
 class TensorCoreOuterProduct {
  public:
-  static constexpr int kPitch = kOuterPixels + 8;  ///< so that the 16 bytes of eight rows are in different banks
+  static constexpr int kPitch = TilePixels + 8;  ///< so that the 16 bytes of eight rows are in different banks
   static constexpr int kSlices = kFewNodesThreads / kWarp;
   static constexpr int kRowTiles = (Nodes + 15) / 16, kColumnTiles = (Nodes + 1 + 15) / 16 * 2;
   static constexpr int kGradRows = kRowTiles * 16, kFeatureRows = kColumnTiles * 8;
 
   /// Writes the ones.
   static __device__ void prepare(T* x, int nodes) {
-    for (int pixel = threadIdx.x; pixel < kOuterPixels; pixel += kFewNodesThreads)
+    for (int pixel = threadIdx.x; pixel < TilePixels; pixel += kFewNodesThreads)
       x[nodes * kPitch + pixel] = static_cast<T>(1.0F);
   }
 
@@ -98,7 +96,7 @@ class TensorCoreOuterProduct {
     const T* const g_row = g + (matrix % 2 * 8 + row) * kPitch + matrix / 2 * 8;
     const T* const x_row = x + (matrix / 2 * 8 + row) * kPitch + matrix % 2 * 8;
     DGCN_UNROLL(1)
-    for (int pixel = slice() * 16; pixel < kOuterPixels; pixel += kSlices * 16) {
+    for (int pixel = slice() * 16; pixel < TilePixels; pixel += kSlices * 16) {
       uint32_t a[kRowTiles][4];
       DGCN_UNROLL()
       for (int i = 0; i < kRowTiles; ++i) load_matrices(a[i], g_row + i * 16 * kPitch + pixel);
@@ -138,7 +136,8 @@ class TensorCoreOuterProduct {
   float sums_[kRowTiles][kColumnTiles][4] = {};
 };
 
-template <typename T, int Nodes>
-using OuterProduct = std::conditional_t<sizeof(T) == 2, TensorCoreOuterProduct<T, Nodes>, FmaOuterProduct<T, Nodes>>;
+template <typename T, int Nodes, int TilePixels>
+using OuterProduct = std::conditional_t<sizeof(T) == 2, TensorCoreOuterProduct<T, Nodes, TilePixels>,
+                                        FmaOuterProduct<T, Nodes, TilePixels>>;
 
 }  // namespace dgcn::graph_conv::cuda

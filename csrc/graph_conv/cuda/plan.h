@@ -136,20 +136,38 @@ bool plan_backward(LaunchPlan& plan, const TileLayout& features, int64_t batch, 
   return make_plan<T, A>(plan, features, batch, needs, limits);
 }
 
-/// Whether the kernels of few_nodes*.cuh take these features; else those of kernels.cuh, which are for every K, dtype and
-/// layout.
+/// Whether the kernels of few_nodes*.cuh take these features. Those of kernels.cuh are for every K and dtype.
 template <typename T>
 bool has_few_nodes(const TileLayout& features) {
-  return sizeof(T) <= 4 && features.nodes <= kFewNodes && !features.channels_last;
+  return sizeof(T) <= 4 && features.nodes <= kFewNodes;
 }
 
-/// Cuts images for few_nodes_forward_kernel: into full tiles if there are enough of them for `slots` blocks.
+/// Cuts NCHW for few_nodes_forward_kernel: into full tiles if there are enough of them for `slots` blocks.
 inline PixelTiles cut_for_forward(int64_t batch, int64_t image_pixels, int thread_pixels, int64_t slots) {
   int64_t full = image_pixels / (thread_pixels * kFewNodesThreads);
   if (batch * full < slots) full = 0;
   const int64_t rest = image_pixels - full * thread_pixels * kFewNodesThreads;
   const int64_t per_image = full + (rest + kFewNodesThreads - 1) / kFewNodesThreads;
   return {image_pixels, static_cast<int>(full), static_cast<int>(per_image), static_cast<int>(batch * per_image)};
+}
+
+/// Plans few_nodes_tile_*_kernel for channels_last: the `kept` bytes of a block and `tiles` tiles of `thread_pixels` pixels
+/// a thread, or of one if these are too few for all SMs. At most `resident` blocks fit into an SM for their registers.
+template <typename T>
+LaunchPlan plan_few_nodes_tiles(const TileLayout& features, int64_t batch, int thread_pixels, int tiles, int64_t kept,
+                                int resident, const DeviceLimits& limits) {
+  LaunchPlan plan{};
+  plan.layout = features;
+  plan.threads = kFewNodesThreads;
+  for (const int pixels : {thread_pixels * kFewNodesThreads, kFewNodesThreads}) {
+    set_tile_pixels<T>(plan.layout, batch, pixels, plan.threads);
+    plan.shared_bytes = kept + tiles * int64_t{plan.layout.elements} * sizeof(T);
+    const int64_t fitting = limits.multiprocessor_shared_bytes / (plan.shared_bytes + kReservedBytes);
+    const int64_t slots = std::max<int64_t>(1, std::min<int64_t>(resident, fitting)) * limits.multiprocessors;
+    plan.blocks = static_cast<int>(std::min(plan.layout.tiles, slots));
+    if (plan.layout.tiles >= slots) break;
+  }
+  return plan;
 }
 
 }  // namespace dgcn::graph_conv::cuda
