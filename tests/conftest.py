@@ -20,6 +20,7 @@ else:
     HAS_GPU = torch.cuda.is_available()
     # The same number on every machine, because rounding depends on it; two, so that loops are split at all.
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 2)))
+    torch.backends.cudnn.allow_tf32 = False  # by default a GPU convolves float32 with 11 bits
     # Inductor would take code from its cache that was compiled for another instruction set than is asked for.
     capability = torch.backends.cpu.get_cpu_capability()
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", os.path.join(tempfile.gettempdir(), f"dgcn_inductor_{capability}"))
