@@ -200,7 +200,8 @@ def write_summary(results: Path, origin: dict[str, str | None], done: list[Step]
     lines = [f"{name}: {' '.join((value or 'unknown').split())}" for name, value in origin.items()]
     (results / "summary.txt").write_text("\n".join([*lines, *(step.row for step in done)]) + "\n")
     (results / "summary.json").write_text(json.dumps(origin | {"steps": [asdict(step) for step in done]}, indent=1))
-    base = Path(os.environ.get("OUT") or results.parent) / results.name
+    out = os.environ.get("OUT", "")
+    base = Path(out if os.path.isdir(out) else results.parent, results.name)
     os.replace(shutil.make_archive(f"{base}.new", "gztar", results), f"{base}.tar.gz")
 
 

@@ -271,11 +271,11 @@ def apart(part: Part) -> Iterator[Row]:
             yield {"error": f"ended with exit code {process.exitcode}"}
 
 
-def main() -> int:
+def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
     parser.add_argument("--json-output", type=Path, metavar="FILE", help="where every line goes as well")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
     start = monotonic()
     rows: list[Row] = []
     right, wrong = 0, Counter[str]()

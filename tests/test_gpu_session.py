@@ -17,6 +17,20 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
+PROBE = """
+import math, os, sys
+from benchmarks import gpu_probe
+
+def dies():
+    yield {"case": "before", "us": 1.5}
+    os.abort()
+
+gpu_probe.NODES, gpu_probe.AFFINITY_SHAPES = (17,), ((2, 3, 5),)
+wrong = [{"case": "NaN", "of allowed": {"y": math.nan}}]
+parts = {"crash": dies, **gpu_probe.parts("cpu"), "wrong": lambda: iter(wrong)}
+gpu_probe.parts = lambda device: parts
+sys.exit(gpu_probe.main(["--device", "cpu"]))
+"""
 INTERRUPTS = (
     "import os, signal, time; print('working', flush=True); os.kill(os.getppid(), signal.SIGTERM); time.sleep(60)"
 )
@@ -25,10 +39,7 @@ INTERRUPTS = (
 @pytest.fixture
 def session(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[ModuleType]:
     """.ci/gpu.py, as on a machine with a GPU where the kernels load."""
-    path = ROOT / ".ci" / "gpu.py"
-    if not path.exists():
-        pytest.skip("needs the repository")
-    spec = spec_from_file_location("gpu_session", path)
+    spec = spec_from_file_location("gpu_session", ROOT / ".ci" / "gpu.py")
     assert spec is not None
     assert spec.loader is not None
     module = module_from_spec(spec)
@@ -128,3 +139,18 @@ def test_a_file_whose_package_is_missing_is_skipped_by_name(tmp_path: Path) -> N
             command, cwd=tmp_path, env=environment | {"DGCN_SKIP_MISSING": switch}, capture_output=True, text=True
         )
         assert (done.returncode, message in done.stdout) == (code, True), done.stdout
+
+
+def test_the_probe_on_the_cpu() -> None:
+    """Right results are counted; neither a wrong one nor a part that crashes keeps the next parts from running."""
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, "-c", PROBE], cwd=ROOT, env=environment, capture_output=True, text=True)
+    lines = [line.partition("] ")[2] for line in done.stdout.splitlines()]
+    assert done.returncode == 1, done.stderr
+    assert lines[:2] == ["crash: before, us 1.5", "WRONG crash: error ended with exit code -6"]
+    assert [line.partition(", with")[0] for line in lines[2:5]] == [
+        "graph_conv, K = 17: right",
+        "relu_affinity: right",
+        "sample_adjacency: right",
+    ]
+    assert lines[5:] == ["WRONG wrong: NaN, of allowed {'y': nan}", "24 results right, 2 wrong; crash: 1; wrong: 1"]
