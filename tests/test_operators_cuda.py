@@ -19,7 +19,7 @@ from dgcn_ext import functional
 pytestmark = pytest.mark.gpu
 
 REPEATS = 50
-ROUNDING = 4 * 2**20  # bytes by which torch's allocator and small results may exceed the tensors that are counted
+ROUNDING = 8 * 2**20  # bytes: torch's allocator may give up to 1 MiB more for each tensor; and small results
 
 
 def graph_conv_call(*shape: int) -> Callable[[], list[Tensor]]:
@@ -75,7 +75,7 @@ def test_streams_run_side_by_side(first: tuple[Callable, int], second: tuple[Cal
 )
 def test_memory_of_graph_conv(dtype: torch.dtype, memory_format: torch.memory_format) -> None:
     """That of y; with the gradients also that of grad_x, and at most two bytes of 16 for the side of ReLU's kink."""
-    inputs = graph_conv_cases.make_inputs((8, 17, 161, 161), dtype, "cuda", memory_format, ("weight", "bias"))
+    inputs = graph_conv_cases.make_inputs((16, 17, 161, 161), dtype, "cuda", memory_format, ("weight", "bias"))
     options = graph_conv_cases.options_on("cuda", seed=1)
     y = inputs["x"].nbytes
     assert y <= peak_memory(lambda: functional.graph_conv(**inputs, **options)) <= y + ROUNDING
@@ -89,7 +89,7 @@ def test_memory_of_graph_conv(dtype: torch.dtype, memory_format: torch.memory_fo
 )
 def test_memory_of_relu_affinity(layout: str, forward: float, backward: float) -> None:
     """Beside the results, so many times that of g: rows of features whose channels are not neighbours, and sums."""
-    inputs = relu_affinity_cases.make_inputs((4, 128, 6561), device="cuda")
+    inputs = relu_affinity_cases.make_inputs((8, 128, 6561), device="cuda")
     if layout in relu_affinity_cases.LAYOUTS:
         change = relu_affinity_cases.LAYOUTS[layout]
         inputs = inputs._replace(g=change(inputs.g), grad_y=change(inputs.grad_y))
