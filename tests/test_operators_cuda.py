@@ -74,7 +74,7 @@ def test_streams_run_side_by_side(first: tuple[Callable, int], second: tuple[Cal
     ("dtype", "memory_format"), [(torch.float32, torch.contiguous_format), (torch.bfloat16, torch.channels_last)]
 )
 def test_memory_of_graph_conv(dtype: torch.dtype, memory_format: torch.memory_format) -> None:
-    """That of y; with the gradients also that of grad_x, and at most two bytes of 16 for the side of ReLU's kink."""
+    """That of y; with the gradients also that of grad_x, and at most an eighth of it for the sides of ReLU's kink."""
     inputs = graph_conv_cases.make_inputs((16, 17, 161, 161), dtype, "cuda", memory_format, ("weight", "bias"))
     options = graph_conv_cases.options_on("cuda", seed=1)
     y = inputs["x"].nbytes
