@@ -13,8 +13,8 @@
 #   make bench-smoke            every benchmark, plot and experiment once, on its smallest case (a minute); results go to
 #                               build/smoke
 #   make docs                   the pages as a site, with the --help of every command and the Python interface: build/docs
-#   make gpu [RESULTS=DIR]      on a machine with a GPU, with the packages of $(PYTHON) and no network: builds, runs every
-#                               test, compute-sanitizer and the GPU's benchmarks in 10 minutes; results in build/gpu
+#   make gpu [MINUTES=20] [STEPS="..."] [RESULTS=DIR]    on a machine with a GPU, with the packages of $(PYTHON) and no
+#                               network: a probe, benchmarks, every test, compute-sanitizer, as far as 5 minutes go
 #   make sanitize               the C++ tests under AddressSanitizer and UndefinedBehaviorSanitizer, those of threads under
 #                               ThreadSanitizer
 #   make fuzz                   each fuzz target for 60 s (FUZZ="-max_total_time=60"); needs a clang++ with libFuzzer
@@ -138,7 +138,8 @@ docs: build
 	$(BIN)/sphinx-build --fresh-env --fail-on-warning --keep-going --quiet -c docs -d build/doctrees . build/docs
 
 gpu:
-	$(PYTHON) .ci/gpu.py $(if $(RESULTS),--results "$(RESULTS)")
+	$(PYTHON) .ci/gpu.py $(if $(RESULTS),--results "$(RESULTS)") $(if $(MINUTES),--minutes $(MINUTES)) \
+	    $(if $(STEPS),--steps $(STEPS))
 
 THREADED := test_threads test_decoder test_encoder
 

@@ -11,12 +11,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
 from functools import cache, partial
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import cpuinfo  # type: ignore[import-untyped]
 import pytest
 import torch
 
@@ -50,7 +49,7 @@ def origin(command: Sequence[str]) -> dict[str, Any]:
         "versions": {
             "python": platform.python_version(),
             "torch": torch.__version__,
-            **{name: version(name) for name in ("dgcn", "numpy", "onnxruntime") if find_spec(name)},
+            **{name: number for name in ("dgcn", "numpy", "onnxruntime") if (number := _version(name))},
             **({"cuda": torch.version.cuda} if torch.cuda.is_available() else {}),
         },
     }
@@ -69,6 +68,8 @@ def describe(origin: Mapping[str, Any]) -> str:
 
 @cache
 def _cpu() -> dict[str, Any]:
+    import cpuinfo  # type: ignore[import-untyped]  # the probe of a GPU runs without it
+
     return cpuinfo.get_cpu_info()
 
 
@@ -87,6 +88,13 @@ def _gpu() -> dict[str, Any] | None:
         "memory_bytes": gpu.total_memory,
         "l2_bytes": gpu.L2_cache_size,
     }
+
+
+def _version(package: str) -> str | None:
+    """None where it is not installed, as dgcn in a checkout to which the compiled modules were copied."""
+    with suppress(PackageNotFoundError):
+        return version(package)
+    return None
 
 
 def _commit() -> dict[str, Any]:

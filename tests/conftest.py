@@ -6,7 +6,7 @@ import contextlib
 import os
 import resource
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +20,7 @@ else:
     HAS_GPU = torch.cuda.is_available()
     # The same number on every machine, because rounding depends on it; two, so that loops are split at all.
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 2)))
+    torch.backends.cudnn.allow_tf32 = False  # by default a GPU convolves float32 with 11 bits
     # Inductor would take code from its cache that was compiled for another instruction set than is asked for.
     capability = torch.backends.cpu.get_cpu_capability()
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", os.path.join(tempfile.gettempdir(), f"dgcn_inductor_{capability}"))
@@ -116,6 +117,34 @@ def sync_debug_mode() -> Iterator[Callable[[str], None]]:
     """What makes torch complain, with "error", when the host waits for the GPU."""
     yield torch.cuda.set_sync_debug_mode
     torch.cuda.set_sync_debug_mode("default")
+
+
+class FileOfTests(pytest.Module):
+    """Is skipped where a package is missing that it imports."""
+
+    def collect(self) -> Iterable[pytest.Item | pytest.Collector]:
+        try:
+            return super().collect()
+        except self.CollectError as error:
+            if isinstance(error.__cause__, ModuleNotFoundError):
+                pytest.skip(f"needs {error.__cause__.name}", allow_module_level=True)
+            raise
+
+
+def pytest_pycollect_makemodule(module_path: Path, parent: pytest.Collector) -> pytest.Module | None:
+    """DGCN_SKIP_MISSING=1 is for a machine whose packages are given; elsewhere a missing package is an error."""
+    skips = os.environ.get("DGCN_SKIP_MISSING") == "1"
+    return FileOfTests.from_parent(parent, path=module_path) if skips else None
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_logfinish() -> None:
+    """A worker of pytest-xdist ends after an error that CUDA repeats in every later call; a new one takes its place."""
+    if "PYTEST_XDIST_WORKER" in os.environ and HAS_GPU and torch.cuda.is_initialized():
+        try:
+            torch.cuda.synchronize()
+        except RuntimeError:
+            os._exit(1)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

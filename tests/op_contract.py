@@ -438,19 +438,20 @@ class OpContract:
         """Features are cast as conv2d casts its input, the others keep their digits; float64 and meta are not cast."""
         self.skip_without_gradients()
         call = self.sample(self.shape, torch.float32, device)
-        half = call.replaced(**{name: call.tensors[name].bfloat16() for name in self.features})
-        first = {self.features[0]: half.tensors[self.features[0]]}
-        expected = half.of(self.function)
-        with torch.autocast(device.type, torch.bfloat16):
-            results = self.differentiate(self.function, call)
-            mixed = call.replaced(**first).of(self.function)
-            double = call.double().of(self.function)
-            meta = call.to("meta").of(self.function)
-        assert results["y"].dtype == torch.bfloat16
-        assert torch.equal(results["y"], expected)
-        assert torch.equal(mixed, expected)
-        assert (double.dtype, meta.dtype) == (torch.float64, torch.float32)
-        assert {results[name].dtype for name in self.differentiable} == {torch.float32}
+        for dtype in (torch.bfloat16, torch.float16):
+            half = call.replaced(**{name: call.tensors[name].to(dtype) for name in self.features})
+            first = {self.features[0]: half.tensors[self.features[0]]}
+            expected = half.of(self.function)
+            with torch.autocast(device.type, dtype):
+                results = self.differentiate(self.function, call)
+                mixed = call.replaced(**first).of(self.function)
+                double = call.double().of(self.function)
+                meta = call.to("meta").of(self.function)
+            assert results["y"].dtype == dtype
+            assert torch.equal(results["y"], expected)
+            assert torch.equal(mixed, expected)
+            assert (double.dtype, meta.dtype) == (torch.float64, torch.float32)
+            assert {results[name].dtype for name in self.differentiable} == {torch.float32}
 
     # ---- Bad input --------------------------------------------------------------------------------------------------
 

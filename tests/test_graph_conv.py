@@ -9,8 +9,10 @@ import pytest
 import torch
 from graph_conv_cases import (
     FORMATS,
+    OPTIONAL,
     PARAMETER_TOLERANCE,
     GraphConvContract,
+    check_against_reference,
     make_grad_y,
     make_inputs,
     options_on,
@@ -58,23 +60,19 @@ def test_nan_stays_in_its_pixel(device: torch.device, dtype: torch.dtype) -> Non
     assert torch.equal(y.isnan(), expected)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("optional", [("weight", "bias"), OPTIONAL])
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
-@pytest.mark.parametrize("residual", [False, True])
-def test_the_gradient_passes_relu_where_its_input_is_nan(
-    device: torch.device, residual: bool, memory_format: torch.memory_format
+def test_nan_passes_its_gradient(
+    device: torch.device, memory_format: torch.memory_format, optional: tuple[str, ...], dtype: torch.dtype
 ) -> None:
-    """As through torch.relu; elsewhere in the map ReLU stops it as always."""
-    optional = ("weight", "bias", "residual") if residual else ("weight", "bias")
-    inputs = make_inputs((2, 17, 5, 7), device=device, memory_format=memory_format, optional=optional)
-    inputs["x"][1, 4, 2, 3] = torch.nan
-    inputs["bias"][3] = -torch.inf
-    grad_y = make_grad_y(inputs, {})
-    grad_y[1, :, 2, 3] = 1
-    _, gradients = differentiate(functional.graph_conv, inputs, {}, grad_y)
-    _, expected = differentiate(reference.graph_conv, inputs, {}, grad_y)
-    torch.testing.assert_close(gradients["bias"], expected["bias"])
-    assert gradients["x"][1, :, 2, 3].abs().min() > 0
-    torch.testing.assert_close(gradients["x"], expected["x"])
+    """As through torch.relu, whether NaN comes with x or with a parameter; a residual makes backward recompute it."""
+    finite = make_inputs((2, 17, 5, 7), dtype, device, memory_format, optional)
+    grad_y = make_grad_y(finite, {})
+    for name, place in (("x", (1, 4, 2, 3)), ("bias", (3,))):
+        inputs = finite | {name: finite[name].clone()}
+        inputs[name][place] = torch.nan
+        check_against_reference(inputs, {}, grad_y)
 
 
 @pytest.mark.parametrize("semantics", ["literal", "mask"])
@@ -101,6 +99,16 @@ def test_graph_is_that_of_sample_adjacency(device: torch.device, num_nodes: int,
     s = functional.graph_conv(one_hot, torch.zeros_like(adjacency), adjacency, **options)[..., 0].mT
     drawn = functional.sample_adjacency(adjacency, options["seed"], batch if per_sample else None)
     assert torch.equal(s > 0, drawn.bool().expand_as(s))
+
+
+def test_seed_may_be_a_view(device: torch.device) -> None:
+    seeds = torch.tensor([3, 4, 5, 6], device=device)
+    inputs = make_inputs((3, 17, 5, 7), device=device)
+    results = []
+    for seed in (seeds[3], seeds[3].clone()):
+        y, gradients = differentiate(functional.graph_conv, inputs, {"seed": seed, "per_sample": True})
+        results.append([y, *gradients.values(), functional.sample_adjacency(inputs["adjacency"], seed)])
+    assert all(map(torch.equal, *results))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 import torch
-from cuda_cases import LONG_CYCLES, kernels_of
+from cuda_cases import LONG_CYCLES, captured, kernels_of
 from graph_conv_cases import (
     FEATURE_TOLERANCE,
     OPTIONAL,
     GraphConvContract,
+    check_against_reference,
     make_grad_y,
     make_inputs,
     options_on,
@@ -96,6 +97,22 @@ def unaligned(features: Tensor) -> Tensor:
     return memory.as_strided(features.shape, features.stride(), 1).copy_(features)
 
 
+# More nodes than have all their K×K matrices in shared memory.
+@pytest.mark.parametrize(
+    ("num_nodes", "dtype", "memory_format"),
+    [
+        (65, torch.float32, torch.contiguous_format),
+        (130, torch.float16, torch.channels_last),
+        (300, torch.float32, torch.contiguous_format),
+        (640, torch.float32, torch.channels_last),
+        (960, torch.bfloat16, torch.contiguous_format),
+    ],
+)
+def test_many_nodes(num_nodes: int, dtype: torch.dtype, memory_format: torch.memory_format) -> None:
+    inputs = make_inputs((3, num_nodes, 9, 11), dtype, "cuda", memory_format)
+    check_against_reference(inputs, options_on("cuda", seed=9, per_sample=True))
+
+
 @pytest.mark.parametrize("seed", SEEDS)
 def test_a_million_draws_are_those_of_the_cpu(seed: int) -> None:
     batch, num_nodes = 4096, 17  # 1.2 million edges
@@ -163,22 +180,14 @@ def test_capture_and_replay(num_nodes: int) -> None:
         y = functional.graph_conv(**leaves, **options)
         return [y, *torch.autograd.grad(y, differentiable, grad_y)]
 
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        step()
-    torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        captured = step()
-
+    graph, replayed = captured(step)
     results = []
     for seed in SEEDS:
         with torch.no_grad():
             inputs["x"].copy_(torch.randn(inputs["x"].shape, generator=torch.Generator().manual_seed(abs(seed) % 97)))
         options["seed"].fill_(seed)
         graph.replay()
-        results.append([result.clone() for result in captured])
+        results.append([result.clone() for result in replayed])
         assert all(torch.equal(a, b) for a, b in zip(results[-1], step(), strict=True))
     assert not torch.equal(results[0][0], results[1][0])
 

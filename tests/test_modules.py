@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from cuda_cases import captured
 from torch import Tensor, nn
 
 import dgcn_ext
@@ -53,14 +54,20 @@ def features(device: torch.device, batch: int = 3) -> Tensor:
     return torch.randn(batch, 24, 9, 7, generator=torch.Generator().manual_seed(1)).to(device)
 
 
-def forward_backward(module: nn.Module, x: Tensor, seed: int = 5) -> list[Tensor]:
-    """Outputs, then the gradients of x and of every parameter."""
+def forward_backward(module: nn.Module, x: Tensor, loss_scale: float = 1.0) -> list[Tensor]:
+    """Outputs, then the gradients of x and of every parameter, of the loss times ``loss_scale``."""
     module.zero_grad()
     x = x.clone().requires_grad_()
-    torch.manual_seed(seed)
+    torch.manual_seed(5)
     outputs = module(x)
-    sum(output.float().square().sum() for output in outputs).backward()
+    sum(loss_scale * output.float().square().sum() for output in outputs).backward()
     return [*outputs, x.grad, *(parameter.grad for parameter in module.parameters())]
+
+
+def assert_near(actual: list[Tensor], expected: list[Tensor]) -> None:
+    """Up to the rounding of float32."""
+    for ours, theirs in zip(actual, expected, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4 * max(1.0, theirs.abs().max().item()))
 
 
 # ---- Structure ------------------------------------------------------------------------------------------------------
@@ -127,8 +134,7 @@ def test_non_local_starts_as_the_identity_and_matches_its_formula(
 def test_fused_equals_plain(device: torch.device, options: dict[str, Any], training: bool) -> None:
     plain, fused = (module.train(training) for module in make_pair(device, **options))
     x = features(device)
-    for ours, theirs in zip(forward_backward(fused, x), forward_backward(plain, x), strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4 * max(1.0, theirs.abs().max().item()))
+    assert_near(forward_backward(fused, x), forward_backward(plain, x))
     for ours, theirs in zip(fused.buffers(), plain.buffers(), strict=True):
         torch.testing.assert_close(ours, theirs)
 
@@ -259,26 +265,68 @@ def test_compile(device: torch.device, training: bool, module_type: type[DGCM], 
     x = features(device)
     expected = forward_backward(copy.deepcopy(module), x)
     compiled = torch.compile(module, fullgraph=True, backend="aot_eager")
-    for ours, theirs in zip(forward_backward(compiled, x), expected, strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4 * max(1.0, theirs.abs().max().item()))
+    assert_near(forward_backward(compiled, x), expected)
 
 
+def training_step(module: nn.Module, x: Tensor, **options: Tensor) -> list[Tensor]:
+    """As `forward_backward`, without what a CUDA graph does not record."""
+    outputs = module(x, **options)
+    loss = sum(output.square().sum() for output in outputs)
+    return [*outputs, *torch.autograd.grad(loss, [x, *module.parameters()])]
+
+
+@pytest.mark.gpu
+def test_capture_and_replay() -> None:
+    """A replay draws the graph that a call would draw, so another one each time."""
+    device = torch.device("cuda")
+    module, x = make_pair(device)[1].double(), features(device).double().requires_grad_()
+    graph, replayed = captured(lambda: training_step(module, x))
+    torch.manual_seed(3)
+    expected = training_step(module, x)
+    torch.manual_seed(3)
+    graph.replay()
+    assert_near(replayed, expected)
+    first = replayed[0].clone()
+    graph.replay()
+    assert not torch.allclose(replayed[0], first)
+
+
+@pytest.mark.gpu
+@pytest.mark.filterwarnings("ignore:TensorFloat32 tensor cores")  # which Inductor recommends
+def test_compile_to_cuda_graphs() -> None:
+    """Through the warm-up, the recording and the replays of mode="reduce-overhead", with another seed each time."""
+    from torch._dynamo.utils import counters
+
+    torch.compiler.reset()
+    counters.clear()
+    device = torch.device("cuda")
+    module, x = make_pair(device)[1].double(), features(device).double().requires_grad_()
+    compiled = torch.compile(copy.deepcopy(module), fullgraph=True, mode="reduce-overhead")
+    for number in range(4):
+        seed = torch.tensor(number, device=device)
+        torch.compiler.cudagraph_mark_step_begin()
+        assert_near(training_step(compiled, x, seed=seed), training_step(module, x, seed=seed))
+    assert counters["inductor"]["cudagraph_skips"] == 0
+
+
+# float16 ends at 65,504, so that without a scale its gradients overflow.
+@pytest.mark.parametrize(("dtype", "loss_scale"), [(torch.bfloat16, 1.0), (torch.float16, 2.0**-18)])
 @pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
-def test_autocast(device: torch.device, training: bool) -> None:
+def test_autocast(device: torch.device, training: bool, dtype: torch.dtype, loss_scale: float) -> None:
     """The fused module is at most twice as far from float32 as the plain one, or as a single rounding.
 
     Norms of the errors are compared: which single entries a ReLU moves depends on how the processor rounds.
     """
     plain, fused = (module.train(training) for module in make_pair(device))
     x = features(device)
-    exact = forward_backward(copy.deepcopy(plain), x)
-    with torch.autocast(device.type, torch.bfloat16):
-        expected, actual = forward_backward(plain, x), forward_backward(fused, x)
+    exact = forward_backward(copy.deepcopy(plain), x, loss_scale)
+    with torch.autocast(device.type, dtype):
+        expected, actual = (forward_backward(module, x, loss_scale) for module in (plain, fused))
     for ours, theirs, truth in zip(actual, expected, exact, strict=True):
         assert ours.dtype == theirs.dtype
-        rounding = torch.finfo(torch.bfloat16).eps / 2 * truth.norm()
+        rounding = torch.finfo(dtype).eps / 2 * truth.norm()
         assert (ours.float() - truth).norm() <= 2 * max((theirs.float() - truth).norm(), rounding)
-    assert actual[1].dtype == torch.bfloat16
+    assert actual[1].dtype == dtype
     assert all(gradient.dtype == torch.float32 for gradient in actual[2:])
 
 

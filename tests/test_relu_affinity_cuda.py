@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from cuda_cases import LONG_CYCLES, kernels_of
+from cuda_cases import LONG_CYCLES, captured, kernels_of
 from relu_affinity_cases import (
     LAYOUTS,
     Inputs,
@@ -89,22 +89,14 @@ def test_capture_and_replay() -> None:
         y = functional.relu_affinity(*leaves)
         return [y, *torch.autograd.grad(y, leaves, inputs.grad_y)]
 
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        step()
-    torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        captured = step()
-
+    graph, replayed = captured(step)
     results = []
     for seed in range(3):
         with torch.no_grad():
             for leaf in leaves:
                 leaf.copy_(torch.randn(leaf.shape, generator=torch.Generator().manual_seed(seed)))
         graph.replay()
-        results.append([result.clone() for result in captured])
+        results.append([result.clone() for result in replayed])
         assert all(map(torch.equal, results[-1], step()))
     assert not torch.equal(results[0][0], results[1][0])
 
@@ -178,7 +170,9 @@ def test_neighbouring_channels_are_not_copied() -> None:
 def test_more_elements_than_an_int_counts() -> None:
     shape = (3, 1500, 500_000)  # 2.25e9 elements; the last image comes to what it does alone
     skip_unless_free(9 * 2 * 2_250_000_000)
-    inputs = make_inputs((1, *shape[1:]), torch.bfloat16, "cuda")
+    torch.manual_seed(0)
+    a, b = torch.randn(2, 1, shape[2], device="cuda")
+    inputs = Inputs(a, b, *torch.randn(2, 1, *shape[1:], dtype=torch.bfloat16, device="cuda"))
     expected = relu_affinity(inputs)
     many = Inputs(*(tensor.new_zeros(shape[0], *tensor.shape[1:]) for tensor in inputs))
     for tensor, image in zip(many, inputs, strict=True):

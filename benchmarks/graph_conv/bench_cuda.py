@@ -12,11 +12,8 @@ import pytest
 import torch
 
 from benchmarks.graph_conv import formulations
-from benchmarks.graph_conv.formulations import Formulation, Inputs
+from benchmarks.graph_conv.formulations import LARGE_SHAPES, TRAINING_SHAPE, Formulation, Inputs
 from benchmarks.harness import CUDA, Claim, Compare, Variant
-
-TRAINING_SHAPE = (8, 17, 81, 81)
-LARGE_SHAPES = {torch.float32: (160, 17, 161, 161), torch.bfloat16: (320, 17, 161, 161)}  # x: 282 MB
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device, and torch finds none")
 

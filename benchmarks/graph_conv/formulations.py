@@ -33,6 +33,10 @@ def shape_id(shape: Shape) -> str:
     return "x".join(map(str, shape))
 
 
+# On a GPU: in a step of training, and so large (x: 282 MB) that only memory bandwidth counts.
+TRAINING_SHAPE = (8, 17, 81, 81)
+LARGE_SHAPES = {torch.float32: (160, 17, 161, 161), torch.bfloat16: (320, 17, 161, 161)}
+
 DIRECTIONS = ("forward", "forward+backward")
 # Norm of the difference from the reference, relative to the norm of the reference.
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 1e-2}

@@ -3,8 +3,8 @@
     python -m benchmarks.graph_conv.instructions             a table; writes results/graph_conv_instructions.json
     python -m benchmarks.graph_conv.instructions --check     fails where a count is above its limit; writes nothing
 
-The code is that of K = 17 in NCHW for sm_90 in dgcn_ext/_C.abi3.so, disassembled by cuobjdump, which comes with the CUDA
-toolkit and with torch's triton. A count is in warp instructions a pixel: what a warp issues for 32 pixels, ÷ 32.
+The code is that of K = 17 in NCHW for sm_90 in dgcn_ext/_C.abi3.so, disassembled by cuobjdump, which comes with the
+CUDA toolkit and with torch's triton. A count is in warp instructions a pixel: what a warp issues for 32 pixels, ÷ 32.
 
 The kernels for few nodes unroll all loops over nodes, so a full tile is straight-line code: a block of instructions
 without a branch for the sums, one for the stores, and in backward the body of the loop that adds up dM. These blocks
