@@ -43,7 +43,7 @@ __device__ void backward_pixels(const float* m, int nodes, T* g_row, T* x_row, I
                                 const uint32_t* gate, Output grad_x, int present) {
   const int pitch = quad_pitch(kAny ? nodes : Nodes);
   const auto is_present = [&](int p) { return kFull || p < present; };
-  [[maybe_unused]] constexpr int kUnroll = kFull || Pixels == 1 ? Nodes : 8;  // predicates of two pixels take registers
+  [[maybe_unused]] constexpr int kUnroll = kFull ? Nodes : 8;  // predicates take registers
   DGCN_UNROLL(kUnroll)
   for (int k = 0; k < Nodes; ++k) {
     if (kAny && k >= nodes) break;

@@ -302,7 +302,6 @@ __global__ void __launch_bounds__(kBackwardThreads, resident_blocks<A>(kShared))
 
   const bool need_x = arguments.grad_x != nullptr, need_params = arguments.partial != nullptr;
   const int slice = threadIdx.x % slices, first_part = threadIdx.x / slices;
-  A* const partial = need_params ? arguments.partial + blockIdx.x * partial_size(params) : nullptr;
 
   clear(m, operand_size(K));
   const A* const weight = fetch_matrix<kShared>(weight_copy, params.weight, K);
@@ -358,7 +357,8 @@ __global__ void __launch_bounds__(kBackwardThreads, resident_blocks<A>(kShared))
     if (kShared && first_part < parts.count()) outer.store(totals, K, parts, first_part, slice, false);
     __syncthreads();
     sum_slices(gradients, totals, K, slices);
-    parameter_gradients(partial, add, gradients, s, effective, weight, scratch, params);
+    parameter_gradients(arguments.partial + blockIdx.x * partial_size(params), add, gradients, s, effective, weight,
+                        scratch, params);
     add = true;
   }
 }
