@@ -74,33 +74,29 @@ template <typename T, typename A>
 __global__ void __launch_bounds__(kMaxScanThreads, kResidentScans)
     reduce_kernel(const __grid_constant__ Scan<T, A> scan) {
   extern __shared__ __align__(16) unsigned char shared_memory[];
-  StagedItem<T>* const items = reinterpret_cast<StagedItem<T>*>(shared_memory);
-  const BlockChunk own(scan, !scan.last_image_first);
+  StagedAdded<T>& staged = *reinterpret_cast<StagedAdded<T>*>(shared_memory);
+  const BlockChunk<A> own(scan, !scan.last_image_first);
   const int64_t channels = scan.shape.channels;
-  stage_items(items, scan, own, false);
+  const int count = stage_added(staged, scan, own);
   for (int64_t channel = kThreadChannels * threadIdx.x; channel < channels; channel += kThreadChannels * blockDim.x) {
     ScanState<ThreadChannels> state = empty_state();
-    double previous = items[1].key;
-    bool any_added = false;
+    double previous = staged.items[0].key;
     DGCN_UNROLL(1)
-    for (int first = 1; first <= kChunk; first += kBatch<T>) {
-      const ItemBatch<T> batch(items + first, channel, channels);
+    for (int first = 0; first <= count; first += kBatch<T>) {  // up to the last key of the chunk
+      const RowBatch<T> batch(staged.items + first, channel, channels);
       DGCN_UNROLL()
       for (int i = 0; i < kBatch<T>; ++i) {
-        const StagedItem<T>& item = items[first + i];
+        const AddedItem<T>& item = staged.items[first + i];
         state.ramp += (previous - item.key) * state.sum;
         previous = item.key;
-        if (!item.is_added()) continue;
-        state.sum += batch.template channels<A>(i);
-        any_added = true;
+        if (item.row != nullptr) state.sum += batch.template channels<A>(i);
       }
     }
-    mark_added(state.sum, any_added);
+    mark_added(state.sum, count > 0);
     store_state(scan.chunk_states.states + (own.image * (scan.chunks + 1) + own.chunk) * channels, state, channel,
                 channels);
   }
-  if (threadIdx.x == 0)
-    scan.chunk_states.gaps[own.image * scan.chunks + own.chunk] = gap_of(scan.sequence, own, scan.ascending);
+  if (threadIdx.x == 0) scan.chunk_states.gaps[own.image * scan.chunks + own.chunk] = own.gap();
 }
 
 // ---- Step 2 ---------------------------------------------------------------------------------------------------------
@@ -187,7 +183,7 @@ __device__ double sum_lanes(double (&numbers)[kCount]) {
 
 template <typename T>
 constexpr int64_t scan_bytes(int threads, bool dots) {
-  return kStagedItems * sizeof(StagedItem<T>) + (dots ? threads / kWarp * kChunk * sizeof(double) : 0);
+  return kChunk * sizeof(StagedItem<T>) + (dots ? threads / kWarp * kChunk * sizeof(double) : 0);
 }
 
 /// Scans each chunk from the state in which it starts, and evaluates. `kDots`: computes dots. `kOpposite`: also does
@@ -197,27 +193,28 @@ __global__ void __launch_bounds__(kMaxScanThreads, kResidentScans)
     item_scan_kernel(const __grid_constant__ Scan<T, A> scan) {
   extern __shared__ __align__(16) unsigned char shared_memory[];
   constexpr int kLanesPerSum = kWarp / kBatch<T>;
-  StagedItem<T>* const items = reinterpret_cast<StagedItem<T>*>(shared_memory);
-  double* const warp_dots = reinterpret_cast<double*>(items + kStagedItems);  // [warps, kChunk]
+  auto& items = *reinterpret_cast<StagedItem<T>(*)[kChunk]>(shared_memory);
+  double* const warp_dots = reinterpret_cast<double*>(items + kChunk);  // [warps, kChunk]
   const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp, warps = blockDim.x / kWarp;
-  const BlockChunk own(scan, scan.last_image_first);
+  BlockChunk<A> own(scan, scan.last_image_first);
   const int64_t channels = scan.shape.channels, positions = scan.shape.positions;
   const int64_t first_state = own.image * (scan.chunks + 1);
   const ScanState<double>* const start = scan.chunk_states.states + (first_state + own.chunk) * channels;
   const ScanState<double>* const image_state = scan.chunk_states.states + (first_state + scan.chunks) * channels;
   const double scale = 1.0 / static_cast<double>(positions);
-  stage_items(items, scan, own, true);
+  const double key_before = own.key_before();
+  stage_items(items, scan, own);
   for (int64_t first_channel = 0; first_channel < channels; first_channel += kThreadChannels * blockDim.x) {
     const int64_t channel = first_channel + kThreadChannels * threadIdx.x;
     ScanState<ThreadChannels> state = load_state(start, channel, channels), opposite = empty_state();
     // As in the dense form, a feature that is NaN or infinite makes all values of its channel NaN: 0 · NaN is NaN where
     // a pair is not active.
     const ThreadChannels zero_or_nan = 0.0 * load_state(image_state, channel, channels).sum;
-    double previous = items[0].key;
+    double previous = key_before;
     bool any_opposite = false;
     DGCN_UNROLL(1)
-    for (int first = 1; first <= kChunk; first += kBatch<T>) {
-      const ItemBatch<T> batch(items + first, channel, channels);
+    for (int first = 0; first < kChunk; first += kBatch<T>) {
+      const RowBatch<T> batch(items + first, channel, channels);
       double products[kBatch<T>];
       DGCN_UNROLL()
       for (int i = 0; i < kBatch<T>; ++i) {
@@ -235,7 +232,7 @@ __global__ void __launch_bounds__(kMaxScanThreads, kResidentScans)
           products[i] = dot(features, state.sum);
           if (kOpposite) {  // the opposite scan ends at the first item: weights are distances from its key
             opposite.sum += features;
-            opposite.ramp += (items[1].key - item.key) * features;
+            opposite.ramp += (items[0].key - item.key) * features;
             any_opposite = true;
           }
         }
@@ -251,7 +248,7 @@ __global__ void __launch_bounds__(kMaxScanThreads, kResidentScans)
       }
       if (kDots) {
         const double sum = sum_lanes(products);
-        double& total = warp_dots[warp * kChunk + first - 1 + lane / kLanesPerSum];
+        double& total = warp_dots[warp * kChunk + first + lane / kLanesPerSum];
         if (lane % kLanesPerSum == 0) total = first_channel == 0 ? sum : total + sum;
       }
     }
@@ -260,16 +257,18 @@ __global__ void __launch_bounds__(kMaxScanThreads, kResidentScans)
       store_state(scan.opposite.states + (first_state + own.chunk) * channels, opposite, channel, channels);
     }
   }
-  if (kOpposite && threadIdx.x == 0)
-    scan.opposite.gaps[own.image * scan.chunks + own.chunk] = gap_of(scan.sequence, own, !scan.ascending);
+  if (kOpposite && threadIdx.x == 0) {
+    own.ascending = !own.ascending;
+    scan.opposite.gaps[own.image * scan.chunks + own.chunk] = own.gap();
+  }
   if (!kDots) return;
   __syncthreads();
-  for (int u = 1 + threadIdx.x; u <= kChunk; u += blockDim.x) {
+  for (int u = threadIdx.x; u < kChunk; u += blockDim.x) {
     if (!items[u].is_evaluated()) continue;
     bool any_active = !is_empty(start->sum);
-    for (int before = 1; !any_active && before < u; ++before) any_active = items[before].is_added();
+    for (int before = 0; !any_active && before < u; ++before) any_active = items[before].is_added();
     double dot = 0;  // stays 0 without an active pair, where the sums would give 0 · NaN
-    for (int w = 0; any_active && w < warps; ++w) dot += warp_dots[w * kChunk + u - 1];
+    for (int w = 0; any_active && w < warps; ++w) dot += warp_dots[w * kChunk + u];
     scan.dots[own.image * positions - 1 - items[u].position] = static_cast<A>(dot * scale);
   }
 }
@@ -290,7 +289,7 @@ template <typename T, typename A, typename Launch>
 void start_scan(const Scan<T, A>& scan, bool is_reduced, Launch launch) {
   const int64_t images = scan.shape.images;
   const int threads = scan_threads(scan);
-  if (!is_reduced) launch(&reduce_kernel<T, A>, images * scan.chunks, threads, scan_bytes<T>(threads, false), scan);
+  if (!is_reduced) launch(&reduce_kernel<T, A>, images * scan.chunks, threads, sizeof(StagedAdded<T>), scan);
   const int64_t channel_blocks = (scan.shape.channels + kChunkChannels - 1) / kChunkChannels;
   launch(&chunk_scan_kernel<T, A>, images * channel_blocks, kChunkScanThreads, kChunkScanBytes, scan);
 }

@@ -82,35 +82,140 @@ __device__ inline void mark_added(ThreadChannels& sum, bool any_added) {
   for (int v = 0; v < kThreadChannels; ++v) sum.part[v] += any_added ? 0.0 : kEmptySum;
 }
 
-/// The chunk of a block.
-struct BlockChunk {
-  int64_t image, chunk;
-
-  template <typename T, typename A>
-  __device__ BlockChunk(const Scan<T, A>& scan, bool last_image_first)
-      : image(blockIdx.x / scan.chunks), chunk(blockIdx.x % scan.chunks) {
-    if (last_image_first) image = scan.shape.images - 1 - image;
-  }
+struct SequenceItem {
+  double key;  ///< descending in the order of the scan
+  int32_t position;
+  bool is_a;
 };
 
-/// See ChunkStates::gaps.
+/// The chunk of a block, with its items in the order of a scan.
 template <typename A>
-__device__ double gap_of(const Sequence<A>& sequence, const BlockChunk& own, bool ascending) {
-  const int64_t begin = own.chunk * kChunk, end = std::min(begin + kChunk, sequence.items());
-  const auto key = [&](int64_t place) { return sequence.at(own.image, place).key; };
-  return ascending ? key(begin) - key(std::min(end, sequence.items() - 1))
-                   : key(std::max(begin - 1, int64_t{0})) - key(end - 1);
-}
+struct BlockChunk {
+  int64_t image, chunk;
+  const A *a, *b;         ///< keys of the image, [N]
+  const uint32_t* order;  ///< the items of the chunk
+  uint32_t positions;
+  int count;  ///< of items
+  bool is_first, is_last, ascending;
+
+  template <typename T>
+  __device__ BlockChunk(const Scan<T, A>& scan, bool last_image_first)
+      : image(blockIdx.x / scan.chunks),
+        chunk(blockIdx.x % scan.chunks),
+        positions(static_cast<uint32_t>(scan.sequence.positions)),
+        is_first(chunk == 0),
+        is_last(chunk == scan.chunks - 1),
+        ascending(scan.ascending) {
+    if (last_image_first) image = scan.shape.images - 1 - image;
+    const Sequence<A>& sequence = scan.sequence;
+    a = sequence.a + image * sequence.positions;
+    b = sequence.b + image * sequence.positions;
+    order = sequence.order + image * sequence.items() + chunk * kChunk;
+    count = static_cast<int>(is_last ? sequence.items() - chunk * kChunk : kChunk);
+  }
+
+  /// The number of item u, counted from 0; of the last item if there are fewer.
+  __device__ uint32_t number(int u) const {
+    const int place = std::min(u, count - 1);
+    return order[ascending ? count - 1 - place : place];
+  }
+
+  __device__ SequenceItem item(uint32_t number) const {
+    const bool is_a = number < positions;
+    const uint32_t position = is_a ? number : number - positions;
+    const double key = clamp_to_finite((is_a ? a : b)[position]);
+    return {is_a == ascending ? key : -key, static_cast<int32_t>(position), is_a};
+  }
+
+  __device__ double last_key() const { return item(number(kChunk)).key; }
+
+  /// The last key of the chunk before; of the first chunk: its own first.
+  __device__ double key_before() const {
+    const bool exists = ascending ? !is_last : !is_first;
+    return item(number(exists ? -1 : 0)).key;
+  }
+
+  /// See ChunkStates::gaps.
+  __device__ double gap() const { return key_before() - last_key(); }
+};
+
+/// The items of a chunk that a thread stages, all loaded before the first is used.
+struct ThreadItems {
+  static constexpr int kCount = kChunk / kWarp;  // of a thread in a block of one warp
+  SequenceItem items[kCount];
+
+  template <typename A>
+  __device__ explicit ThreadItems(const BlockChunk<A>& own) {
+    uint32_t numbers[kCount];
+    DGCN_UNROLL()
+    for (int r = 0; r < kCount; ++r) numbers[r] = own.number(place(r));
+    DGCN_UNROLL()
+    for (int r = 0; r < kCount; ++r) items[r] = own.item(numbers[r]);
+  }
+
+  /// Where item r is in the chunk; kChunk and more: nowhere.
+  static __device__ int place(int r) { return threadIdx.x + r * blockDim.x; }
+};
 
 template <typename T>
 __device__ T* row_of(const FeatureView<T>& rows, int64_t image, int64_t position) {
   return rows.data + image * rows.image_stride + position * rows.position_stride;
 }
 
-/// An item of a chunk in shared memory.
+/// An item that is added, in shared memory.
+template <typename T>
+struct alignas(16) AddedItem {
+  double key;    ///< descending
+  const T* row;  ///< of `added`; null: adds nothing
+};
+
+/// What stage_added() fills.
+template <typename T>
+struct StagedAdded {
+  AddedItem<T> items[kChunk + kBatch<T>];
+  uint32_t masks[kChunk / kWarp];  ///< which items of the chunk are added: a bit for each
+};
+
+/// Stages those items of a chunk that are added, then the last key of the chunk with nothing to add, as often as fills
+/// the last batch. Returns how many are added.
+template <typename T, typename A>
+__device__ int stage_added(StagedAdded<T>& staged, const Scan<T, A>& scan, const BlockChunk<A>& own) {
+  const ThreadItems thread(own);
+  const int lane = threadIdx.x % kWarp;
+  const auto is_added = [&](int r) {
+    return ThreadItems::place(r) < own.count && thread.items[r].is_a == scan.ascending;
+  };
+  DGCN_UNROLL()
+  for (int r = 0; r < ThreadItems::kCount; ++r) {
+    const uint32_t mask = __ballot_sync(~0u, is_added(r));
+    if (const int u = ThreadItems::place(r); lane == 0 && u < kChunk) staged.masks[u / kWarp] = mask;
+  }
+  __syncthreads();
+  const auto added_before = [&](int u) {
+    int count = 0;
+    DGCN_UNROLL()
+    for (int word = 0; word < kChunk / kWarp; ++word)
+      count += __popc(word < u / kWarp    ? staged.masks[word]
+                      : word == u / kWarp ? staged.masks[word] & ((1u << u % kWarp) - 1)
+                                          : 0u);
+    return count;
+  };
+  DGCN_UNROLL()
+  for (int r = 0; r < ThreadItems::kCount; ++r)
+    if (is_added(r))
+      staged.items[added_before(ThreadItems::place(r))] = {thread.items[r].key,
+                                                           row_of(scan.added, own.image, thread.items[r].position)};
+  const int count = added_before(kChunk);
+  const double last_key = own.last_key();
+  for (int fill = threadIdx.x; fill < kBatch<T>; fill += blockDim.x) staged.items[count + fill] = {last_key, nullptr};
+  __syncthreads();
+  return count;
+}
+
+/// An item in shared memory.
 template <typename T>
 struct alignas(16) StagedItem {
-  double key;        ///< descending in the order of the scan
+  double key;        ///< descending
   const T* row;      ///< of `added`, or of `dotted` at an evaluated item; null: not needed
   T* value;          ///< the row of `values` at an evaluated item, or null
   int32_t position;  ///< n if item n is added, −1 − n if it is evaluated
@@ -121,37 +226,35 @@ struct alignas(16) StagedItem {
   __device__ bool is_evaluated() const { return position < 0 && position != kNoItem; }
 };
 
-/// The item before a chunk, then its items. A short chunk is filled up with kNoItem, with the key of its last item.
-constexpr int kStagedItems = 1 + kChunk;
-
-/// Stages the chunk of a block in the order of a scan. `evaluates`: with what evaluated items need.
+/// Stages all items of a chunk. A short chunk is filled up with kNoItem, with the key of its last item.
 template <typename T, typename A>
-__device__ void stage_items(StagedItem<T>* items, const Scan<T, A>& scan, const BlockChunk& own, bool evaluates) {
-  const Sequence<A>& sequence = scan.sequence;
-  const int64_t begin = own.chunk * kChunk, end = std::min(begin + kChunk, sequence.items());
-  for (int u = threadIdx.x; u < kStagedItems; u += blockDim.x) {
-    const int64_t place = scan.ascending ? std::max(begin, end - u) : std::min(begin + u, end) - 1;
-    const SequenceItem item = sequence.at(own.image, std::min(std::max(place, int64_t{0}), sequence.items() - 1));
-    const bool exists = 0 < u && u <= end - begin, is_added = exists && item.is_a == scan.ascending;
-    const bool is_evaluated = exists && !is_added, needs_row = evaluates && scan.dots != nullptr;
-    StagedItem<T>& staged = items[u];
-    staged.key = scan.ascending ? -item.key : item.key;
-    staged.position = is_added ? item.position : is_evaluated ? -1 - item.position : StagedItem<T>::kNoItem;
-    staged.row = nullptr;
-    staged.value = nullptr;
-    if (is_added) staged.row = row_of(scan.added, own.image, item.position);
-    if (is_evaluated && needs_row) staged.row = row_of(scan.dotted, own.image, item.position);
-    if (is_evaluated && scan.values.data != nullptr) staged.value = row_of(scan.values, own.image, item.position);
+__device__ void stage_items(StagedItem<T> (&staged)[kChunk], const Scan<T, A>& scan, const BlockChunk<A>& own) {
+  const ThreadItems thread(own);
+  DGCN_UNROLL()
+  for (int r = 0; r < ThreadItems::kCount; ++r) {
+    const int u = ThreadItems::place(r);
+    if (u >= kChunk) continue;
+    const SequenceItem& item = thread.items[r];
+    const bool exists = u < own.count, is_added = exists && item.is_a == scan.ascending;
+    const bool is_evaluated = exists && !is_added;
+    staged[u] = {item.key, nullptr, nullptr,
+                 is_added       ? item.position
+                 : is_evaluated ? -1 - item.position
+                                : StagedItem<T>::kNoItem};
+    if (is_added) staged[u].row = row_of(scan.added, own.image, item.position);
+    if (is_evaluated && scan.dots != nullptr) staged[u].row = row_of(scan.dotted, own.image, item.position);
+    if (is_evaluated && scan.values.data != nullptr) staged[u].value = row_of(scan.values, own.image, item.position);
   }
   __syncthreads();
 }
 
 /// A thread's channels of the rows of neighbouring items, all loaded before the first is used.
 template <typename T>
-struct ItemBatch {
+struct RowBatch {
   RowPart<T> parts[kBatch<T>];
 
-  __device__ ItemBatch(const StagedItem<T>* items, int64_t channel, int64_t channels) {
+  template <typename Item>
+  __device__ RowBatch(const Item* items, int64_t channel, int64_t channels) {
     DGCN_UNROLL()
     for (int i = 0; i < kBatch<T>; ++i) {
       parts[i] = {};

@@ -98,12 +98,6 @@ __global__ void __launch_bounds__(kSortKeyThreads)
 
 // ---- The sequence ----------------------------------------------------------------------------------------------------
 
-struct SequenceItem {
-  double key;  ///< b or −a
-  int32_t position;
-  bool is_a;
-};
-
 template <typename A>
 struct Sequence {
   const A *a, *b;         ///< keys [B, N]
@@ -111,14 +105,6 @@ struct Sequence {
   int64_t positions;
 
   __host__ __device__ int64_t items() const { return 2 * positions; }
-
-  __device__ SequenceItem at(int64_t image, int64_t place) const {
-    const int64_t item = order[image * items() + place];
-    const bool is_a = item < positions;
-    const int64_t position = is_a ? item : item - positions;
-    const double key = clamp_to_finite((is_a ? a : b)[image * positions + position]);
-    return {is_a ? -key : key, static_cast<int32_t>(position), is_a};
-  }
 };
 
 }  // namespace dgcn::nonlocal::cuda
