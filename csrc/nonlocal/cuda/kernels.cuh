@@ -80,10 +80,11 @@ __global__ void __launch_bounds__(kMaxScanThreads, kResidentScans)
   const int count = stage_added(staged, scan, own);
   for (int64_t channel = kThreadChannels * threadIdx.x; channel < channels; channel += kThreadChannels * blockDim.x) {
     ScanState<ThreadChannels> state = empty_state();
+    RowBatch<T> batch;
     double previous = staged.items[0].key;
     DGCN_UNROLL(1)
     for (int first = 0; first <= count; first += kBatch<T>) {  // up to the last key of the chunk
-      const RowBatch<T> batch(staged.items + first, channel, channels);
+      batch.load(staged.items + first, channel, channels, [](const auto& item) { return item.row != nullptr; });
       DGCN_UNROLL()
       for (int i = 0; i < kBatch<T>; ++i) {
         const AddedItem<T>& item = staged.items[first + i];
@@ -193,7 +194,8 @@ __global__ void __launch_bounds__(kMaxScanThreads, kResidentScans)
     item_scan_kernel(const __grid_constant__ Scan<T, A> scan) {
   extern __shared__ __align__(16) unsigned char shared_memory[];
   constexpr int kLanesPerSum = kWarp / kBatch<T>;
-  auto& items = *reinterpret_cast<StagedItem<T>(*)[kChunk]>(shared_memory);
+  using Item = StagedItem<T>;
+  auto& items = *reinterpret_cast<Item(*)[kChunk]>(shared_memory);
   double* const warp_dots = reinterpret_cast<double*>(items + kChunk);  // [warps, kChunk]
   const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp, warps = blockDim.x / kWarp;
   BlockChunk<A> own(scan, scan.last_image_first);
@@ -201,42 +203,47 @@ __global__ void __launch_bounds__(kMaxScanThreads, kResidentScans)
   const int64_t first_state = own.image * (scan.chunks + 1);
   const ScanState<double>* const start = scan.chunk_states.states + (first_state + own.chunk) * channels;
   const ScanState<double>* const image_state = scan.chunk_states.states + (first_state + scan.chunks) * channels;
+  const bool has_values = !kOpposite && scan.values.data != nullptr;
   const double scale = 1.0 / static_cast<double>(positions);
   const double key_before = own.key_before();
   stage_items(items, scan, own);
+  const double first_key = items[0].key;
   for (int64_t first_channel = 0; first_channel < channels; first_channel += kThreadChannels * blockDim.x) {
     const int64_t channel = first_channel + kThreadChannels * threadIdx.x;
     ScanState<ThreadChannels> state = load_state(start, channel, channels), opposite = empty_state();
     // As in the dense form, a feature that is NaN or infinite makes all values of its channel NaN: 0 · NaN is NaN where
     // a pair is not active.
     const ThreadChannels zero_or_nan = 0.0 * load_state(image_state, channel, channels).sum;
+    RowBatch<T> batch;
     double previous = key_before;
     bool any_opposite = false;
     DGCN_UNROLL(1)
     for (int first = 0; first < kChunk; first += kBatch<T>) {
-      const RowBatch<T> batch(items + first, channel, channels);
+      batch.load(items + first, channel, channels, [](const Item& item) {
+        return item.kind == Item::kAdded || (kDots && item.kind == Item::kEvaluated);
+      });
       double products[kBatch<T>];
       DGCN_UNROLL()
       for (int i = 0; i < kBatch<T>; ++i) {
-        const StagedItem<T>& item = items[first + i];
+        const Item& item = items[first + i];
         products[i] = 0;
         state.ramp += (previous - item.key) * state.sum;
         previous = item.key;
-        if (item.is_added()) {
+        if (item.kind == Item::kAdded) {
           state.sum += batch.template channels<A>(i);
           continue;
         }
-        if (!item.is_evaluated()) continue;
+        if (item.kind != Item::kEvaluated) continue;
         if (kDots) {
           const ThreadChannels features = batch.template channels<A>(i);
           products[i] = dot(features, state.sum);
           if (kOpposite) {  // the opposite scan ends at the first item: weights are distances from its key
             opposite.sum += features;
-            opposite.ramp += (items[0].key - item.key) * features;
+            opposite.ramp += (first_key - item.key) * features;
             any_opposite = true;
           }
         }
-        if (!kOpposite && item.value != nullptr && channel < channels) {
+        if (has_values && channel < channels) {
           T values[kThreadChannels];
           DGCN_UNROLL()
           for (int v = 0; v < kThreadChannels; ++v)
@@ -264,12 +271,12 @@ __global__ void __launch_bounds__(kMaxScanThreads, kResidentScans)
   if (!kDots) return;
   __syncthreads();
   for (int u = threadIdx.x; u < kChunk; u += blockDim.x) {
-    if (!items[u].is_evaluated()) continue;
+    if (items[u].kind != Item::kEvaluated) continue;
     bool any_active = !is_empty(start->sum);
-    for (int before = 0; !any_active && before < u; ++before) any_active = items[before].is_added();
+    for (int before = 0; !any_active && before < u; ++before) any_active = items[before].kind == Item::kAdded;
     double dot = 0;  // stays 0 without an active pair, where the sums would give 0 · NaN
     for (int w = 0; any_active && w < warps; ++w) dot += warp_dots[w * kChunk + u];
-    scan.dots[own.image * positions - 1 - items[u].position] = static_cast<A>(dot * scale);
+    scan.dots[own.image * positions + items[u].position] = static_cast<A>(dot * scale);
   }
 }
 

@@ -215,18 +215,14 @@ __device__ int stage_added(StagedAdded<T>& staged, const Scan<T, A>& scan, const
 /// An item in shared memory.
 template <typename T>
 struct alignas(16) StagedItem {
-  double key;        ///< descending
-  const T* row;      ///< of `added`, or of `dotted` at an evaluated item; null: not needed
-  T* value;          ///< the row of `values` at an evaluated item, or null
-  int32_t position;  ///< n if item n is added, −1 − n if it is evaluated
-
-  static constexpr int32_t kNoItem = std::numeric_limits<int32_t>::min();
-
-  __device__ bool is_added() const { return position >= 0; }
-  __device__ bool is_evaluated() const { return position < 0 && position != kNoItem; }
+  double key;    ///< descending
+  const T* row;  ///< of `added`, or of `dotted` at an evaluated item
+  T* value;      ///< the row of `values` at an evaluated item
+  int32_t position;
+  enum : int32_t { kNone, kAdded, kEvaluated } kind;
 };
 
-/// Stages all items of a chunk. A short chunk is filled up with kNoItem, with the key of its last item.
+/// Stages all items of a chunk. A short chunk is filled up with items of no kind, with the key of its last item.
 template <typename T, typename A>
 __device__ void stage_items(StagedItem<T> (&staged)[kChunk], const Scan<T, A>& scan, const BlockChunk<A>& own) {
   const ThreadItems thread(own);
@@ -235,15 +231,12 @@ __device__ void stage_items(StagedItem<T> (&staged)[kChunk], const Scan<T, A>& s
     const int u = ThreadItems::place(r);
     if (u >= kChunk) continue;
     const SequenceItem& item = thread.items[r];
-    const bool exists = u < own.count, is_added = exists && item.is_a == scan.ascending;
-    const bool is_evaluated = exists && !is_added;
-    staged[u] = {item.key, nullptr, nullptr,
-                 is_added       ? item.position
-                 : is_evaluated ? -1 - item.position
-                                : StagedItem<T>::kNoItem};
-    if (is_added) staged[u].row = row_of(scan.added, own.image, item.position);
-    if (is_evaluated && scan.dots != nullptr) staged[u].row = row_of(scan.dotted, own.image, item.position);
-    if (is_evaluated && scan.values.data != nullptr) staged[u].value = row_of(scan.values, own.image, item.position);
+    const bool is_added = item.is_a == scan.ascending;
+    staged[u] = {item.key, row_of(is_added ? scan.added : scan.dotted, own.image, item.position),
+                 row_of(scan.values, own.image, item.position), item.position,
+                 u >= own.count ? StagedItem<T>::kNone
+                 : is_added     ? StagedItem<T>::kAdded
+                                : StagedItem<T>::kEvaluated};
   }
   __syncthreads();
 }
@@ -251,15 +244,14 @@ __device__ void stage_items(StagedItem<T> (&staged)[kChunk], const Scan<T, A>& s
 /// A thread's channels of the rows of neighbouring items, all loaded before the first is used.
 template <typename T>
 struct RowBatch {
-  RowPart<T> parts[kBatch<T>];
+  RowPart<T> parts[kBatch<T>]{};
 
-  template <typename Item>
-  __device__ RowBatch(const Item* items, int64_t channel, int64_t channels) {
+  /// Loads the rows of those items for which is_needed(item). The others, and threads without channels, keep theirs.
+  template <typename Item, typename IsNeeded>
+  __device__ void load(const Item* items, int64_t channel, int64_t channels, IsNeeded is_needed) {
     DGCN_UNROLL()
-    for (int i = 0; i < kBatch<T>; ++i) {
-      parts[i] = {};
-      if (const T* const row = items[i].row; row != nullptr && channel < channels) parts[i] = *part_at(row + channel);
-    }
+    for (int i = 0; i < kBatch<T>; ++i)
+      if (is_needed(items[i]) && channel < channels) parts[i] = *part_at(items[i].row + channel);
   }
 
   template <typename A>
