@@ -42,6 +42,7 @@ template <typename Bits>
 struct BlockSort {
   using Sort = cub::BlockRadixSort<Bits, cuda::kBlockSortThreads, cuda::kBlockSortStrip, uint32_t>;
   static constexpr int64_t kBytes = sizeof(typename Sort::TempStorage);
+  static_assert(kBytes <= 48 * 1024);
 
   static __device__ void sort(unsigned char* shared, Bits (&bits)[cuda::kBlockSortStrip],
                               uint32_t (&items)[cuda::kBlockSortStrip]) {
