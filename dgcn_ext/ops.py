@@ -219,7 +219,7 @@ def _(a: Tensor, b: Tensor, g: Tensor) -> Tensor:
     return torch.empty_like(g)
 
 
-_CHUNK = 128  # kChunk of csrc/nonlocal/cuda/kernels.cuh
+_CHUNK = 128  # kChunk of csrc/nonlocal/cuda/scan.cuh
 
 
 @torch.library.register_fake("dgcn::relu_affinity_forward_saving", lib=_library)

@@ -44,15 +44,16 @@
 // for ∂L/∂b and ∂L/∂g. Each reads what the other adds, so step 3 of the descending scan also does step 1 of the
 // ascending one. Steps 1 and 2 of the descending scan are those of forward, which saves their states and the order.
 //
-// The kernels are bound by memory bandwidth. Passes over memory of the size of g (a copy takes 2) in each step:
+// By count, memory bandwidth decides: docs/nonlocal.md has the predictions beside what is claimed. Passes over memory of
+// the size of g (a copy takes 2) in each step:
 //
 //              0   1   3       4
 //   forward    2   1   2       2      3 with rows, 7 without
 //   backward   4   –   2 + 3   2      5 with rows, 11 without
 //
 // At B = 8, N = 25,921, C = 128 in float32 a pass is 106 MB, and the 8 passes of a training step with rows are 849 MB.
-// Besides, the states of the chunks are 6.6 MB, accessed 9 times: 60 MB. The sort of N > 2048 takes five passes over
-// 12 bytes an item and 24 bytes before them: 60 MB. Together that is 4.6 copies of g.
+// Besides, the states of the chunks are 6.7 MB, accessed 9 times: 60 MB. The sort of N > 2048 reads and writes 12 bytes
+// an item five times, and 24 bytes before that: 60 MB. Together that is 4.6 copies of g. The target is at most 8.
 //
 // Steps 0, 1, 3 and 4 go through the images in alternating order, first to last and last to first: L2 still holds those
 // that the step before used last.

@@ -13,7 +13,7 @@
 
 namespace dgcn::nonlocal::cuda {
 
-constexpr int kChunk = 128;
+constexpr int kChunk = 128;           // _CHUNK of dgcn_ext/ops.py
 constexpr int kMaxScanThreads = 128;  // further channels come in further rounds
 constexpr int kWarp = 32;
 
