@@ -81,17 +81,22 @@ __global__ void __launch_bounds__(kMaxScanThreads, kResidentScans)
   const int count = stage_added(staged, scan, own);
   for (int64_t channel = kThreadChannels * threadIdx.x; channel < channels; channel += kThreadChannels * blockDim.x) {
     ScanState<ThreadChannels> state = empty_state();
-    RowBatch<T> batch;
+    RowsAhead<T> rows;
+    const auto load = [&](int i, const AddedItem<T>& item) {
+      if (item.row != nullptr) rows.parts[i] = *part_at(item.row + channel);
+    };
+    DGCN_UNROLL()
+    for (int i = 0; i < kAhead<T>; ++i) load(i, staged.items[i]);
     double previous = staged.items[0].key;
     DGCN_UNROLL(1)
-    for (int first = 0; first <= count; first += kBatch<T>) {  // up to the last key of the chunk
-      batch.load(staged.items + first, channel, channels, [](const auto& item) { return item.row != nullptr; });
+    for (int first = 0; first <= count; first += kAhead<T>) {  // up to the last key of the chunk
       DGCN_UNROLL()
-      for (int i = 0; i < kBatch<T>; ++i) {
+      for (int i = 0; i < kAhead<T>; ++i) {
         const AddedItem<T>& item = staged.items[first + i];
         state.ramp += (previous - item.key) * state.sum;
         previous = item.key;
-        if (item.row != nullptr) state.sum += batch.template channels<A>(i);
+        if (item.row != nullptr) state.sum += rows.template channels<A>(i);
+        load(i, staged.items[first + kAhead<T> + i]);
       }
     }
     mark_added(state.sum, count > 0);
@@ -185,7 +190,7 @@ __device__ double sum_lanes(double (&numbers)[kCount]) {
 
 template <typename T>
 constexpr int64_t scan_bytes(int threads, bool dots) {
-  return kChunk * sizeof(StagedItem<T>) + (dots ? threads / kWarp * kChunk * sizeof(double) : 0);
+  return kStagedItems<T> * sizeof(StagedItem<T>) + (dots ? threads / kWarp * kChunk * sizeof(double) : 0);
 }
 
 /// Scans each chunk from the state in which it starts, and evaluates. `kDots`: computes dots. `kOpposite`: also does
@@ -194,10 +199,10 @@ template <typename T, typename A, bool kDots, bool kOpposite>
 __global__ void __launch_bounds__(kMaxScanThreads, kResidentScans)
     item_scan_kernel(const __grid_constant__ Scan<T, A> scan) {
   extern __shared__ __align__(16) unsigned char shared_memory[];
-  constexpr int kLanesPerSum = kWarp / kBatch<T>;
+  constexpr int kLanesPerSum = kWarp / kAhead<T>;
   using Item = StagedItem<T>;
-  auto& items = *reinterpret_cast<Item(*)[kChunk]>(shared_memory);
-  double* const warp_dots = reinterpret_cast<double*>(items + kChunk);  // [warps, kChunk]
+  auto& items = *reinterpret_cast<Item(*)[kStagedItems<T>]>(shared_memory);
+  double* const warp_dots = reinterpret_cast<double*>(items + kStagedItems<T>);  // [warps, kChunk]
   const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp, warps = blockDim.x / kWarp;
   BlockChunk<A> own(scan, scan.last_image_first);
   const int64_t channels = scan.shape.channels, positions = scan.shape.positions;
@@ -215,44 +220,46 @@ __global__ void __launch_bounds__(kMaxScanThreads, kResidentScans)
     // As in the dense form, a feature that is NaN or infinite makes all values of its channel NaN: 0 · NaN is NaN where
     // a pair is not active.
     const ThreadChannels zero_or_nan = 0.0 * load_state(image_state, channel, channels).sum;
-    RowBatch<T> batch;
+    RowsAhead<T> rows;
+    const auto load = [&](int i, const Item& item) {
+      if ((kDots || item.kind == Item::kAdded) && channel < channels) rows.parts[i] = *part_at(item.row + channel);
+    };
+    DGCN_UNROLL()
+    for (int i = 0; i < kAhead<T>; ++i) load(i, items[i]);
     double previous = key_before;
     bool any_opposite = false;
     DGCN_UNROLL(1)
-    for (int first = 0; first < kChunk; first += kBatch<T>) {
-      batch.load(items + first, channel, channels, [](const Item& item) {
-        return item.kind == Item::kAdded || (kDots && item.kind == Item::kEvaluated);
-      });
-      double products[kBatch<T>];
+    for (int first = 0; first < kChunk; first += kAhead<T>) {
+      double products[kAhead<T>];
       DGCN_UNROLL()
-      for (int i = 0; i < kBatch<T>; ++i) {
+      for (int i = 0; i < kAhead<T>; ++i) {
         const Item& item = items[first + i];
         products[i] = 0;
         state.ramp += (previous - item.key) * state.sum;
         previous = item.key;
         if (item.kind == Item::kAdded) {
-          state.sum += batch.template channels<A>(i);
-          continue;
-        }
-        if (item.kind != Item::kEvaluated) continue;
-        if (kDots) {
-          const ThreadChannels features = batch.template channels<A>(i);
-          products[i] = dot(features, state.sum);
-          if (kOpposite) {  // the opposite scan ends at the first item: weights are distances from its key
-            opposite.sum += features;
-            opposite.ramp += (first_key - item.key) * features;
-            any_opposite = true;
+          state.sum += rows.template channels<A>(i);
+        } else if (item.kind == Item::kEvaluated) {
+          if (kDots) {
+            const ThreadChannels features = rows.template channels<A>(i);
+            products[i] = dot(features, state.sum);
+            if (kOpposite) {  // the opposite scan ends at the first item: weights are distances from its key
+              opposite.sum += features;
+              opposite.ramp += (first_key - item.key) * features;
+              any_opposite = true;
+            }
+          }
+          if (has_values && channel < channels) {
+            T values[kThreadChannels];
+            DGCN_UNROLL()
+            for (int v = 0; v < kThreadChannels; ++v)
+              values[v] = static_cast<T>(static_cast<A>(state.ramp.part[v] * scale + zero_or_nan.part[v]));
+            RowPart<T> part;
+            memcpy(&part, values, sizeof(part));
+            *part_at(item.value + channel) = part;
           }
         }
-        if (has_values && channel < channels) {
-          T values[kThreadChannels];
-          DGCN_UNROLL()
-          for (int v = 0; v < kThreadChannels; ++v)
-            values[v] = static_cast<T>(static_cast<A>(state.ramp.part[v] * scale + zero_or_nan.part[v]));
-          RowPart<T> part;
-          memcpy(&part, values, sizeof(part));
-          *part_at(item.value + channel) = part;
-        }
+        load(i, items[first + kAhead<T> + i]);
       }
       if (kDots) {
         const double sum = sum_lanes(products);

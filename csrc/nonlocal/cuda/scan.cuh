@@ -17,9 +17,9 @@ constexpr int kChunk = 128;           // _CHUNK of dgcn_ext/ops.py
 constexpr int kMaxScanThreads = 128;  // further channels come in further rounds
 constexpr int kWarp = 32;
 
-/// Items whose rows a thread loads at once.
+/// The row of an item is loaded so many items before it is needed.
 template <typename T>
-constexpr int kBatch = sizeof(T) == 8 ? 4 : 8;
+constexpr int kAhead = sizeof(T) == 8 ? 4 : 8;
 
 /// Blocks of kMaxScanThreads threads that must fit into an SM at the same time: enough to hide the latency of memory,
 /// few enough that no thread spills registers.
@@ -172,12 +172,12 @@ struct alignas(16) AddedItem {
 /// What stage_added() fills.
 template <typename T>
 struct StagedAdded {
-  AddedItem<T> items[kChunk + kBatch<T>];
+  AddedItem<T> items[kChunk + 2 * kAhead<T>];
   uint32_t masks[kChunk / kWarp];  ///< which items of the chunk are added: a bit for each
 };
 
-/// Stages those items of a chunk that are added, then the last key of the chunk with nothing to add, as often as fills
-/// the last batch. Returns how many are added.
+/// Stages those items of a chunk that are added, then the last key of the chunk with nothing to add, as often as a loop
+/// that is unrolled kAhead times and looks as far ahead needs it. Returns how many are added.
 template <typename T, typename A>
 __device__ int stage_added(StagedAdded<T>& staged, const Scan<T, A>& scan, const BlockChunk<A>& own) {
   const ThreadItems thread(own);
@@ -207,7 +207,8 @@ __device__ int stage_added(StagedAdded<T>& staged, const Scan<T, A>& scan, const
                                                            row_of(scan.added, own.image, thread.items[r].position)};
   const int count = added_before(kChunk);
   const double last_key = own.last_key();
-  for (int fill = threadIdx.x; fill < kBatch<T>; fill += blockDim.x) staged.items[count + fill] = {last_key, nullptr};
+  for (int fill = threadIdx.x; fill < 2 * kAhead<T>; fill += blockDim.x)
+    staged.items[count + fill] = {last_key, nullptr};
   __syncthreads();
   return count;
 }
@@ -216,15 +217,20 @@ __device__ int stage_added(StagedAdded<T>& staged, const Scan<T, A>& scan, const
 template <typename T>
 struct alignas(16) StagedItem {
   double key;    ///< descending
-  const T* row;  ///< of `added`, or of `dotted` at an evaluated item
+  const T* row;  ///< of `added`, or of `dotted` at an evaluated item; of an item of no kind: any
   T* value;      ///< the row of `values` at an evaluated item
   int32_t position;
   enum : int32_t { kNone, kAdded, kEvaluated } kind;
 };
 
-/// Stages all items of a chunk. A short chunk is filled up with items of no kind, with the key of its last item.
+template <typename T>
+constexpr int kStagedItems = kChunk + kAhead<T>;
+
+/// Stages all items of a chunk. A short chunk is filled up with items of no kind, with the key of its last item; kAhead
+/// of them are behind every chunk.
 template <typename T, typename A>
-__device__ void stage_items(StagedItem<T> (&staged)[kChunk], const Scan<T, A>& scan, const BlockChunk<A>& own) {
+__device__ void stage_items(StagedItem<T> (&staged)[kStagedItems<T>], const Scan<T, A>& scan,
+                            const BlockChunk<A>& own) {
   const ThreadItems thread(own);
   DGCN_UNROLL()
   for (int r = 0; r < ThreadItems::kCount; ++r) {
@@ -238,21 +244,15 @@ __device__ void stage_items(StagedItem<T> (&staged)[kChunk], const Scan<T, A>& s
                  : is_added     ? StagedItem<T>::kAdded
                                 : StagedItem<T>::kEvaluated};
   }
+  for (int fill = threadIdx.x; fill < kAhead<T>; fill += blockDim.x)
+    staged[kChunk + fill] = {0, row_of(scan.added, own.image, 0), nullptr, 0, StagedItem<T>::kNone};
   __syncthreads();
 }
 
-/// A thread's channels of the rows of neighbouring items, all loaded before the first is used.
+/// A thread's channels of the rows of the next kAhead items: while it scans one, the others are on their way.
 template <typename T>
-struct RowBatch {
-  RowPart<T> parts[kBatch<T>]{};
-
-  /// Loads the rows of those items for which is_needed(item). The others, and threads without channels, keep theirs.
-  template <typename Item, typename IsNeeded>
-  __device__ void load(const Item* items, int64_t channel, int64_t channels, IsNeeded is_needed) {
-    DGCN_UNROLL()
-    for (int i = 0; i < kBatch<T>; ++i)
-      if (is_needed(items[i]) && channel < channels) parts[i] = *part_at(items[i].row + channel);
-  }
+struct RowsAhead {
+  RowPart<T> parts[kAhead<T>]{};
 
   template <typename A>
   __device__ ThreadChannels channels(int i) const {
