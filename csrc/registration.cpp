@@ -24,8 +24,9 @@ constexpr const char* kSchemas[] = {
     "SymInt first_sample=0) -> (Tensor grad_x, Tensor grad_edge_weight, Tensor grad_weight, Tensor grad_bias)",
     "sample_adjacency(Tensor adjacency, Tensor seed, int? batch, SymInt first_sample=0) -> Tensor",
     "relu_affinity_forward(Tensor a, Tensor b, Tensor g) -> Tensor",
-    "relu_affinity_backward(Tensor grad_y, Tensor a, Tensor b, Tensor g, bool need_keys, bool need_g) "
-    "-> (Tensor grad_a, Tensor grad_b, Tensor grad_g)",
+    "relu_affinity_forward_saving(Tensor a, Tensor b, Tensor g) -> (Tensor y, Tensor order, Tensor states)",
+    "relu_affinity_backward(Tensor grad_y, Tensor a, Tensor b, Tensor g, bool need_keys, bool need_g, "
+    "Tensor? order=None, Tensor? states=None) -> (Tensor grad_a, Tensor grad_b, Tensor grad_g)",
 };
 
 // Does what the macro STABLE_TORCH_LIBRARY does, but returns false if the namespace or an operator is already defined.

@@ -18,10 +18,12 @@ from dgcn_ext import ops
 Shape = tuple[int, ...]
 
 
-def register(op: OpOverload) -> Callable[[Callable[..., int]], Callable[..., int]]:
+def register(*overloads: OpOverload) -> Callable[[Callable[..., int]], Callable[..., int]]:
     """``register_flop_formula``, but for a formula that is there already (importlib.reload) it would raise."""
-    flop_registry.pop(op.overloadpacket, None)
-    return register_flop_formula(op.overloadpacket)
+    packets = [overload.overloadpacket for overload in overloads]
+    for packet in packets:
+        flop_registry.pop(packet, None)
+    return register_flop_formula(packets)
 
 
 @register(ops.graph_conv_forward)
@@ -43,7 +45,7 @@ def graph_conv_backward(grad_y: Shape, x: Shape, gate: Shape | None, *args: Any,
     return (need_x + need_params + (relu and gate is None)) * graph_conv_forward(x)
 
 
-@register(ops.relu_affinity_forward)
+@register(ops.relu_affinity_forward, ops.relu_affinity_forward_saving)
 def relu_affinity_forward(a: Shape, b: Shape, g: Shape, **kwargs: Any) -> int:
     """6·B·C·N: w += g_j, r += gap·w and y_i = (r + height·w) / N, with the two sums w and r over sorted keys."""
     return 6 * prod(g)
@@ -51,7 +53,7 @@ def relu_affinity_forward(a: Shape, b: Shape, g: Shape, **kwargs: Any) -> int:
 
 @register(ops.relu_affinity_backward)
 def relu_affinity_backward(
-    grad_y: Shape, a: Shape, b: Shape, g: Shape, need_keys: bool, need_g: bool, **kwargs: Any
+    grad_y: Shape, a: Shape, b: Shape, g: Shape, need_keys: bool, need_g: bool, *args: Any, **kwargs: Any
 ) -> int:
     """As much as the forward for the gradient of g; 3·B·C·N for each of the keys: a sum w and an inner product."""
     return need_g * relu_affinity_forward(a, b, g) + need_keys * 2 * 3 * prod(g)

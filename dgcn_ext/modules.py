@@ -241,8 +241,16 @@ class NonLocal(nn.Module):
         """[B, C, H, W] -> the same shape. Here the affinity matrix takes N² floats an image."""
         _check_features(x, "C = channels", self.channels)
         a, b = self.keys(x)
-        y = self.relu_affinity(a.flatten(1), b.flatten(1), self.g(x).flatten(2))
-        return x + self.out(y.unflatten(2, x.shape[2:]))
+        y = self.relu_affinity(a.flatten(1), b.flatten(1), self.values(x))
+        return x + self.output(y, x)
+
+    def values(self, x: Tensor) -> Tensor:
+        """g_j, [B, C', N]."""
+        return self.g(x).flatten(2)
+
+    def output(self, y: Tensor, x: Tensor) -> Tensor:
+        """BN(conv(y)) of y [B, C', N], in the shape of x."""
+        return self.out(y.unflatten(2, x.shape[2:]))
 
     def keys(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """a_i = w_θ·θ_i and b_j = w_φ·φ_j, each [B, 1, H, W].

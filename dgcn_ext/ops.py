@@ -34,6 +34,7 @@ graph_conv_forward_gate = torch.ops.dgcn.graph_conv_forward_gate.default  # on C
 graph_conv_backward = torch.ops.dgcn.graph_conv_backward.default
 sample_adjacency = torch.ops.dgcn.sample_adjacency.default
 relu_affinity_forward = torch.ops.dgcn.relu_affinity_forward.default
+relu_affinity_forward_saving = torch.ops.dgcn.relu_affinity_forward_saving.default
 relu_affinity_backward = torch.ops.dgcn.relu_affinity_backward.default
 
 _library = new_library()
@@ -250,8 +251,21 @@ def _(a: Tensor, b: Tensor, g: Tensor) -> Tensor:
     return torch.empty_like(g)
 
 
+_CHUNK = 128  # kChunk of csrc/nonlocal/cuda/scan.cuh
+
+
+@torch.library.register_fake("dgcn::relu_affinity_forward_saving", lib=_library)
+def _(a: Tensor, b: Tensor, g: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    images, channels, positions = g.shape
+    chunks = (2 * positions + _CHUNK - 1) // _CHUNK
+    order = g.new_empty(images, 2 * positions, dtype=torch.int32)
+    return torch.empty_like(g), order, g.new_empty(images, chunks + 1, channels, 2, dtype=torch.float64)
+
+
 @torch.library.register_fake("dgcn::relu_affinity_backward", lib=_library)
-def _(grad_y: Tensor, a: Tensor, b: Tensor, g: Tensor, need_keys: bool, need_g: bool) -> tuple[Tensor, Tensor, Tensor]:
+def _(
+    grad_y: Tensor, a: Tensor, b: Tensor, g: Tensor, need_keys: bool, need_g: bool, *_: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
     def gradient(of: Tensor, needed: bool) -> Tensor:
         return torch.empty_like(of) if needed else of.new_empty(0)
 
@@ -261,14 +275,20 @@ def _(grad_y: Tensor, a: Tensor, b: Tensor, g: Tensor, need_keys: bool, need_g: 
 class _ReluAffinity(Function):
     @staticmethod
     def forward(ctx: Any, a: Tensor, b: Tensor, g: Tensor) -> Tensor:
-        ctx.save_for_backward(a, b, g)
-        return call_in_forward(relu_affinity_forward, a, b, g)
+        order = states = None
+        if g.is_cuda and not torch._C._are_functorch_transforms_active():
+            y, order, states = below_autograd(relu_affinity_forward_saving, a, b, g)
+        else:
+            y = call_in_forward(relu_affinity_forward, a, b, g)
+        ctx.save_for_backward(a, b, g, order, states)
+        return y
 
     @staticmethod
     def backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
         need_a, need_b, need_g = ctx.needs_input_grad
+        *inputs, order, states = ctx.saved_tensors
         grad_a, grad_b, grad_g = call_in_backward(
-            relu_affinity_backward, grad_y, *ctx.saved_tensors, need_a or need_b, need_g
+            relu_affinity_backward, grad_y, *inputs, need_a or need_b, need_g, order, states
         )
         return grad_a if need_a else None, grad_b if need_b else None, grad_g if need_g else None
 
@@ -289,7 +309,8 @@ def _(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> Any:
 
 @torch.library.register_vmap("dgcn::relu_affinity_backward", lib=_library)
 def _(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> Any:
-    return map_as_one_batch(relu_affinity_backward, (0, 1, 2, 3), info.batch_size, in_dims, args)
+    tensors = [index for index, arg in enumerate(args) if isinstance(arg, Tensor)]
+    return map_as_one_batch(relu_affinity_backward, tensors, info.batch_size, in_dims, args)
 
 
 def relu_affinity(a: Tensor, b: Tensor, g: Tensor) -> Tensor:

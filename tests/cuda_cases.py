@@ -35,12 +35,16 @@ def peak_memory(function: Callable[[], object]) -> int:
     return torch.cuda.max_memory_allocated() - before
 
 
-def kernels_of(function: Callable[[], object]) -> int:
-    """How many kernels, copies and fills the function launches."""
+def launches_of(function: Callable[[], object]) -> list[str]:
+    """The names of the kernels, copies and fills that the function launches."""
     function()
     torch.cuda.synchronize()
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
         function()
         torch.cuda.synchronize()
     names = [event.name for event in profile.events() if event.device_type == DeviceType.CUDA]
-    return sum("kernel" in name.lower() or name.startswith("Mem") for name in names)
+    return [name for name in names if "kernel" in name.lower() or name.startswith("Mem")]
+
+
+def kernels_of(function: Callable[[], object]) -> int:
+    return len(launches_of(function))

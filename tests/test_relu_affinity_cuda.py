@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from cuda_cases import LONG_CYCLES, captured, kernels_of
+from cuda_cases import LONG_CYCLES, captured, kernels_of, launches_of
 from relu_affinity_cases import (
     LAYOUTS,
     Inputs,
@@ -16,9 +16,9 @@ from relu_affinity_cases import (
     differentiate,
     make_inputs,
 )
-from torch import Tensor
+from torch import Tensor, nn
 
-from dgcn_ext import functional, ops
+from dgcn_ext import NonLocal, NonLocalFused, functional, ops
 
 pytestmark = pytest.mark.gpu
 
@@ -44,8 +44,9 @@ def same_bits(results: Results, expected: Results) -> bool:
 # ---- Against the CPU: small and varied enough for compute-sanitizer --------------------------------------------------
 
 
-# Channels that fill no warp, one, one and a half, and more than a block walks at a time; one chunk and several.
-@pytest.mark.parametrize("shape", [(2, 3, 5), (3, 32, 64), (2, 100, 301), (1, 300, 70)])
+# Channels that are no multiple of four, fill no warp, some, and more than a block walks at a time; one chunk and
+# several; images that a block sorts and one that it cannot.
+@pytest.mark.parametrize("shape", [(2, 3, 5), (3, 32, 64), (2, 200, 301), (1, 600, 70), (1, 8, 2100)])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("layout", ["contiguous", "neighbouring channels", "sliced"])
 def test_agrees_with_the_cpu(layout: str, dtype: torch.dtype, shape: tuple[int, int, int]) -> None:
@@ -165,6 +166,48 @@ def test_neighbouring_channels_are_not_copied() -> None:
     ]
     assert forward[0] - forward[1] == 2
     assert backward[0] - backward[1] == 3
+
+
+@pytest.mark.parametrize("positions", [2048, 2049])
+def test_what_forward_saves_is_what_backward_computes(positions: int) -> None:
+    """At 2048 positions a block sorts an image: a step takes seven launches."""
+    a, b, g, grad_y = make_inputs((2, 40, positions), device="cuda")
+    g, grad_y = g.mT.contiguous().mT, grad_y.mT.contiguous().mT
+    y, *saved = ops.relu_affinity_forward_saving(a, b, g)
+    assert torch.equal(y, ops.relu_affinity_forward(a, b, g))
+    for needs in [(True, True), (False, True), (True, False)]:
+        gradients = [ops.relu_affinity_backward(grad_y, a, b, g, *needs, *known) for known in (saved, [])]
+        assert all(map(torch.equal, *gradients))
+    if positions == 2048:
+        assert kernels_of(lambda: ops.relu_affinity_forward_saving(a, b, g)) == 4
+        assert kernels_of(lambda: ops.relu_affinity_backward(grad_y, a, b, g, True, True, *saved)) == 3
+    arguments = (grad_y, a, b, g, True, True, *saved)
+    torch.library.opcheck(ops.relu_affinity_forward_saving, (a, b, g))
+    torch.library.opcheck(ops.relu_affinity_backward, arguments)
+    with pytest.raises(RuntimeError, match=r"states must have shape \[2, \d+, 40, 2\], got \[2\]"):
+        ops.relu_affinity_backward(*arguments[:-1], saved[1].new_zeros(2))
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_the_layer_transposes_nothing(memory_format: torch.memory_format) -> None:
+    """In float32 without TF32: float64 convolutions of PyTorch return contiguous images."""
+    torch.manual_seed(0)
+    plain, layer = NonLocal(80, device="cuda"), NonLocalFused(80, device="cuda")
+    nn.init.ones_(plain.out[1].weight)
+    layer.load_state_dict(plain.state_dict())
+    x = torch.randn(2, 80, 20, 21, device="cuda").contiguous(memory_format=memory_format).requires_grad_()
+    grad_z = torch.randn_like(x)
+
+    def step(layer: NonLocal) -> list[Tensor]:
+        z = layer(x)
+        return [z, *torch.autograd.grad(z, [x, *layer.parameters()], grad_z)]
+
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        for ours, theirs in zip(step(layer), step(plain), strict=True):
+            assert (ours - theirs).norm() <= 1e-3 * theirs.norm() + 1e-3  # some pairs pass the kink of ReLU
+        launched = launches_of(lambda: step(layer))
+    assert any("item_scan_kernel" in name for name in launched)
+    assert not any("nonlocal::cuda::copy_kernel" in name for name in launched)
 
 
 def test_more_elements_than_an_int_counts() -> None:

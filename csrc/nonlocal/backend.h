@@ -35,10 +35,18 @@ struct AffinityGradients {
   Tensor a, b, g;
 };
 
+/// What forward can save for backward on CUDA. kernels.cuh explains both.
+struct AffinitySaved {
+  Tensor order;   ///< int32 [B, 2N]: the items of an image, sorted
+  Tensor states;  ///< float64 [B, chunks + 1, C, 2]: the state in which each chunk of the descending scan starts
+};
+
 /// The computation on one kind of device. Arguments have been checked, outputs are allocated, and g has elements.
 struct AffinityBackend {
-  void (*forward)(const AffinityInputs& inputs, const Tensor& y);
-  void (*backward)(const AffinityInputs& inputs, const Tensor& grad_y, const AffinityGradients& gradients);
+  void (*forward)(const AffinityInputs& inputs, const Tensor& y, const AffinitySaved* wanted);  // null: not wanted
+  void (*backward)(const AffinityInputs& inputs, const AffinitySaved* known, const Tensor& grad_y,
+                   const AffinityGradients& gradients);      // null: not known
+  AffinitySaved (*new_saved)(const AffinityInputs& inputs);  // null: this device saves nothing
 };
 
 extern const AffinityBackend kCpuBackend, kCudaBackend;

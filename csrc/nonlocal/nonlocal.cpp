@@ -2,6 +2,7 @@
 #include <torch/csrc/stable/library.h>
 
 #include <limits>
+#include <optional>
 
 #include "nonlocal/backend.h"
 #include "registration.h"
@@ -37,12 +38,24 @@ Tensor relu_affinity_forward(const Tensor& a, const Tensor& b, const Tensor& g) 
   const AffinityInputs inputs{a, b, g};
   check_inputs(inputs);
   const Tensor y = new_like(g);
-  if (g.numel() > 0) backend_of(g).forward(inputs, y);
+  if (g.numel() > 0) backend_of(g).forward(inputs, y, nullptr);
   return y;
 }
 
+std::tuple<Tensor, Tensor, Tensor> relu_affinity_forward_saving(const Tensor& a, const Tensor& b, const Tensor& g) {
+  const AffinityInputs inputs{a, b, g};
+  check_inputs(inputs);
+  const Tensor y = new_like(g);
+  const AffinityBackend& backend = backend_of(g);
+  const AffinitySaved saved = backend.new_saved(inputs);
+  if (g.numel() > 0) backend.forward(inputs, y, &saved);
+  return {y, saved.order, saved.states};
+}
+
 std::tuple<Tensor, Tensor, Tensor> relu_affinity_backward(const Tensor& grad_y, const Tensor& a, const Tensor& b,
-                                                          const Tensor& g, bool need_keys, bool need_g) {
+                                                          const Tensor& g, bool need_keys, bool need_g,
+                                                          const std::optional<Tensor>& order,
+                                                          const std::optional<Tensor>& states) {
   const AffinityInputs inputs{a, b, g};
   check_inputs(inputs);
   check_shape("grad_y", grad_y, g.sizes());
@@ -50,10 +63,13 @@ std::tuple<Tensor, Tensor, Tensor> relu_affinity_backward(const Tensor& grad_y, 
   check_same_device("grad_y", grad_y, "g", g);
   AffinityGradients gradients{need_keys, need_g, new_gradient(a, need_keys), new_gradient(b, need_keys),
                               new_gradient(g, need_g)};
-  if (g.numel() == 0)
+  if (g.numel() == 0) {
     for (Tensor* gradient : {&gradients.a, &gradients.b}) torch::stable::zero_(*gradient);
-  else if (need_keys || need_g)
-    backend_of(g).backward(inputs, grad_y, gradients);
+  } else if (need_keys || need_g) {
+    std::optional<AffinitySaved> known;
+    if (order && states) known = AffinitySaved{*order, *states};
+    backend_of(g).backward(inputs, known ? &*known : nullptr, grad_y, gradients);
+  }
   return {gradients.a, gradients.b, gradients.g};
 }
 
@@ -66,7 +82,10 @@ void register_operators(Library& library) {
 
 STABLE_TORCH_LIBRARY_IMPL(dgcn, CPU, library) { register_operators(library); }
 #if defined(DGCN_WITH_CUDA)
-STABLE_TORCH_LIBRARY_IMPL(dgcn, CUDA, library) { register_operators(library); }
+STABLE_TORCH_LIBRARY_IMPL(dgcn, CUDA, library) {
+  register_operators(library);
+  if (owns_operators()) library.impl("relu_affinity_forward_saving", TORCH_BOX(&relu_affinity_forward_saving));
+}
 #endif
 
 }  // namespace

@@ -104,13 +104,14 @@ void backward(const AffinityKernels<Stored>& kernels, const AffinityInputs& inpu
 }  // namespace
 
 const AffinityBackend kCpuBackend{
-    [](const AffinityInputs& inputs, const Tensor& y) {
+    [](const AffinityInputs& inputs, const Tensor& y, const AffinitySaved*) {
       for_dtype(kernels_for<AffinityKernelTable>(instruction_set()), y.scalar_type(),
                 [&](const auto& kernels) { forward(kernels, inputs, y); });
     },
-    [](const AffinityInputs& inputs, const Tensor& grad_y, const AffinityGradients& gradients) {
+    [](const AffinityInputs& inputs, const AffinitySaved*, const Tensor& grad_y, const AffinityGradients& gradients) {
       for_dtype(kernels_for<AffinityKernelTable>(instruction_set()), grad_y.scalar_type(),
                 [&](const auto& kernels) { backward(kernels, inputs, grad_y, gradients); });
-    }};
+    },
+    nullptr};
 
 }  // namespace dgcn::nonlocal

@@ -1,12 +1,13 @@
 // The CUDA backend of the non-local layer: the sort, memory and launches. kernels.cuh computes.
 #include <algorithm>
+#include <array>
+#include <cub/block/block_radix_sort.cuh>
 #include <cub/device/device_radix_sort.cuh>
 #include <vector>
 
 #include "common/cuda_utils.h"
 #include "nonlocal/backend.h"
 #include "nonlocal/cuda/kernels.cuh"
-#include "nonlocal/cuda/transpose.cuh"
 
 namespace dgcn::nonlocal {
 namespace {
@@ -37,142 +38,141 @@ class DeviceMemory {
   std::vector<Tensor> tensors_;
 };
 
-/// The items of all images in the order of their sequences, [B, 2N], in `memory`.
-template <typename A>
-const uint32_t* sort_items(const AffinityInputs& inputs, DeviceMemory& memory) {
-  using Key = cuda::SortKey<A>;
-  const int64_t count = 2 * inputs.images() * inputs.positions();
-  uint32_t* const items = memory.allocate<uint32_t>(2 * count);
-  DeviceMemory temporary(inputs);
-  Key* const keys = temporary.allocate<Key>(2 * count);
-  const int64_t blocks = std::min<int64_t>((count + cuda::kSortKeyThreads - 1) / cuda::kSortKeyThreads, 1 << 20);
-  launcher(inputs)(&cuda::sort_key_kernel<A>, blocks, cuda::kSortKeyThreads, 0, const_data<A>(inputs.a),
-                   const_data<A>(inputs.b), inputs.images(), inputs.positions(), keys, items);
+template <typename Bits>
+struct BlockSort {
+  using Sort = cub::BlockRadixSort<Bits, cuda::kBlockSortThreads, cuda::kBlockSortStrip, uint32_t>;
+  static constexpr int64_t kBytes = sizeof(typename Sort::TempStorage);
+  static_assert(kBytes <= 48 * 1024);
 
-  cub::DoubleBuffer<Key> sorted_keys(keys, keys + count);
-  cub::DoubleBuffer<uint32_t> sorted_items(items, items + count);
+  static __device__ void sort(unsigned char* shared, Bits (&bits)[cuda::kBlockSortStrip],
+                              uint32_t (&items)[cuda::kBlockSortStrip]) {
+    Sort(*reinterpret_cast<typename Sort::TempStorage*>(shared)).Sort(bits, items);
+  }
+};
+
+/// The items of all images in the order of their sequences, to `order` [B, 2N].
+template <typename A>
+void sort_items(const AffinityInputs& inputs, uint32_t* order) {
+  const A *const a = const_data<A>(inputs.a), *const b = const_data<A>(inputs.b);
+  const int64_t images = inputs.images(), positions = inputs.positions(), count = 2 * images * positions;
+  if (2 * positions <= cuda::kBlockSortItems) {
+    using Sort = BlockSort<cuda::ItemBits<A>>;
+    launcher(inputs)(&cuda::block_sort_kernel<A, Sort>, images, cuda::kBlockSortThreads, Sort::kBytes, a, b, positions,
+                     order);
+    return;
+  }
+  using Key = cuda::SortKey<A>;
+  DeviceMemory memory(inputs);
+  Key* const keys = memory.allocate<Key>(2 * count);
+  uint32_t* const items = memory.allocate<uint32_t>(count);
+  const int64_t blocks = std::min<int64_t>((count + cuda::kSortKeyThreads - 1) / cuda::kSortKeyThreads, 1 << 20);
+  launcher(inputs)(&cuda::sort_key_kernel<A>, blocks, cuda::kSortKeyThreads, 0, a, b, images, positions, keys, items);
   size_t bytes = 0;
   const auto sort = [&](void* workspace) {
-    return cub::DeviceRadixSort::SortPairs(workspace, bytes, sorted_keys, sorted_items, count, 0,
-                                           cuda::kKeyBits<A> + cuda::image_bits(inputs.images()),
+    return cub::DeviceRadixSort::SortPairs(workspace, bytes, keys, keys + count, items, order, count, 0,
+                                           cuda::kKeyBits<A> + cuda::image_bits(images),
                                            current_stream(inputs.g.get_device_index()));
   };
   DGCN_CUDA_CHECK(sort(nullptr));  // only computes `bytes`
-  DGCN_CUDA_CHECK(sort(temporary.allocate<char>(static_cast<int64_t>(bytes))));
-  return sorted_items.Current();
+  DGCN_CUDA_CHECK(sort(memory.allocate<char>(static_cast<int64_t>(bytes))));
 }
 
-/// Converts features to rows and back, where their channels are not neighbours in memory already.
 template <typename T>
-class RowConverter {
- public:
-  RowConverter(const AffinityInputs& inputs, DeviceMemory& memory) : inputs_(inputs), memory_(memory) {}
-
-  /// The rows of `tensor`.
-  FeatureView<const T> input(const Tensor& tensor) {
-    const FeatureView<const T> features = const_view<T>(tensor);
-    if (has_rows(features)) return features;
-    const FeatureView<T> rows = allocate();
-    cuda::transpose(features, rows, inputs_.shape(), true, false, launcher(inputs_));
-    return as_const(rows);
-  }
-
-  /// Rows to write, which copy_back() copies to `tensor`.
-  FeatureView<T> output(const Tensor& tensor) {
-    const FeatureView<T> features = view<T>(tensor);
-    return has_rows(features) ? features : allocate();
-  }
-
-  /// Copies the rows that `scan` has written to `tensor`, unless they are its own.
-  template <typename A>
-  void copy_back(const Tensor& tensor, const cuda::Scan<T, A>& scan) {
-    const FeatureView<T> features = view<T>(tensor);
-    if (features.data != scan.values.data)
-      cuda::transpose(as_const(scan.values), features, inputs_.shape(), false, !scan.last_image_first,
-                      launcher(inputs_));
-  }
-
- private:
-  template <typename Stored>
-  bool has_rows(const FeatureView<Stored>& features) const {
-    return features.channel_stride == 1 || inputs_.channels() == 1;
-  }
-
-  static FeatureView<const T> as_const(const FeatureView<T>& rows) {
-    return {rows.data, rows.image_stride, rows.channel_stride, rows.position_stride};
-  }
-
-  FeatureView<T> allocate() {
-    const auto [images, channels, positions] = inputs_.shape();
-    return {memory_.allocate<T>(images * channels * positions), channels * positions, 1, channels};
-  }
-
-  const AffinityInputs& inputs_;
-  DeviceMemory& memory_;
-};
-
-cuda::ChunkStates allocate_states(const AffinityInputs& inputs, DeviceMemory& memory) {
-  const int64_t chunks = cuda::chunks_of(inputs.positions());
-  return {memory.allocate<ScanState<double>>(inputs.images() * (chunks + 1) * inputs.channels()),
-          memory.allocate<double>(inputs.images() * chunks)};
+auto row_converter(const AffinityInputs& inputs, DeviceMemory& memory) {
+  const auto allocate = [&memory](int64_t count) { return memory.allocate<T>(count); };
+  return cuda::RowConverter<T, decltype(allocate), decltype(launcher(inputs))>(inputs.shape(), allocate,
+                                                                               launcher(inputs));
 }
 
-/// A descending scan through the sequences, which are sorted here. Its features and results are still to be set.
+/// A descending scan. Its features and results are still to be set.
 template <typename T, typename A>
-cuda::Scan<T, A> make_scan(const AffinityInputs& inputs, DeviceMemory& memory) {
+cuda::Scan<T, A> make_scan(const AffinityInputs& inputs, const AffinitySaved& saved, DeviceMemory& memory) {
   cuda::Scan<T, A> scan{};
-  scan.sequence = {const_data<A>(inputs.a), const_data<A>(inputs.b), sort_items<A>(inputs, memory), inputs.positions()};
+  scan.sequence = {const_data<A>(inputs.a), const_data<A>(inputs.b), const_data<uint32_t>(saved.order),
+                   inputs.positions()};
   scan.shape = inputs.shape();
   scan.chunks = cuda::chunks_of(inputs.positions());
-  scan.chunk_states = allocate_states(inputs, memory);
+  scan.chunk_states = {data<ScanState<double>>(saved.states), memory.allocate<double>(inputs.images() * scan.chunks)};
   return scan;
 }
 
-void forward(const AffinityInputs& inputs, const Tensor& y) {
+std::array<int64_t, 2> order_sizes(const AffinityInputs& inputs) { return {inputs.images(), 2 * inputs.positions()}; }
+
+std::array<int64_t, 4> states_sizes(const AffinityInputs& inputs) {
+  return {inputs.images(), cuda::chunks_of(inputs.positions()) + 1, inputs.channels(), 2};
+}
+
+Tensor new_states(const AffinityInputs& inputs) {
+  return torch::stable::new_empty(inputs.g, states_sizes(inputs), ScalarType::Double);
+}
+
+AffinitySaved new_saved(const AffinityInputs& inputs) {
+  return {torch::stable::new_empty(inputs.g, order_sizes(inputs), ScalarType::Int), new_states(inputs)};
+}
+
+void check_saved(const AffinityInputs& inputs, const AffinitySaved& saved) {
+  const auto check = [&](const char* name, const Tensor& tensor, Sizes sizes, ScalarType dtype) {
+    check_shape(name, tensor, sizes);
+    check_dtype(name, tensor, dtype);
+    check_contiguous(name, tensor);
+    check_same_device(name, tensor, "g", inputs.g);
+  };
+  check("order", saved.order, order_sizes(inputs), ScalarType::Int);
+  check("states", saved.states, states_sizes(inputs), ScalarType::Double);
+}
+
+void forward(const AffinityInputs& inputs, const Tensor& y, const AffinitySaved* wanted) {
   const DeviceGuard guard(inputs.g.get_device_index());
   for_dtype(inputs.g.scalar_type(), [&](auto types) {
     using T = typename decltype(types)::T;
     using A = typename decltype(types)::A;
     DeviceMemory memory(inputs);
-    RowConverter<T> rows(inputs, memory);
-    cuda::Scan<T, A> descending = make_scan<T, A>(inputs, memory);
-    descending.added = rows.input(inputs.g);
-    descending.values = rows.output(y);
-    cuda::run_scan(descending, false, launcher(inputs));
-    rows.copy_back(y, descending);
+    const auto rows = row_converter<T>(inputs, memory);
+    const AffinitySaved saved = wanted != nullptr ? *wanted : new_saved(inputs);
+    sort_items<A>(inputs, data<uint32_t>(saved.order));
+    cuda::Scan<T, A> descending = make_scan<T, A>(inputs, saved, memory);
+    descending.added = rows.input(const_view<T>(inputs.g));
+    descending.values = rows.output(view<T>(y));
+    cuda::start_scan(descending, false, launcher(inputs));
+    cuda::finish_scan(descending, launcher(inputs));
+    rows.copy_back(descending.values, view<T>(y));
   });
 }
 
-void backward(const AffinityInputs& inputs, const Tensor& grad_y, const AffinityGradients& gradients) {
+void backward(const AffinityInputs& inputs, const AffinitySaved* known, const Tensor& grad_y,
+              const AffinityGradients& gradients) {
+  if (known != nullptr) check_saved(inputs, *known);
   const DeviceGuard guard(inputs.g.get_device_index());
   for_dtype(inputs.g.scalar_type(), [&](auto types) {
     using T = typename decltype(types)::T;
     using A = typename decltype(types)::A;
     DeviceMemory memory(inputs);
-    RowConverter<T> rows(inputs, memory);
-    cuda::Scan<T, A> ascending = make_scan<T, A>(inputs, memory);
+    const auto rows = row_converter<T>(inputs, memory);
+    const AffinitySaved saved = known != nullptr ? *known : new_saved(inputs);
+    if (known == nullptr) sort_items<A>(inputs, data<uint32_t>(saved.order));
+    cuda::Scan<T, A> ascending = make_scan<T, A>(inputs, {saved.order, new_states(inputs)}, memory);
     ascending.ascending = true;
-    ascending.added = rows.input(grad_y);
+    ascending.added = rows.input(const_view<T>(grad_y));
     if (gradients.need_keys) {
-      cuda::Scan<T, A> descending = ascending;
-      descending.ascending = false;
-      descending.added = ascending.dotted = rows.input(inputs.g);
+      cuda::Scan<T, A> descending = make_scan<T, A>(inputs, saved, memory);
+      descending.last_image_first = true;
+      descending.added = ascending.dotted = rows.input(const_view<T>(inputs.g));
       descending.dotted = ascending.added;
       descending.dots = data<A>(gradients.a);
-      descending.chunk_states = allocate_states(inputs, memory);
       descending.opposite = ascending.chunk_states;
-      cuda::run_scan(descending, false, launcher(inputs));
-      ascending.last_image_first = true;
+      if (known == nullptr) cuda::start_scan(descending, false, launcher(inputs));
+      cuda::finish_scan(descending, launcher(inputs));
       ascending.dots = data<A>(gradients.b);
     }
-    if (gradients.need_g) ascending.values = rows.output(gradients.g);
-    cuda::run_scan(ascending, gradients.need_keys, launcher(inputs));
-    if (gradients.need_g) rows.copy_back(gradients.g, ascending);
+    if (gradients.need_g) ascending.values = rows.output(view<T>(gradients.g));
+    cuda::start_scan(ascending, gradients.need_keys, launcher(inputs));
+    cuda::finish_scan(ascending, launcher(inputs));
+    if (gradients.need_g) rows.copy_back(ascending.values, view<T>(gradients.g));
   });
 }
 
 }  // namespace
 
-const AffinityBackend kCudaBackend{forward, backward};
+const AffinityBackend kCudaBackend{forward, backward, new_saved};
 
 }  // namespace dgcn::nonlocal

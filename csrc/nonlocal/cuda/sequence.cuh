@@ -28,9 +28,47 @@ __host__ __device__ auto sequence_bits(A key, bool is_a) {
   return key != key ? decltype(sortable_bits(key)){0} : sortable_bits(A(0) - key);
 }
 
-/// The items of all images are sorted by this, in ascending order: the image in the high bits, then the complement of
-/// sequence_bits(). The sort is stable, and its input has the a of an image before the b. So where a_i + b_j = 0, a_i
-/// comes before b_j, and the pair is not active.
+/// What an item is sorted by, in ascending order: the complement of sequence_bits(). a_n of an image is item n, b_n is
+/// item N + n. Sorts are stable. So where a_i + b_j = 0, a_i comes before b_j, and the pair is not active.
+template <typename A>
+using ItemBits = decltype(sortable_bits(A()));
+
+template <typename A>
+__device__ ItemBits<A> item_bits(const A* a, const A* b, int64_t image, int64_t item, int64_t positions) {
+  const bool is_a = item < positions;
+  return ~sequence_bits((is_a ? a : b)[image * positions + (is_a ? item : item - positions)], is_a);
+}
+
+// ---- The sort of images that a block can hold ------------------------------------------------------------------------
+
+constexpr int kBlockSortThreads = 512;
+constexpr int kBlockSortStrip = 8;  // neighbouring items of a thread
+constexpr int64_t kBlockSortItems = kBlockSortThreads * kBlockSortStrip;
+
+/// A block sorts the items of an image. BlockSort::sort(shared memory, bits, items) sorts the strips of all threads,
+/// with BlockSort::kBytes of shared memory.
+template <typename A, typename BlockSort>
+__global__ void __launch_bounds__(kBlockSortThreads, 1)
+    block_sort_kernel(const A* a, const A* b, const int64_t positions, uint32_t* order) {
+  extern __shared__ __align__(16) unsigned char shared_memory[];
+  const int64_t image = blockIdx.x, count = 2 * positions;
+  const uint32_t first = threadIdx.x * kBlockSortStrip;
+  ItemBits<A> bits[kBlockSortStrip];
+  uint32_t items[kBlockSortStrip];
+  DGCN_UNROLL()
+  for (int i = 0; i < kBlockSortStrip; ++i) {
+    items[i] = first + i;
+    bits[i] = items[i] < count ? item_bits(a, b, image, items[i], positions) : ~ItemBits<A>{0};  // stays last
+  }
+  BlockSort::sort(shared_memory, bits, items);
+  DGCN_UNROLL()
+  for (int i = 0; i < kBlockSortStrip; ++i)
+    if (first + i < count) order[image * count + first + i] = items[i];
+}
+
+// ---- The sort of larger images, all at once --------------------------------------------------------------------------
+
+/// The image in the high bits, then ItemBits.
 template <typename A>
 using SortKey = std::conditional_t<sizeof(A) == 4, uint64_t, unsigned __int128>;
 template <typename A>
@@ -45,7 +83,7 @@ constexpr int image_bits(int64_t images) {
 
 constexpr int kSortKeyThreads = 256;
 
-/// The input of the sort: a_n of an image is item n, b_n is item N + n.
+/// The input of the sort.
 template <typename A>
 __global__ void __launch_bounds__(kSortKeyThreads)
     sort_key_kernel(const A* a, const A* b, const int64_t images, const int64_t positions, SortKey<A>* keys,
@@ -53,19 +91,12 @@ __global__ void __launch_bounds__(kSortKeyThreads)
   const int64_t count = 2 * positions, stride = int64_t{gridDim.x} * blockDim.x;
   for (int64_t e = int64_t{blockIdx.x} * blockDim.x + threadIdx.x; e < images * count; e += stride) {
     const int64_t image = e / count, item = e % count;
-    const bool is_a = item < positions;
-    const A key = is_a ? a[image * positions + item] : b[image * positions + item - positions];
-    const auto descending = static_cast<decltype(sortable_bits(key))>(~sequence_bits(key, is_a));
-    keys[e] = SortKey<A>(image) << kKeyBits<A> | descending;
+    keys[e] = SortKey<A>(image) << kKeyBits<A> | item_bits(a, b, image, item, positions);
     items[e] = static_cast<uint32_t>(item);
   }
 }
 
-struct SequenceItem {
-  double key;  ///< b or −a
-  int32_t position;
-  bool is_a;
-};
+// ---- The sequence ----------------------------------------------------------------------------------------------------
 
 template <typename A>
 struct Sequence {
@@ -74,14 +105,6 @@ struct Sequence {
   int64_t positions;
 
   __host__ __device__ int64_t items() const { return 2 * positions; }
-
-  __device__ SequenceItem at(int64_t image, int64_t place) const {
-    const int64_t item = order[image * items() + place];
-    const bool is_a = item < positions;
-    const int64_t position = is_a ? item : item - positions;
-    const double key = clamp_to_finite((is_a ? a : b)[image * positions + position]);
-    return {is_a ? -key : key, static_cast<int32_t>(position), is_a};
-  }
 };
 
 }  // namespace dgcn::nonlocal::cuda
