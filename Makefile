@@ -13,6 +13,8 @@
 #   make bench-smoke            every benchmark, plot and experiment once, on its smallest case (a minute); results go to
 #                               build/smoke
 #   make docs                   the pages as a site, with the --help of every command and the Python interface: build/docs
+#   make check-cuda             the instructions that the CUDA kernels issue for a pixel, counted in their machine code,
+#                               against limits; no GPU is needed
 #   make gpu [MINUTES=20] [STEPS="..."] [RESULTS=DIR]    on a machine with a GPU, with the packages of $(PYTHON) and no
 #                               network: a probe, benchmarks, every test, compute-sanitizer, as far as 5 minutes go
 #   make sanitize               the C++ tests under AddressSanitizer and UndefinedBehaviorSanitizer, those of threads under
@@ -35,8 +37,8 @@ export PIP_CONSTRAINT := constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .PHONY: demo build test test-cpp test-python check machine-peak bench bench-nonlocal bench-encoder bench-decoder \
-        bench-training bench-prediction bench-smoke docs gpu sanitize fuzz wheel check-wheel check-example check-no-torch \
-        check-machines check-lowest clean
+        bench-training bench-prediction bench-smoke check-cuda docs gpu sanitize fuzz wheel check-wheel check-example \
+        check-no-torch check-machines check-lowest clean
 
 demo: build
 	$(BIN)/dgcn demo $(if $(SOURCE),--source "$(SOURCE)") --output demo
@@ -133,6 +135,9 @@ check-example: build build/cpp/build.ninja
 	$(BIN)/cmake --build build/cpp_onnx
 	$(BIN)/dgcn export -o build/cpp_onnx/model.onnx --size 385 385
 	$(BIN)/python examples/cpp_onnx/compare.py build/cpp_onnx/find_persons build/cpp_onnx/model.onnx
+
+check-cuda: build
+	$(BIN)/python -m benchmarks.graph_conv.instructions --check
 
 docs: build
 	$(BIN)/sphinx-build --fresh-env --fail-on-warning --keep-going --quiet -c docs -d build/doctrees . build/docs

@@ -3,8 +3,9 @@
     python -m benchmarks.graph_conv.instructions             a table; writes results/graph_conv_instructions.json
     python -m benchmarks.graph_conv.instructions --check     fails where a count is above its limit; writes nothing
 
-The code is that of K = 17 in NCHW for sm_90 in dgcn_ext/_C.abi3.so, disassembled by cuobjdump, which comes with the
-CUDA toolkit and with torch's triton. A count is in warp instructions a pixel: what a warp issues for 32 pixels, ÷ 32.
+The code is that of K = 17, in NCHW unless said otherwise, for sm_90 in dgcn_ext/_C.abi3.so. cuobjdump disassembles it,
+which comes with the CUDA toolkit and with torch's triton. A count is in warp instructions a pixel: what a warp issues
+for 32 pixels, ÷ 32.
 
 The kernels for few nodes unroll all loops over nodes, so a full tile is straight-line code: a block of instructions
 without a branch for the sums, one for the stores, and in backward the body of the loop that adds up dM. These blocks
@@ -101,16 +102,23 @@ def counts(library: Path) -> Iterator[Count]:
         def count(kernel: str, instructions: float, size: float, limit: float, dtype: str = dtype) -> Count:
             return Count(kernel, dtype, instructions / 32, SLOTS_PER_CYCLE * size / BYTES_PER_CYCLE, limit)
 
-        forward, backward = (
+        forward, tile_forward, backward = (
             next(blocks for name, blocks in kernels.items() if f"{kernel}_kernelI{mangled}Li" in name)
-            for kernel in ("few_nodes_forward", "few_nodes_backward")
+            for kernel in ("few_nodes_forward", "few_nodes_tile_forward", "few_nodes_backward")
         )
         sums = len(shortest(forward, FFMA=NODES**2 * FORWARD_PIXELS))
         stores = NODES * FORWARD_PIXELS
         without_gate = len(shortest(forward, STG=stores)) + sums
         with_gate = len(shortest(forward, STG=stores + FORWARD_PIXELS)) + sums
         yield count("forward", without_gate / FORWARD_PIXELS, 2 * features, 13 if size == 4 else 14.5)
-        yield count("forward that keeps the gate", with_gate / FORWARD_PIXELS, 2 * features + GATE_BYTES, 15)
+        yield count(
+            "forward that keeps the gate",
+            with_gate / FORWARD_PIXELS,
+            2 * features + GATE_BYTES,
+            15 if size == 4 else 16,
+        )
+        own = len(shortest(tile_forward, FFMA=NODES**2 * FORWARD_PIXELS)) + len(shortest(tile_forward, STS=stores))
+        yield count("forward, channels_last*", own / FORWARD_PIXELS, 2 * features, 13 if size == 4 else 14.5)
 
         pixels = len(shortest(backward, FFMA=NODES**2 * BACKWARD_PIXELS)) / BACKWARD_PIXELS
         if size == 4:  # a thread adds four pixels to a part of dM
@@ -129,6 +137,7 @@ def main() -> None:
     print(f"{'warp instructions a pixel, K = 17':43} {'issued':>6} {'slots':>8} {'share':>8}")
     for result in results:
         print(result.line())
+    print("* without the copies of the tile between device and shared memory: a loop of 16 bytes at a time")
     if arguments.check:
         above = [
             f"{r.kernel}, {r.dtype}: {r.instructions:.1f}, at most {r.limit}"

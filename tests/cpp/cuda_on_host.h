@@ -227,6 +227,13 @@ template <typename T>
 static inline T __shfl_xor_sync(unsigned, T value, int lane_mask) {
   return cuda_on_host::exchange(value)[threadIdx.x % cuda_on_host::kWarp ^ static_cast<unsigned>(lane_mask)];
 }
+static inline unsigned __ballot_sync(unsigned, bool predicate) {
+  const bool* const predicates = cuda_on_host::exchange(predicate);
+  unsigned bits = 0;
+  for (unsigned lane = 0; lane < cuda_on_host::kWarp; ++lane) bits |= unsigned{predicates[lane]} << lane;
+  return bits;
+}
+static inline int __popc(unsigned bits) { return __builtin_popcount(bits); }
 template <typename T>
 static inline T __ldg(const T* address) {
   return *address;

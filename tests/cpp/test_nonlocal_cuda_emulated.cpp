@@ -6,14 +6,6 @@
 #include <random>
 #include <tuple>
 
-static inline unsigned __ballot_sync(unsigned mask, bool predicate) {
-  const int lane = static_cast<int>(threadIdx.x % 32);
-  double bits = predicate ? double(1u << lane) : 0;  // of other lanes: exact in a double
-  for (int step = 1; step < 32; step *= 2) bits += __shfl_xor_sync(mask, bits, step);
-  return static_cast<unsigned>(bits);
-}
-static inline int __popc(unsigned bits) { return __builtin_popcount(bits); }
-
 #include "cuda_memory.h"
 #include "nonlocal/cuda/kernels.cuh"
 
