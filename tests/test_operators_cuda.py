@@ -1,4 +1,4 @@
-"""``graph_conv`` and ``relu_affinity`` on a GPU: side by side on two streams, and the memory that they take."""
+"""``graph_conv`` and ``relu_affinity`` on a GPU: side by side on two streams, what they keep, and their memory."""
 
 from __future__ import annotations
 
@@ -13,10 +13,9 @@ import torch
 from cuda_cases import peak_memory
 from op_contract import differentiate
 from torch import Tensor
+from torch._subclasses import FakeTensorMode
 
 from dgcn_ext import functional
-
-pytestmark = pytest.mark.gpu
 
 REPEATS = 50
 ROUNDING = 8 * 2**20  # bytes: torch's allocator may give up to 1 MiB more for each tensor; and small results
@@ -39,6 +38,7 @@ def relu_affinity_call(*shape: int) -> Callable[[], list[Tensor]]:
     return lambda: list(relu_affinity_cases.differentiate(functional.relu_affinity, inputs))
 
 
+@pytest.mark.gpu
 # So small that the GPU has room for both: the same kernels with other sizes, and other kernels.
 @pytest.mark.parametrize(
     ("first", "second"),
@@ -67,9 +67,31 @@ def test_streams_run_side_by_side(first: tuple[Callable, int], second: tuple[Cal
         assert all(all(map(torch.equal, result, alone)) for result in results)
 
 
+# ---- What autograd keeps, by shapes alone: needs no GPU --------------------------------------------------------------
+
+
+@pytest.mark.skipif(not torch.backends.cuda.is_built(), reason="this torch knows no CUDA tensors")
+def test_what_is_kept_for_backward() -> None:
+    with FakeTensorMode():
+        inputs = graph_conv_cases.make_inputs((2, 33, 5, 7), device="cuda")
+        y = functional.graph_conv(**inputs | {"x": inputs["x"].requires_grad_()})
+        x, gate, *_ = y.grad_fn.saved_tensors
+        assert x.shape == y.shape
+        assert x.is_cuda
+        assert (gate.shape, gate.dtype) == ((2, 2, 5, 7), torch.int32)
+        linear = functional.graph_conv(**inputs, activation="none")
+        assert linear.grad_fn.saved_tensors[1] is None
+
+        a, g = torch.ones(2, 70, device="cuda", requires_grad=True), torch.ones(2, 8, 70, device="cuda")
+        *_, order, states = functional.relu_affinity(a, a, g).grad_fn.saved_tensors
+        assert (order.shape, order.dtype) == ((2, 140), torch.int32)  # the sorted keys
+        assert (states.shape, states.dtype) == ((2, 3, 8, 2), torch.float64)  # of two chunks, and of the image
+
+
 # ---- Memory ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.gpu
 @pytest.mark.parametrize(
     ("dtype", "memory_format"), [(torch.float32, torch.contiguous_format), (torch.bfloat16, torch.channels_last)]
 )
@@ -84,6 +106,7 @@ def test_memory_of_graph_conv(dtype: torch.dtype, memory_format: torch.memory_fo
     assert 2 * y <= both <= (2 + 1 / 8) * y + ROUNDING
 
 
+@pytest.mark.gpu
 @pytest.mark.parametrize(
     ("layout", "forward", "backward"), [("contiguous", 2.0, 3.0), ("neighbouring channels", 0.4, 0.6)]
 )
