@@ -37,6 +37,7 @@ from dgcn_ext import functional
 
 PART_SECONDS = 40.0  # at most without a line; starting CUDA takes some of them
 NODES = (1, 14, 16, 17, 19, 21, 24, 25, 64, 133)
+MOST_IN_REGISTERS = 24  # nodes
 FORMATS = (torch.contiguous_format, torch.channels_last)
 OPTIONS: list[dict[str, Any]] = [
     {"seed": 5},
@@ -92,9 +93,11 @@ def doubled(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def graph_conv_rows(nodes: int, device: str) -> Iterator[Row]:
     torch.manual_seed(nodes)
-    shapes = ((3, nodes, 23, 29), (2, nodes, 16, 20))
-    variants = zip(product(TOLERANCE, FORMATS), cycle(shapes), cycle(OPTIONS), strict=False)
-    for (dtype, memory_format), shape, options in variants:
+    # Small, and with so many pixels that a thread has several of them.
+    shapes = [(3, nodes, 23, 29), *([(44, nodes, 83, 85)] if device == "cuda" and nodes <= MOST_IN_REGISTERS else [])]
+    for (dtype, memory_format, shape), options in zip(
+        product(TOLERANCE, FORMATS, shapes), cycle(OPTIONS), strict=False
+    ):
         x, residual, grad_y = (torch.randn(shape).to(dtype, memory_format=memory_format) for _ in range(3))
         parameter = partial(torch.randn, dtype=torch.float64 if dtype == torch.float64 else torch.float32)
         tensors = {

@@ -1,7 +1,7 @@
 """Loads the compiled operators and puts each one's fake (shape) function, gradient and vmap rule side by side.
 
-The schemas are in ``csrc/registration.cpp``. The compiled operators check their arguments, graph_conv_forward's fake
-function too; the others rely on :mod:`dgcn_ext.functional`.
+The schemas are in ``csrc/registration.cpp``. The compiled operators check their arguments, the fake functions of
+graph_conv's forward too; the others rely on :mod:`dgcn_ext.functional`.
 """
 
 from typing import Any
@@ -77,7 +77,17 @@ def _(
 
 
 @torch.library.register_fake("dgcn::graph_conv_forward_gate", lib=_library)
-def _(x: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
+def _(
+    x: Tensor,
+    edge_weight: Tensor,
+    adjacency: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    seed: Tensor | None,
+    *_: int,
+) -> tuple[Tensor, Tensor]:
+    check_graph_conv(x, edge_weight, adjacency, weight, bias, residual, seed)
     batch, num_nodes, height, width = x.shape
     return torch.empty_like(x), x.new_empty(batch, (num_nodes + 31) // 32, height, width, dtype=torch.int32)
 

@@ -282,10 +282,15 @@ class GraphConvContract(OpContract):
             flags = (seed is not None, False, True, True)
             first_sample = () if seed is None else (4,)
             arguments = (x, edge_weight, adjacency, weight, bias, residual, seed, *flags, *first_sample)
-            y = None if residual is not None else ops.graph_conv_forward(*arguments)
+            if device.type == "cuda":
+                gated = (x, edge_weight, adjacency, weight, bias, residual, seed, *flags[:-1], *first_sample)
+                yield ops.graph_conv_forward_gate, gated
+                _, gate = ops.graph_conv_forward_gate(*gated)
+            else:
+                gate = None if residual is not None else ops.graph_conv_forward(*arguments)
             for needs in [(True, True), (False, True), (True, False)] if optional else [(True, True)]:
                 rest = (*flags, *needs, *first_sample)
-                yield ops.graph_conv_backward, (x, x, y, edge_weight, adjacency, weight, bias, seed, *rest)
+                yield ops.graph_conv_backward, (x, x, gate, edge_weight, adjacency, weight, bias, seed, *rest)
             yield ops.graph_conv_forward, arguments
             for name in inputs.keys() - {"adjacency"}:
                 inputs[name].requires_grad_()

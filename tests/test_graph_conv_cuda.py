@@ -66,6 +66,11 @@ def assert_same_bits(
             {"seed": 1, "per_sample": True, "first_sample": 2**32 - 2},
         ),
         ((2, 133, 5, 7), torch.bfloat16, torch.channels_last, OPTIONAL, {}),
+        # So many pixels that every thread has several of them.
+        ((44, 17, 83, 85), torch.float32, torch.contiguous_format, OPTIONAL, {"seed": 3, "per_sample": True}),
+        ((44, 17, 83, 85), torch.bfloat16, torch.channels_last, OPTIONAL, {"seed": 3, "per_sample": True}),
+        ((44, 21, 83, 85), torch.bfloat16, torch.contiguous_format, ("weight",), {}),
+        ((44, 5, 83, 85), torch.float32, torch.channels_last, (), {"aggregate": "target"}),
     ],
 )
 @pytest.mark.parametrize("aligned", [True, False])
@@ -246,12 +251,11 @@ def test_launches(num_nodes: int) -> None:
     )
     seed, flags = torch.tensor(1, device="cuda"), (True, False, False, True)
 
-    def forward() -> Tensor:
-        return ops.graph_conv_forward(x, edge_weight, adjacency, weight, bias, None, seed, *flags)
-
-    y = forward()
-    assert kernels_of(forward) == 1
-    backward = (x, x, y, edge_weight, adjacency, weight, bias, seed, *flags, True, True)
+    tensors = (x, edge_weight, adjacency, weight, bias, None, seed)
+    assert kernels_of(lambda: ops.graph_conv_forward(*tensors, *flags)) == 1
+    assert kernels_of(lambda: ops.graph_conv_forward_gate(*tensors, *flags[:-1])) == 1
+    _, gate = ops.graph_conv_forward_gate(*tensors, *flags[:-1])
+    backward = (x, x, gate, edge_weight, adjacency, weight, bias, seed, *flags, True, True)
     assert kernels_of(lambda: ops.graph_conv_backward(*backward)) == 2
 
 
@@ -263,12 +267,14 @@ def test_more_elements_than_an_int_counts(memory_format: torch.memory_format) ->
         pytest.skip(f"needs {needed / 2**30:.0f} GiB of GPU memory, {free / 2**30:.0f} are free")
     inputs = make_inputs((1, 17, 1000, 1000), torch.bfloat16, "cuda", memory_format, optional=("weight",))
     ones = torch.ones_like(inputs["x"])
-    expected_y, expected = differentiate(functional.graph_conv, inputs, {"activation": "none"}, ones)
+    # With "source" and equal gradients of y, that of edge_weight would be 0.
+    options = {"activation": "none", "aggregate": "target"}
+    expected_y, expected = differentiate(functional.graph_conv, inputs, options, ones)
 
     x = torch.empty(shape, dtype=torch.bfloat16, device="cuda", memory_format=memory_format).zero_()
     x[-1:] = inputs["x"]
     grad_y = torch.ones_like(x)
-    y, gradients = differentiate(functional.graph_conv, inputs | {"x": x}, {"activation": "none"}, grad_y)
+    y, gradients = differentiate(functional.graph_conv, inputs | {"x": x}, options, grad_y)
     assert torch.equal(y[-1:], expected_y)
     assert not y[:-1].any()
     assert torch.equal(gradients["x"], expected["x"].expand(shape))

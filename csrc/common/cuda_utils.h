@@ -9,6 +9,7 @@
 #include <torch/csrc/stable/macros.h>
 #include <torch/headeronly/util/shim_utils.h>
 
+#include <limits>
 #include <map>
 #include <mutex>
 #include <set>
@@ -80,6 +81,8 @@ inline const DeviceLimits& device_limits(DeviceIndex device) {
 template <typename... Parameters, typename... Arguments>
 void launch(void (*kernel)(Parameters...), int64_t blocks, int threads, int64_t shared_bytes, DeviceIndex device,
             const Arguments&... arguments) {
+  DGCN_CHECK(blocks <= std::numeric_limits<int>::max(), "a kernel needs ", blocks,
+             " blocks, more than a GPU can start");
   kernel<<<static_cast<unsigned>(blocks), threads, shared_bytes, current_stream(device)>>>(arguments...);
   DGCN_CUDA_CHECK(cudaGetLastError());
 }

@@ -43,7 +43,8 @@ static inline void multiply_add(float (&sums)[4], const uint32_t (&a)[4], const 
     for (unsigned k = 0; k < 16; ++k)  // of row row + 8·half of a and of `column` of b
       sum +=
           double{lanes[row * 4 + k % 8 / 2].a[half + k / 8 * 2][k % 2]} * lanes[column * 4 + k % 8 / 2].b[k / 8][k % 2];
-    sums[e] = static_cast<float>(sum);
+    sums[e] = static_cast<float>(sum);  // truncated
+    if (std::fabs(sums[e]) > std::fabs(sum)) sums[e] = std::nextafter(sums[e], 0.0F);
   }
 }
 

@@ -1,5 +1,6 @@
-// Launches the kernels for few nodes in NCHW.
+// Launches the kernels for few nodes.
 #include <algorithm>
+#include <limits>
 
 #include "common/cuda_utils.h"
 #include "graph_conv/cuda/few_nodes.h"
@@ -12,6 +13,10 @@ namespace {
 /// Calls visit(types, NodeCount) for the dtype and K of the inputs. float64 never comes here: see has_few_nodes().
 template <typename Visit>
 void for_kernel(const GraphConvInputs& inputs, bool channels_last, Visit visit) {
+  const int64_t image_pixels = inputs.x.size(2) * inputs.x.size(3);
+  const int64_t most_tiles = inputs.batch() * ((image_pixels + cuda::kFewNodesThreads - 1) / cuda::kFewNodesThreads);
+  DGCN_CHECK(most_tiles <= std::numeric_limits<int>::max(), "x must have at most 2**31 - 1 tiles of 128 pixels, got ",
+             most_tiles);
   for_dtype(inputs.x.scalar_type(), [&](auto types) {
     if constexpr (sizeof(typename decltype(types)::T) <= 4)
       cuda::for_node_count(static_cast<int>(inputs.nodes()), channels_last, [&](auto nodes) { visit(types, nodes); });
@@ -94,11 +99,12 @@ PartialGradients few_nodes_backward(const GraphConvInputs& inputs, const cuda::T
     const int64_t tiles_per_image = (layout.image_pixels + kTilePixels - 1) / kTilePixels;
     const int64_t tiles = inputs.batch() * tiles_per_image;
     allocate_partial(std::min<int64_t>(tiles, int64_t{kBlocks} * limits.multiprocessors));
-    const cuda::FewNodesBackwardArguments<T> arguments{layout.image_pixels,         static_cast<int>(tiles_per_image),
-                                                       static_cast<int>(tiles),     params,
-                                                       const_data<T>(grad_y),       const_data<T>(x),
-                                                       const_data<uint32_t>(gate),  data<T>(grad_x),
-                                                       data<float>(partial.memory), inputs.per_sample};
+    const cuda::FewNodesBackwardArguments<T> arguments{
+        layout.image_pixels,         static_cast<int>(tiles_per_image),
+        static_cast<int>(tiles),     params,
+        const_data<T>(grad_y),       need_params ? const_data<T>(x) : nullptr,
+        const_data<uint32_t>(gate),  data<T>(grad_x),
+        data<float>(partial.memory), inputs.per_sample};
     using Outer = cuda::OuterProduct<T, kMost, kTilePixels>;
     launch_with_max_shared(&cuda::few_nodes_backward_kernel<T, kMost, kAny>, partial.blocks, cuda::kFewNodesThreads,
                            cuda::FewNodesGradients<T, Outer>::bytes(layout.nodes), device, arguments);

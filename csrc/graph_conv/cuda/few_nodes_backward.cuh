@@ -28,7 +28,7 @@ struct FewNodesBackwardArguments {
   int tiles_per_image, tiles;  ///< of kPlanePixels pixels a thread
   GraphParams<float> params;
   const T* grad_y;
-  const T* x;
+  const T* x;            ///< null: not needed
   const uint32_t* gate;  ///< null: without ReLU
   T* grad_x;             ///< null: not needed
   float* partial;        ///< [blocks, partial_size(params)]; null: not needed
@@ -37,25 +37,28 @@ struct FewNodesBackwardArguments {
 
 /// grad_x = Mᵀ g at the pixels of a thread, a block's width apart. Leaves g and x in rows of shared memory, to whose first
 /// pixel of the thread `g_row` and `x_row` point. Only the first `present` pixels exist: the others leave zeros. With
-/// `kFull` all do. `gate`: at the first pixel, or null. grad_x may overwrite grad_y.
+/// `kFull` all do. `gate`: at the first pixel, or null. x and grad_x: null if they are
+/// not needed. grad_x may overwrite grad_y.
 template <typename Outer, int Nodes, bool kAny, int Pixels, bool kFull, typename T, typename Input, typename Output>
 __device__ void backward_pixels(const float* m, int nodes, T* g_row, T* x_row, Input grad_y, Input x,
                                 const uint32_t* gate, Output grad_x, int present) {
   const int pitch = quad_pitch(kAny ? nodes : Nodes);
   const auto is_present = [&](int p) { return kFull || p < present; };
   [[maybe_unused]] constexpr int kUnroll = kFull ? Nodes : 8;  // predicates take registers
-  DGCN_UNROLL(kUnroll)
-  for (int k = 0; k < Nodes; ++k) {
-    if (kAny && k >= nodes) break;
-    DGCN_UNROLL()
-    for (int p = 0; p < Pixels; ++p) {
-      T* const to = x_row + k * Outer::kPitch + p * kFewNodesThreads;
-      if constexpr (sizeof(T) == 4 && kFull && std::is_same_v<Input, PlaneCursor<const T>>)
-        __pipeline_memcpy_async(to, &x[p], sizeof(T));
-      else
-        *to = is_present(p) ? x[p] : static_cast<T>(0.0F);
+  if (x.at != nullptr) {
+    DGCN_UNROLL(kUnroll)
+    for (int k = 0; k < Nodes; ++k) {
+      if (kAny && k >= nodes) break;
+      DGCN_UNROLL()
+      for (int p = 0; p < Pixels; ++p) {
+        T* const to = x_row + k * Outer::kPitch + p * kFewNodesThreads;
+        if constexpr (sizeof(T) == 4 && kFull && std::is_same_v<Input, PlaneCursor<const T>>)
+          __pipeline_memcpy_async(to, &x[p], sizeof(T));
+        else
+          *to = is_present(p) ? x[p] : static_cast<T>(0.0F);
+      }
+      x.next();
     }
-    x.next();
   }
 
   uint32_t bits[Pixels];
@@ -193,7 +196,7 @@ __global__ void __launch_bounds__(kFewNodesThreads, (kFewNodesBackwardBlocks<T, 
   for (int64_t index = range.begin; index < range.end; ++index) {
     const SharedTile<T> tile(layout, index);
     load_tile(grad_y, arguments.grad_y, layout, tile);
-    load_tile(x, arguments.x, layout, tile);
+    if (arguments.partial != nullptr) load_tile(x, arguments.x, layout, tile);
     if (index == range.begin || (arguments.per_sample && tile.first_pixel == 0))
       block.begin(weight, params, arguments.per_sample ? tile.image : 0);
     wait_for_loads();
@@ -201,7 +204,8 @@ __global__ void __launch_bounds__(kFewNodesThreads, (kFewNodesBackwardBlocks<T, 
     const int64_t pixel = tile.image * layout.image_pixels + tile.first_pixel + threadIdx.x;
     const TileCursor<T> own = tile_cursor(grad_y + first, tile.pixel_step);
     backward_pixels<Outer, Nodes, kAny, 1, false>(
-        block.m, K, block.g + threadIdx.x, block.x + threadIdx.x, own, tile_cursor(x + first, tile.pixel_step),
+        block.m, K, block.g + threadIdx.x, block.x + threadIdx.x, own,
+        tile_cursor(arguments.partial == nullptr ? nullptr : x + first, tile.pixel_step),
         arguments.gate == nullptr ? nullptr : arguments.gate + pixel, own, static_cast<int>(threadIdx.x) < tile.pixels);
     __syncthreads();
     if (arguments.grad_x != nullptr) store_tile(arguments.grad_x, grad_y, layout, tile);

@@ -1,11 +1,10 @@
 // The kernels of the graph convolution on CUDA, free of torch: backend.cu launches them, and
 // tests/cpp/test_graph_conv_cuda_emulated.cpp runs the same source on the host. Legend: graph_conv.h.
 //
-// Forward at K = 17 in float32 moves 2·17·4 = 136 bytes a pixel for 2·17² = 578 operations; backward (reads grad_y, x
-// and y, writes grad_x) 272 bytes for 1,156. These are 4 operations a byte, and an H100 does 20 in float32 for each
-// byte that it loads (tensor cores would only add the rounding of TF32). So the kernels are bound by memory bandwidth,
-// though not by a wide margin. At 13 bytes a cycle, an SM has 10 cycles for a pixel forward and 21 backward; to issue
-// the instructions of a pixel, counted in the machine code, takes about 8 and 16. Hence:
+// Those here are for every K and dtype; up to 24 nodes of at most 32 bits take few_nodes*.cuh. Forward moves 2·K features
+// a pixel for 2·K² operations, backward (reads grad_y, x and the gate, writes grad_x) 3·K for twice as many. With 32
+// nodes in float32 these are 8 and 11 operations a byte, and an H100 does 20 for each byte that it loads (tensor cores
+// would only add the rounding of TF32): bandwidth still counts. Hence:
 //   - Every feature crosses device memory once, in accesses of 16 bytes wherever its row starts: maps have 16n + 1
 //     cells a side, so hardly any row of NCHW is aligned. Tiles pass through shared memory, 16 bytes at a time on the
 //     side of device memory, single elements on the side of the arithmetic. That also makes NCHW and channels_last the
