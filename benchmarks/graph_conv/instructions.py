@@ -8,9 +8,9 @@ which comes with the CUDA toolkit and with torch's triton. A count is in warp in
 for 32 pixels, ÷ 32.
 
 The kernels for few nodes unroll all loops over nodes, so a full tile is straight-line code: a block of instructions
-without a branch for the sums, one for the stores, and in backward the body of the loop that adds up dM. These blocks
-are found by the multiplications and stores that they must have. What a tile takes before its first pixel (about 60
-instructions of each thread) is not counted.
+without a branch for the sums, one for the stores, and in backward one that loads x and the body of the loop that adds
+up dM. These blocks are found by the multiplications, loads and stores that they must have. What a tile takes before its
+first pixel (about 60 instructions of each thread) is not counted.
 
 `slots` is what an H200 can issue while memory delivers the pixel: four a cycle, at 4.3 TB/s ÷ 132 SMs ÷ 1.98 GHz = 16.5
 bytes a cycle. A kernel that needs fewer can be as fast as the memory.
@@ -120,12 +120,14 @@ def counts(library: Path) -> Iterator[Count]:
         own = len(shortest(tile_forward, FFMA=NODES**2 * FORWARD_PIXELS)) + len(shortest(tile_forward, STS=stores))
         yield count("forward, channels_last*", own / FORWARD_PIXELS, 2 * features, 13 if size == 4 else 14.5)
 
-        pixels = len(shortest(backward, FFMA=NODES**2 * BACKWARD_PIXELS)) / BACKWARD_PIXELS
+        features_of_thread = NODES * BACKWARD_PIXELS
+        loads = {"LDGSTS": features_of_thread} if size == 4 else {"LDG": features_of_thread, "STS": features_of_thread}
+        pixels = len(shortest(backward, FFMA=NODES * features_of_thread)) + len(shortest(backward, **loads))
         if size == 4:  # a thread adds four pixels to a part of dM
             outer = len(shortest(backward, FFMA=4 * 5 * 9)) / 4 * PARTS
         else:  # a warp adds 16 pixels
             outer = len(shortest(backward, HMMA=8)) / 16 * 32
-        yield count("backward", pixels + outer, 3 * features + GATE_BYTES, 30 if size == 4 else 18)
+        yield count("backward", pixels / BACKWARD_PIXELS + outer, 3 * features + GATE_BYTES, 30 if size == 4 else 18)
 
 
 def main() -> None:
