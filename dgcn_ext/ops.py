@@ -62,32 +62,14 @@ def _(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> Any:
 
 
 @torch.library.register_fake("dgcn::graph_conv_forward", lib=_library)
-def _(
-    x: Tensor,
-    edge_weight: Tensor,
-    adjacency: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    residual: Tensor | None,
-    seed: Tensor | None,
-    *_: int,
-) -> Tensor:
-    check_graph_conv(x, edge_weight, adjacency, weight, bias, residual, seed)
+def _(x: Tensor, *rest: Any) -> Tensor:
+    check_graph_conv(x, *rest[:6])
     return torch.empty_like(x)
 
 
 @torch.library.register_fake("dgcn::graph_conv_forward_gate", lib=_library)
-def _(
-    x: Tensor,
-    edge_weight: Tensor,
-    adjacency: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    residual: Tensor | None,
-    seed: Tensor | None,
-    *_: int,
-) -> tuple[Tensor, Tensor]:
-    check_graph_conv(x, edge_weight, adjacency, weight, bias, residual, seed)
+def _(x: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
+    check_graph_conv(x, *rest[:6])
     batch, num_nodes, height, width = x.shape
     return torch.empty_like(x), x.new_empty(batch, (num_nodes + 31) // 32, height, width, dtype=torch.int32)
 
@@ -137,12 +119,13 @@ class _GraphConv(Function):
         check_has_no_gradient("adjacency", adjacency)
         flags = (per_sample, mask, target, relu)
         tensors = (x, edge_weight, adjacency, weight, bias, residual, seed)
-        if relu and x.is_cuda:
-            y, gate = call_in_forward(graph_conv_forward_gate, *tensors, *flags[:-1], first_sample)
+        gate = None  # then backward computes X·W'·S + b again
+        if relu and x.is_cuda and not torch._C._are_functorch_transforms_active():
+            y, gate = below_autograd(graph_conv_forward_gate, *tensors, *flags[:-1], first_sample)
         else:
             y = call_in_forward(graph_conv_forward, *tensors, *flags, first_sample)
-            # On a CPU y > 0 tells the gate, unless a residual was added: then backward computes X·W'·S + b again.
-            gate = y if relu and residual is None else None
+            if relu and residual is None and not x.is_cuda:
+                gate = y  # on a CPU its sign tells what ReLU passed
         ctx.save_for_backward(x, gate, edge_weight, adjacency, weight, bias, seed)
         ctx.flags, ctx.first_sample = flags, first_sample
         return y
@@ -178,24 +161,7 @@ class _GraphConv(Function):
         )
 
 
-class _GraphConvGate(Function):
-    @staticmethod
-    def forward(ctx: Any, *args: Any) -> tuple[Tensor, Tensor]:
-        x, edge_weight, adjacency, weight, bias, _, seed, *flags = args
-        check_has_no_gradient("adjacency", adjacency)
-        y, gate = call_in_forward(graph_conv_forward_gate, *args)
-        ctx.save_for_backward(x, gate, edge_weight, adjacency, weight, bias, seed)
-        ctx.flags, ctx.first_sample = (*flags[:3], True), flags[3] if len(flags) > 3 else 0
-        ctx.mark_non_differentiable(gate)
-        return y, gate
-
-    @staticmethod
-    def backward(ctx: Any, grad_y: Tensor, _: Any) -> tuple[Tensor | None, ...]:
-        return _GraphConv.backward(ctx, grad_y)
-
-
 register_gradient(graph_conv_forward, _GraphConv, lib=_library)
-register_gradient(graph_conv_forward_gate, _GraphConvGate, lib=_library)
 refuse_gradient(
     graph_conv_backward,
     "cannot differentiate twice through graph_conv: its gradient has no derivative (that of "
@@ -204,16 +170,11 @@ refuse_gradient(
 )
 
 
-def _register_forward_vmap(op: OpOverload) -> None:
-    @torch.library.register_vmap(op, lib=_library)
-    def _(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> Any:
-        images = (0, 5)  # x and residual
-        seed, per_sample, *_ = args[6:]
-        return _map_graph_conv(op, images, seed is not None and per_sample, info, in_dims, args)
-
-
-_register_forward_vmap(graph_conv_forward)
-_register_forward_vmap(graph_conv_forward_gate)
+@torch.library.register_vmap("dgcn::graph_conv_forward", lib=_library)
+def _(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> Any:
+    images = (0, 5)  # x and residual
+    seed, per_sample, *_ = args[6:]
+    return _map_graph_conv(graph_conv_forward, images, seed is not None and per_sample, info, in_dims, args)
 
 
 @torch.library.register_vmap("dgcn::graph_conv_backward", lib=_library)

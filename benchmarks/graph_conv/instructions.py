@@ -65,7 +65,7 @@ def disassemble(library: Path) -> Iterator[tuple[str, list[Block]]]:
     """The kernels for few nodes with K = 17: mangled name, and its code in blocks without a branch."""
     program = disassembler()
     if program is None:
-        raise FileNotFoundError("cuobjdump is neither on the PATH nor in triton")
+        sys.exit("cuobjdump is neither on the PATH nor in triton: nothing can be counted")
     listing = subprocess.run([program, "-arch", "sm_90", "-sass", library], check=True, capture_output=True, text=True)
     for code in listing.stdout.split("Function : ")[1:]:
         name = code.split(maxsplit=1)[0]
@@ -96,6 +96,8 @@ def shortest(blocks: list[Block], **at_least: int) -> Block:
 
 def counts(library: Path) -> Iterator[Count]:
     kernels = dict(disassemble(library))
+    if not kernels:
+        sys.exit(f"{library} has no CUDA kernels: build it where there is an nvcc (DGCN_CUDA=1)")
     for dtype, (mangled, size) in TYPES.items():
         features = NODES * size
 

@@ -87,8 +87,8 @@ void launch(void (*kernel)(Parameters...), int64_t blocks, int threads, int64_t 
   DGCN_CUDA_CHECK(cudaGetLastError());
 }
 
-/// Lets the kernel have all the shared memory of a block and of an SM, once for each kernel and device. The limit is the
-/// device's and not what a launch needs: it belongs to the kernel, which another thread may launch with more. The
+/// Lets the kernel have all the shared memory of a block and of an SM, once for each kernel and device. The limit is
+/// the device's and not what a launch needs: it belongs to the kernel, which another thread may launch with more. The
 /// carve-out makes room for as many blocks at a time as fit.
 inline void allow_max_shared(const void* kernel, DeviceIndex device) {
   static std::mutex mutex;

@@ -51,7 +51,7 @@ struct GraphConvBackend {
   void (*forward)(const GraphConvInputs& inputs, const std::optional<Tensor>& residual, const Tensor& y,
                   const std::optional<Tensor>& gate);
   /// gate: where ReLU passes the gradient. On a GPU that of forward; on a CPU the y of a forward without a residual,
-  /// where it is above 0. Absent: computed again from x.
+  /// where it is not ≤ 0. Absent: computed again from x.
   void (*backward)(const GraphConvInputs& inputs, const Tensor& grad_y, const std::optional<Tensor>& gate,
                    const GraphConvGradients& gradients);
   /// draw [K, K] or [batch, K, K] ~ Bernoulli(adjacency), of the images from `first_sample`.

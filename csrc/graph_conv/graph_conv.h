@@ -12,12 +12,12 @@
 //   W, b    [K, K], [K]   weight and bias of the 1×1 convolution; either may be null
 //   M       [K, K]        the only matrix that multiplies the pixels
 //
-// Backward, with g = ∂L/∂y gated by ReLU (0 where M x + b ≤ 0; a NaN passes): dx = Mᵀ g, and over all pixels db = Σ g and dM = Σ g xᵀ. From
-// these dW = Pᵀ dM, dP = dM Wᵀ, dS = dPᵀ or dP, and through the softmax dW_d.
+// Backward, with g = ∂L/∂y gated by ReLU (0 where M x + b ≤ 0; a NaN passes): dx = Mᵀ g, and over all pixels db = Σ g
+// and dM = Σ g xᵀ. From these dW = Pᵀ dM, dP = dM Wᵀ, dS = dPᵀ or dP, and through the softmax dW_d.
 //
 // Matrices are row-major and dense. The matrix products are in the kernels. The functions here loop from `begin` in
-// steps of `step`: a thread of a CUDA block passes (its number, block size), or its warp's among those of the block; the
-// CPU passes (0, 1).
+// steps of `step`: a thread of a CUDA block passes (its number, block size), or its warp's among those of the block;
+// the CPU passes (0, 1).
 #pragma once
 
 #include <cmath>
@@ -26,8 +26,8 @@
 
 namespace dgcn::graph_conv {
 
-/// On a GPU ReLU's gate is kept as bits, of node k bit k % 32 of word k / 32 of a pixel, which is set where the gradient
-/// passes: 4 bytes a pixel for up to 32 nodes, where y has K numbers.
+/// On a GPU ReLU's gate is kept as bits, of node k bit k % 32 of word k / 32 of a pixel, which is set where the
+/// gradient passes: 4 bytes a pixel for up to 32 nodes, where y has K numbers.
 DGCN_HOST_DEVICE int64_t gate_words(int64_t nodes) { return (nodes + 31) / 32; }
 
 /// The two readings of Eq. 8, and the two directions of S.

@@ -61,13 +61,14 @@ std::tuple<Tensor, Tensor, Tensor> relu_affinity_backward(const Tensor& grad_y, 
   check_shape("grad_y", grad_y, g.sizes());
   check_dtype("grad_y", grad_y, g.scalar_type());
   check_same_device("grad_y", grad_y, "g", g);
+  DGCN_CHECK(order.has_value() == states.has_value(), "order and states must be given together, got one of them");
   AffinityGradients gradients{need_keys, need_g, new_gradient(a, need_keys), new_gradient(b, need_keys),
                               new_gradient(g, need_g)};
   if (g.numel() == 0) {
     for (Tensor* gradient : {&gradients.a, &gradients.b}) torch::stable::zero_(*gradient);
   } else if (need_keys || need_g) {
     std::optional<AffinitySaved> known;
-    if (order && states) known = AffinitySaved{*order, *states};
+    if (order) known = AffinitySaved{*order, *states};
     backend_of(g).backward(inputs, known ? &*known : nullptr, grad_y, gradients);
   }
   return {gradients.a, gradients.b, gradients.g};

@@ -134,8 +134,8 @@ void forward(const CpuForwardArguments<Stored>& arguments, const PixelTiling& ti
 
 // ---- Backward -------------------------------------------------------------------------------------------------------
 
-/// gated = 0 where y ≤ 0, else g: the gradient through ReLU, which a NaN passes. If y is absent, gated = g. grad_bias [K] += the sum of
-/// `gated` over the pixels, unless null.
+/// gated = 0 where y ≤ 0, else g: the gradient through ReLU, which a NaN passes. If y is absent, gated = g. grad_bias
+/// [K] += the sum of `gated` over the pixels, unless null.
 template <typename Stored, typename Y, typename T = typename Accumulation<Stored>::type>
 void gate(NodeRows<const Stored> g, NodeRows<const Y> y, NodeRows<T> gated, int K, int64_t pixels, double* grad_bias) {
   using S = Simd<T>;

@@ -1,11 +1,11 @@
-// Forward for few nodes, where all features of a pixel fit into the registers of one thread. Part of kernels.cuh; legend:
-// graph_conv.h.
+// Forward for few nodes, where all features of a pixel fit into the registers of one thread. Other nodes: kernels.cuh.
+// Legend: graph_conv.h.
 //
 // A thread has kThreadPixels pixels, a block's width apart, and all their sums. The only operand that is read again and
 // again is M: one access of 16 bytes, the same for the whole warp, feeds four rows of all pixels of a thread.
 //   - NCHW: a warp reads and writes neighbours in device memory wherever a row starts, without shared memory.
-//   - channels_last: neighbours in memory are the nodes of a pixel. A tile passes through shared memory in accesses of 16
-//     bytes, and a thread overwrites its own pixels there.
+//   - channels_last: neighbours in memory are the nodes of a pixel. A tile passes through shared memory in accesses of
+//     16 bytes, and a thread overwrites its own pixels there.
 #pragma once
 
 #include <algorithm>
@@ -58,8 +58,8 @@ struct alignas(16) Quad {
 /// The pitch of M [K (in), pitch (out)] in shared memory: rows start at multiples of 16 bytes.
 __host__ __device__ constexpr int quad_pitch(int nodes) { return static_cast<int>(round_up(nodes, 4)); }
 
-/// How the pixels of a batch are cut into tiles, which a block computes one after the other. In a full tile a thread has
-/// all of its pixels. The rest of an image is cut into narrow tiles, as wide as a block, in which it has one.
+/// How the pixels of a batch are cut into tiles, which a block computes one after the other. In a full tile a thread
+/// has all of its pixels. The rest of an image is cut into narrow tiles, as wide as a block, in which it has one.
 struct PixelTiles {
   int64_t image_pixels;  ///< N = H·W
   int full_per_image;    ///< 0 where full tiles would be too few for all SMs
@@ -260,8 +260,8 @@ __global__ void __launch_bounds__(kFewNodesThreads, kFewNodesBlocks)
   }
 }
 
-/// For channels_last: a block holds a tile of x, and one of the residual if there is one. A tile has as many pixels as the
-/// block has threads, or kThreadPixels times as many.
+/// For channels_last: a block holds a tile of x, and one of the residual if there is one. A tile has as many pixels as
+/// the block has threads, or kThreadPixels times as many.
 template <typename T, int Nodes, bool kAny>
 __global__ void __launch_bounds__(kFewNodesThreads, kFewNodesTileBlocks)
     few_nodes_tile_forward_kernel(const __grid_constant__ CudaForwardArguments<T, float> arguments) {

@@ -1,9 +1,9 @@
-// Backward for few nodes. Part of kernels.cuh; legend: graph_conv.h.
+// Backward for few nodes. Other nodes: kernels.cuh. Legend: graph_conv.h.
 //
 // As in few_nodes.cuh a thread has a few pixels: their g and the sums of grad_x stay in its registers. dM adds up
-// products of all pixels, which no thread has alone. So every thread leaves its g and x in rows of shared memory, one for
-// each node, where the pixels start at a multiple of 16 bytes whatever their place in the image is. The block adds them
-// to dM. In channels_last the features come and go through further shared memory, as in forward.
+// products of all pixels, which no thread has alone. So every thread leaves its g and x in rows of shared memory, one
+// for each node, where the pixels start at a multiple of 16 bytes whatever their place in the image is. The block adds
+// them to dM. In channels_last the features come and go through further shared memory, as in forward.
 #pragma once
 
 #include <algorithm>
@@ -35,10 +35,10 @@ struct FewNodesBackwardArguments {
   bool per_sample;
 };
 
-/// grad_x = Mᵀ g at the pixels of a thread, a block's width apart. Leaves g and x in rows of shared memory, to whose first
-/// pixel of the thread `g_row` and `x_row` point. Only the first `present` pixels exist: the others leave zeros. With
-/// `kFull` all do. `gate`: at the first pixel, or null. x and grad_x: null if they are
-/// not needed. grad_x may overwrite grad_y.
+/// grad_x = Mᵀ g at the pixels of a thread, a block's width apart. Leaves g and x in rows of shared memory, to whose
+/// first pixel of the thread `g_row` and `x_row` point. Only the first `present` pixels exist: the others leave zeros.
+/// With `kFull` all do. `gate`: at the first pixel, or null. x and grad_x: null if they are not needed. grad_x may
+/// overwrite grad_y.
 template <typename Outer, int Nodes, bool kAny, int Pixels, bool kFull, typename T, typename Input, typename Output>
 __device__ void backward_pixels(const float* m, int nodes, T* g_row, T* x_row, Input grad_y, Input x,
                                 const uint32_t* gate, Output grad_x, int present) {
@@ -94,8 +94,8 @@ __device__ void backward_pixels(const float* m, int nodes, T* g_row, T* x_row, I
   }
 }
 
-/// What a block has in shared memory: M, S, the adjacency, W and (dM, db), which stay. Then `rows` with g and x, which
-/// share their place with what is computed before and after a tile.
+/// What a block has in shared memory: M, S, the adjacency, W and (dM, db), which stay. Then the rows of g and of x,
+/// which share their place with what is computed before and after a tile.
 template <typename T, typename Outer>
 struct FewNodesGradients {
   float *m, *s, *effective, *weight_copy, *gradients, *scratch;

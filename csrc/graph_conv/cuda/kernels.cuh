@@ -1,10 +1,10 @@
 // The kernels of the graph convolution on CUDA, free of torch: backend.cu launches them, and
 // tests/cpp/test_graph_conv_cuda_emulated.cpp runs the same source on the host. Legend: graph_conv.h.
 //
-// Those here are for every K and dtype; up to 24 nodes of at most 32 bits take few_nodes*.cuh. Forward moves 2·K features
-// a pixel for 2·K² operations, backward (reads grad_y, x and the gate, writes grad_x) 3·K for twice as many. With 32
-// nodes in float32 these are 8 and 11 operations a byte, and an H100 does 20 for each byte that it loads (tensor cores
-// would only add the rounding of TF32): bandwidth still counts. Hence:
+// Those here are for every K and dtype; up to 24 nodes of at most 32 bits take few_nodes*.cuh. Forward moves 2·K
+// features a pixel for 2·K² operations, backward (reads grad_y, x and the gate, writes grad_x) 3·K for twice as many.
+// With 32 nodes in float32 these are 8 and 11 operations a byte, and an H100 does 20 for each byte that it loads
+// (tensor cores would only add the rounding of TF32): bandwidth still counts. Hence:
 //   - Every feature crosses device memory once, in accesses of 16 bytes wherever its row starts: maps have 16n + 1
 //     cells a side, so hardly any row of NCHW is aligned. Tiles pass through shared memory, 16 bytes at a time on the
 //     side of device memory, single elements on the side of the arithmetic. That also makes NCHW and channels_last the
@@ -81,8 +81,8 @@ struct GateBits {
   }
 };
 
-/// y = act(M x + b) (+ residual), and ReLU's gate. With `kShared` the matrices are in shared memory, and the tiles overwrite what only
-/// compute_matrices() needs. Without, all of these are in the workspace.
+/// y = act(M x + b) (+ residual), and ReLU's gate. With `kShared` the matrices are in shared memory, and the tiles
+/// overwrite what only compute_matrices() needs. Without, all of these are in the workspace.
 template <typename T, typename A, bool kShared>
 __global__ void __launch_bounds__(kForwardThreads, resident_blocks<A>(kShared))
     forward_kernel(const CudaForwardArguments<T, A> arguments) {

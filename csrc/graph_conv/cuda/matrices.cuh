@@ -94,9 +94,10 @@ __device__ const A* fetch_matrix(A* copy, const A* parameter, int nodes) {
 }
 
 /// Computes M = P·W of image `sample` as operands of that pitch: `m_transposed` for y = M x, `m` for grad_x = Mᵀ g.
-/// Either may be null. With a weight their padding is not written. Also computes `s` and `effective`, the adjacency or the draw from it. `weight` is
-/// the result of fetch_matrix(), which this function waits for. `scratch` has room for an operand and copy_size()
-/// elements. `effective` may begin where `scratch` does, if the caller does not need it: the operand overwrites it.
+/// Either may be null. With a weight their padding is not written. Also computes `s` and `effective`, the adjacency or
+/// the draw from it. `weight` is the result of fetch_matrix(), which this function waits for. `scratch` has room for an
+/// operand and copy_size() elements. `effective` may begin where `scratch` does, if the caller does not need it: the
+/// operand overwrites it.
 template <bool kShared, typename A>
 __device__ void compute_matrices(A* m_transposed, A* m, int pitch, A* s, A* effective, const A* weight, A* scratch,
                                  const GraphParams<A>& params, int64_t sample) {

@@ -75,8 +75,8 @@ class FmaOuterProduct {
   float products_[kRows][kColumns] = {}, sums_[kRows] = {};
 };
 
-/// For 16-bit features, on tensor cores: their products are exact in float32. Each warp adds a slice of the pixels, 16 at
-/// a time. A row of ones behind the nodes of x makes db the column behind those of dM.
+/// For 16-bit features, on tensor cores: their products are exact in float32. Each warp adds a slice of the pixels, 16
+/// at a time. A row of ones behind the nodes of x makes db the column behind those of dM.
 template <typename T, int Nodes, int TilePixels>
 class TensorCoreOuterProduct {
  public:

@@ -151,8 +151,9 @@ inline PixelTiles cut_for_forward(int64_t batch, int64_t image_pixels, int threa
   return {image_pixels, static_cast<int>(full), static_cast<int>(per_image), static_cast<int>(batch * per_image)};
 }
 
-/// Plans few_nodes_tile_*_kernel for channels_last: the `kept` bytes of a block and `tiles` tiles of `thread_pixels` pixels
-/// a thread, or of one if these are too few for all SMs. At most `resident` blocks fit into an SM for their registers.
+/// Plans few_nodes_tile_*_kernel for channels_last: the `kept` bytes of a block and `tiles` tiles of `thread_pixels`
+/// pixels a thread, or of one if these are too few for all SMs. At most `resident` blocks fit into an SM for their
+/// registers.
 template <typename T>
 LaunchPlan plan_few_nodes_tiles(const TileLayout& features, int64_t batch, int thread_pixels, int tiles, int64_t kept,
                                 int resident, const DeviceLimits& limits) {

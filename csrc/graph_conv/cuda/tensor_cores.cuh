@@ -18,9 +18,10 @@ __device__ inline void load_matrices(uint32_t (&parts)[4], const void* row) {
                : "memory");
 }
 
-/// sums [16, 8] += a [16, 16] · b [16, 8]; products are exact, sums float32 and truncated. Lane l has the rows l / 4 and l / 4 + 8 and
-/// the columns 2·(l % 4) and 2·(l % 4) + 1 of `sums`, in row-major order. `a`: the matrices of the rows from 0 and from
-/// 8 and the columns from 0, then from 8. `b`, transposed: the matrices of the columns from 0 and from 8.
+/// sums [16, 8] += a [16, 16] · b [16, 8]; products are exact, sums float32 and truncated. Lane l has the rows l / 4
+/// and l / 4 + 8 and the columns 2·(l % 4) and 2·(l % 4) + 1 of `sums`, in row-major order. `a`: the matrices of the
+/// rows from 0 and from 8 and the columns from 0, then from 8. `b`, transposed: the matrices of the columns from 0 and
+/// from 8.
 #define DGCN_MULTIPLY_ADD(Number, name)                                                                             \
   __device__ inline void multiply_add(float (&sums)[4], const uint32_t (&a)[4], const uint32_t* b, const Number*) { \
     asm volatile("mma.sync.aligned.m16n8k16.row.col.f32." name "." name                                             \

@@ -185,9 +185,9 @@ struct ThreadColumns {
   int present;          ///< columns before the end
 };
 
-/// Calls output(first, columns, sums) with sums [o][column] = Σ_k operand_k(first + o) · input(k, offset), for all groups
-/// of Outputs outputs and all columns, divided among the threads of a block. Outputs from K on mean nothing. The loop
-/// over k is unrolled `Unroll` times. `operand` [K, pitch] is aligned to pairs; columns are `column_step` elements
+/// Calls output(first, columns, sums) with sums [o][column] = Σ_k operand_k(first + o) · input(k, offset), for all
+/// groups of Outputs outputs and all columns, divided among the threads of a block. Outputs from K on mean nothing. The
+/// loop over k is unrolled `Unroll` times. `operand` [K, pitch] is aligned to pairs; columns are `column_step` elements
 /// apart. The columns of a thread are `groups` apart, so that neighbouring threads read neighbouring columns.
 template <int Outputs, int Columns, int Unroll, typename A, typename Input, typename Output>
 __device__ void product(const A* operand, int nodes, int columns, int column_step, Input input, Output output) {

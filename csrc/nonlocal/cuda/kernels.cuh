@@ -31,8 +31,8 @@
 //      r                   0       20         70      85
 //      y = r/N                     y_2 = 10           y_1 = 42.5 = ((1 + 3)·20 + (1 − 0.5)·10)/2
 //
-// Each thread has four neighbouring channels and goes from item to item. So the threads of a warp access whole rows, for
-// any order of the rows, and take the same branches (scan.cuh). The launches:
+// Each thread has four neighbouring channels and goes from item to item. So the threads of a warp access whole rows,
+// for any order of the rows, and take the same branches (scan.cuh). The launches:
 //
 //   0. features that are not rows become rows                      copy_kernel (rows.cuh)
 //   1. reduce every chunk                                          reduce_kernel
@@ -44,8 +44,8 @@
 // for ∂L/∂b and ∂L/∂g. Each reads what the other adds, so step 3 of the descending scan also does step 1 of the
 // ascending one. Steps 1 and 2 of the descending scan are those of forward, which saves their states and the order.
 //
-// By count, memory bandwidth decides: docs/nonlocal.md has the predictions beside what is claimed. Passes over memory of
-// the size of g (a copy takes 2) in each step:
+// By count, memory bandwidth decides: docs/nonlocal.md has the predictions beside what is claimed. Passes over memory
+// of the size of g (a copy takes 2) in each step:
 //
 //              0   1   3       4
 //   forward    2   1   2       2      3 with rows, 7 without
@@ -166,8 +166,8 @@ __global__ void __launch_bounds__(kChunkScanThreads) chunk_scan_kernel(const __g
 
 // ---- Step 3 ---------------------------------------------------------------------------------------------------------
 
-/// Sums each of `kCount` numbers over the lanes of a warp: lane l gets the sum of number l / (kWarp / kCount). Every step
-/// halves the numbers that a lane has, each of which is then a sum over twice as many lanes.
+/// Sums each of `kCount` numbers over the lanes of a warp: lane l gets the sum of number l / (kWarp / kCount). Every
+/// step halves the numbers that a lane has, each of which is then a sum over twice as many lanes.
 template <int kCount>
 __device__ double sum_lanes(double (&numbers)[kCount]) {
   constexpr unsigned kAll = ~0u;

@@ -67,8 +67,8 @@ struct Scan {
 
 constexpr int64_t chunks_of(int64_t positions) { return (2 * positions + kChunk - 1) / kChunk; }
 
-/// The empty sum is −0. mark_added() makes it +0 where features that are −0 were added. So the sum of a chunk is −0 only
-/// if it adds none.
+/// The empty sum is −0. mark_added() makes it +0 where features that are −0 were added. So the sum of a chunk is −0
+/// only if it adds none.
 constexpr double kEmptySum = -0.0;
 
 __host__ __device__ inline bool is_empty(double sum) {

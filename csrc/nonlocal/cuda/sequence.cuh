@@ -39,7 +39,7 @@ __device__ ItemBits<A> item_bits(const A* a, const A* b, int64_t image, int64_t 
   return ~sequence_bits((is_a ? a : b)[image * positions + (is_a ? item : item - positions)], is_a);
 }
 
-// ---- The sort of images that a block can hold ------------------------------------------------------------------------
+// ---- The sort of images that a block can hold -----------------------------------------------------------------------
 
 constexpr int kBlockSortThreads = 512;
 constexpr int kBlockSortStrip = 8;  // neighbouring items of a thread
@@ -66,7 +66,7 @@ __global__ void __launch_bounds__(kBlockSortThreads, 1)
     if (first + i < count) order[image * count + first + i] = items[i];
 }
 
-// ---- The sort of larger images, all at once --------------------------------------------------------------------------
+// ---- The sort of larger images, all at once -------------------------------------------------------------------------
 
 /// The image in the high bits, then ItemBits.
 template <typename A>
@@ -96,7 +96,7 @@ __global__ void __launch_bounds__(kSortKeyThreads)
   }
 }
 
-// ---- The sequence ----------------------------------------------------------------------------------------------------
+// ---- The sequence ---------------------------------------------------------------------------------------------------
 
 template <typename A>
 struct Sequence {

@@ -14,8 +14,8 @@ constexpr int kBucketEdge = 64;  // [px]
 
 int divide_up(int value, int divisor) { return (value + divisor - 1) / divisor; }
 
-/// Copies of the confident cells, sorted by the bucket of their start. A score is computed when a search first finds the
-/// cell; from then on it is stored as the confidence.
+/// Copies of the confident cells, sorted by the bucket of their start. A score is computed when a search first finds
+/// the cell; from then on it is stored as the confidence.
 class CopiedCandidates final : public Candidates {
  public:
   CopiedCandidates(const FieldReader& fields, int limb, bool backward, const std::vector<int>& cells,
