@@ -84,7 +84,7 @@ auto row_converter(const AffinityInputs& inputs, DeviceMemory& memory) {
                                                                                launcher(inputs));
 }
 
-/// A descending scan. Its features and results are still to be set.
+/// A descending scan in `saved`, which must outlive it. Its features and results are still to be set.
 template <typename T, typename A>
 cuda::Scan<T, A> make_scan(const AffinityInputs& inputs, const AffinitySaved& saved, DeviceMemory& memory) {
   cuda::Scan<T, A> scan{};
@@ -150,7 +150,8 @@ void backward(const AffinityInputs& inputs, const AffinitySaved* known, const Te
     const auto rows = row_converter<T>(inputs, memory);
     const AffinitySaved saved = known != nullptr ? *known : new_saved(inputs);
     if (known == nullptr) sort_items<A>(inputs, data<uint32_t>(saved.order));
-    cuda::Scan<T, A> ascending = make_scan<T, A>(inputs, {saved.order, new_states(inputs)}, memory);
+    const AffinitySaved for_ascending{saved.order, new_states(inputs)};  // outlives the scan, which only points to it
+    cuda::Scan<T, A> ascending = make_scan<T, A>(inputs, for_ascending, memory);
     ascending.ascending = true;
     ascending.added = rows.input(const_view<T>(grad_y));
     if (gradients.need_keys) {
