@@ -200,7 +200,9 @@ def test_the_layer_transposes_nothing(memory_format: torch.memory_format) -> Non
 
     def step(layer: NonLocal) -> list[Tensor]:
         z = layer(x)
-        return [z, *torch.autograd.grad(z, [x, *layer.parameters()], grad_z)]
+        # Batch norm after it makes one gradient 0, but for rounding.
+        parameters = [parameter for parameter in layer.parameters() if parameter is not layer.out[0].bias]
+        return [z, *torch.autograd.grad(z, [x, *parameters], grad_z)]
 
     with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
         for ours, theirs in zip(step(layer), step(plain), strict=True):

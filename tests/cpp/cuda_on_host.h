@@ -18,6 +18,7 @@
 #include <cstring>
 #include <deque>
 #include <functional>
+#include <map>
 #include <memory>
 #include <utility>
 #include <vector>
@@ -56,6 +57,8 @@ class AsyncCopies {
     std::memset(to, kPoison, bytes);
     open_.push_back({to, from, bytes});
   }
+  /// Without a change of what is at `to` until then.
+  void start_late(void* to, const void* from, size_t bytes) { open_.push_back({to, from, bytes}); }
   void commit() {
     groups_.push_back(std::move(open_));
     open_.clear();
@@ -105,6 +108,13 @@ class Block {
         if (current_->state == State::kRunning) resume();
       }
       if (release_warps(threads)) continue;
+      // Threads that wait for bulk copies stay running: others may still have to start these.
+      if (std::any_of(fibers_.begin(), end, [](const Fiber& fiber) { return fiber.state == State::kRunning; })) {
+        if (++idle_rounds_ < kMostIdleRounds) continue;
+        std::fprintf(stderr, "a thread waits for bulk copies that nobody starts\n");
+        std::abort();
+      }
+      idle_rounds_ = 0;
       all_done = all(fibers_.begin(), end, State::kDone);
       if (!all_done && !all(fibers_.begin(), end, State::kAtBlockBarrier)) {
         std::fprintf(stderr, "a barrier that only some of the threads reach hangs a GPU\n");
@@ -112,14 +122,17 @@ class Block {
       }
       if (!all_done) release(fibers_.begin(), end);
     }
-    for (const Fiber& fiber : fibers_) CHECK(fiber.copies.empty());  // nobody has waited for them
+    for (const Fiber& fiber : fibers_) CHECK(fiber.copies.empty() && fiber.bulk_stores.empty());  // nobody has waited
   }
 
   /// Suspend the current thread until all threads of the block, or of its warp, have come here.
   void wait_for_block() { suspend(State::kAtBlockBarrier); }
   void wait_for_warp() { suspend(State::kAtWarpBarrier); }
+  /// Lets other threads run.
+  void yield() { suspend(State::kRunning); }
 
   AsyncCopies& copies() { return current_->copies; }
+  AsyncCopies& bulk_stores() { return current_->bulk_stores; }
 
  private:
   enum class State { kRunning, kAtWarpBarrier, kAtBlockBarrier, kDone };
@@ -128,7 +141,7 @@ class Block {
     static constexpr size_t kStack = 64 * 1024;
     std::unique_ptr<char[]> stack{new char[kStack]};
     jmp_buf registers;
-    AsyncCopies copies;
+    AsyncCopies copies, bulk_stores;
     State state = State::kDone;
     bool started = false;
   };
@@ -172,8 +185,11 @@ class Block {
     for (Block& block = instance();; block.suspend(State::kDone)) block.body_();
   }
 
+  static constexpr int kMostIdleRounds = 1000;
+
   std::function<void()> body_;
   Fibers fibers_;
+  int idle_rounds_ = 0;
   Fiber* current_ = nullptr;
   jmp_buf scheduler_;
 };
@@ -250,3 +266,66 @@ static inline uint32_t atomicOr(uint32_t* address, uint32_t bits) {
 }
 static inline void __pipeline_commit() { cuda_on_host::Block::instance().copies().commit(); }
 static inline void __pipeline_wait_prior(unsigned pending) { cuda_on_host::Block::instance().copies().wait(pending); }
+
+// ---- Bulk copies: see graph_conv/cuda/bulk_copies.cuh ----------------------------------------------------------------
+
+namespace cuda_on_host {
+
+/// The phase that a barrier is in. Its loads land when the first thread has seen the phase end.
+struct Phase {
+  uint32_t parity = 0;
+  bool arrived = false;
+  size_t expected = 0, started = 0;  ///< bytes
+  AsyncCopies loads;
+};
+inline std::map<const void*, Phase> phases;
+
+inline void check_bulk(const void* shared, const void* global, size_t bytes) {
+  CHECK(is_shared(shared) && !is_shared(global) && bytes > 0 && bytes % 16 == 0);
+  CHECK(reinterpret_cast<uintptr_t>(shared) % 16 == 0 && reinterpret_cast<uintptr_t>(global) % 16 == 0);
+}
+
+}  // namespace cuda_on_host
+
+namespace dgcn::graph_conv::cuda {
+
+constexpr bool kHasBulkCopies = true;
+using BulkBarrier = uint64_t;
+
+inline void init_barrier(BulkBarrier* barrier) {
+  CHECK(cuda_on_host::is_shared(barrier) && reinterpret_cast<uintptr_t>(barrier) % sizeof(BulkBarrier) == 0);
+  cuda_on_host::phases[barrier] = {};
+}
+inline void fence_bulk_copies() {}
+inline void expect_bytes(BulkBarrier* barrier, uint32_t bytes) { cuda_on_host::phases.at(barrier).expected += bytes; }
+inline void arrive(BulkBarrier* barrier) {
+  CHECK(!cuda_on_host::phases.at(barrier).arrived);
+  cuda_on_host::phases.at(barrier).arrived = true;
+}
+inline void bulk_load(void* to, const void* from, uint32_t bytes, BulkBarrier* barrier) {
+  cuda_on_host::check_bulk(to, from, bytes);
+  cuda_on_host::Phase& phase = cuda_on_host::phases.at(barrier);
+  phase.loads.start(to, from, bytes);
+  phase.started += bytes;
+}
+inline void wait_for_phase(BulkBarrier* barrier, uint32_t parity) {
+  cuda_on_host::Phase& phase = cuda_on_host::phases.at(barrier);
+  while (phase.parity == parity && !phase.arrived) cuda_on_host::Block::instance().yield();
+  if (phase.parity != parity) return;
+  CHECK(phase.expected == phase.started);
+  phase.loads.commit();
+  phase.loads.wait(0);
+  phase = {parity ^ 1U};
+}
+/// Reads `from` as late as it may.
+inline void bulk_store(void* to, const void* from, uint32_t bytes) {
+  cuda_on_host::check_bulk(from, to, bytes);
+  cuda_on_host::Block::instance().bulk_stores().start_late(to, from, bytes);
+}
+inline void wait_for_bulk_reads() {
+  cuda_on_host::AsyncCopies& stores = cuda_on_host::Block::instance().bulk_stores();
+  stores.commit();
+  stores.wait(0);
+}
+
+}  // namespace dgcn::graph_conv::cuda

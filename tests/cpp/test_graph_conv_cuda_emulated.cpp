@@ -120,7 +120,7 @@ static Values permuted(const Case& c, const Values& values, bool back = false) {
 
 static void check_plan(const cuda::LaunchPlan& plan, const Case& c) {
   CHECK(plan.blocks >= 1 && plan.blocks <= plan.layout.tiles);
-  CHECK(plan.threads % 32 == 0 && plan.threads % plan.layout.row_threads == 0);
+  CHECK(plan.threads % 32 == 0 && plan.threads % (1 << plan.layout.row_shift) == 0);
   CHECK(plan.shared_bytes <= c.limits.block_shared_bytes);
   CHECK(plan.layout.pixels * plan.layout.tiles_per_image >= c.N);
 }
@@ -175,66 +175,30 @@ static Outputs run(const Case& c, const Inputs& in, const Values& sign_given, bo
 
   if constexpr (sizeof(T) <= 4) {
     if (cuda::has_few_nodes<T>(features))
-      cuda::for_node_count(c.K, c.channels_last, [&](auto nodes) {
+      cuda::for_node_count(c.K, c.channels_last, [&](auto nodes, auto channels_last) {
         constexpr int kMost = decltype(nodes)::most;
-        constexpr bool kAny = decltype(nodes)::any;
-        constexpr int kTilePixels = cuda::kPlanePixels * cuda::kFewNodesThreads;
-        using Outer = cuda::OuterProduct<T, kMost, kTilePixels>;
-        using TileOuter = cuda::OuterProduct<T, kMost, cuda::kFewNodesThreads>;
-        const int64_t matrices = cuda::FewNodesMatrices::size(c.K) * int64_t{sizeof(float)};
-        const auto launch_few = [&](int64_t count, int64_t shared_bytes, auto kernel, const auto& arguments) {
-          CHECK(shared_bytes <= c.limits.block_shared_bytes);
-          cuda_on_host::launch(cuda::shared_memory, count, cuda::kFewNodesThreads, shared_bytes, reversed, kernel,
-                               arguments);
-        };
-        if constexpr (cuda::has_tile_kernel(nodes)) {
-          if (c.channels_last) {
-            cuda::LaunchPlan plan = cuda::plan_few_nodes_tiles<T>(features, c.B, cuda::kThreadPixels<kMost>,
-                                                                  c.residual ? 2 : 1, matrices, 3, c.limits);
-            const cuda::CudaForwardArguments<T, float> forward{
-                plan.layout, params, x.data(), residual_data, y.data(), forward_gate, c.per_sample, c.relu, nullptr};
-            launch_few(plan.blocks, plan.shared_bytes, &cuda::few_nodes_tile_forward_kernel<T, kMost, kAny>, forward);
-            CHECK(y.guards_intact() && gate.guards_intact());
-            fill_gate();
-            plan = cuda::plan_few_nodes_tiles<T>(features, c.B, 1, 2, cuda::FewNodesGradients<T, TileOuter>::bytes(c.K),
-                                                 cuda::kFewNodesBackwardBlocks<T, kMost>, c.limits);
-            const cuda::CudaBackwardArguments<T, float> backward{plan.layout,
-                                                                 params,
-                                                                 grad_y.data(),
-                                                                 x.data(),
-                                                                 c.relu ? gate.data() : nullptr,
-                                                                 grad_x_data,
-                                                                 make_partial(plan.blocks),
-                                                                 c.per_sample,
-                                                                 plan.parts,
-                                                                 nullptr};
-            launch_few(plan.blocks, plan.shared_bytes, &cuda::few_nodes_tile_backward_kernel<T, kMost, kAny>, backward);
-            return;
-          }
-        }
-        const int64_t slots = cuda::kFewNodesBlocks * c.limits.multiprocessors;
-        const cuda::PixelTiles tiles = cuda::cut_for_forward(c.B, c.N, cuda::kThreadPixels<kMost>, slots);
-        const cuda::FewNodesForwardArguments<T> forward{tiles,    params,       x.data(),     residual_data,
-                                                        y.data(), forward_gate, c.per_sample, c.relu};
-        launch_few(std::min<int64_t>(tiles.count, slots), matrices, &cuda::few_nodes_forward_kernel<T, kMost, kAny>,
-                   forward);
+        constexpr bool kAny = decltype(nodes)::any, kChannelsLast = decltype(channels_last)::value;
+        const bool has_bulk_copies = c.limits.multiprocessor_shared_bytes >= kHopper.multiprocessor_shared_bytes;
+        cuda::LaunchPlan plan = cuda::plan_few_nodes_forward<T, kMost>(features, c.B, c.residual, c.limits);
+        plan.layout.bulk = plan.layout.bulk && has_bulk_copies;
+        const cuda::CudaForwardArguments<T, float> forward{
+            plan.layout, params, x.data(), residual_data, y.data(), forward_gate, c.per_sample, c.relu, nullptr};
+        launch(plan, &cuda::few_nodes_forward_kernel<T, kMost, kAny, kChannelsLast>, forward);
         CHECK(y.guards_intact() && gate.guards_intact());
         fill_gate();
-        const int per_image = static_cast<int>((c.N + kTilePixels - 1) / kTilePixels);
-        const int count = static_cast<int>(c.B) * per_image;
-        const int64_t grid = std::min(count, cuda::kFewNodesBackwardBlocks<T, kMost> * c.limits.multiprocessors);
-        const cuda::FewNodesBackwardArguments<T> backward{c.N,
-                                                          per_image,
-                                                          count,
-                                                          params,
-                                                          grad_y.data(),
-                                                          x.data(),
-                                                          c.relu ? gate.data() : nullptr,
-                                                          grad_x_data,
-                                                          make_partial(grid),
-                                                          c.per_sample};
-        launch_few(grid, cuda::FewNodesGradients<T, Outer>::bytes(c.K),
-                   &cuda::few_nodes_backward_kernel<T, kMost, kAny>, backward);
+        plan = cuda::plan_few_nodes_backward<T, kMost>(features, c.B, c.limits);
+        plan.layout.bulk = plan.layout.bulk && has_bulk_copies;
+        const cuda::CudaBackwardArguments<T, float> backward{plan.layout,
+                                                             params,
+                                                             grad_y.data(),
+                                                             x.data(),
+                                                             c.relu ? gate.data() : nullptr,
+                                                             grad_x_data,
+                                                             make_partial(plan.blocks),
+                                                             c.per_sample,
+                                                             plan.parts,
+                                                             nullptr};
+        launch(plan, &cuda::few_nodes_backward_kernel<T, kMost, kAny, kChannelsLast>, backward);
       });
   }
   if (!cuda::has_few_nodes<T>(features)) {

@@ -1,5 +1,6 @@
 // The CUDA backend of the graph convolution: layouts, memory and launches. kernels.cuh computes.
 #include <algorithm>
+#include <limits>
 
 #include "common/cuda_utils.h"
 #include "graph_conv/backend.h"
@@ -58,6 +59,9 @@ class CommonFormat {
     layout.image_pixels = inputs.x.size(2) * inputs.x.size(3);
     layout.channels_last = channels_last_;
     layout.aligned = aligned_;
+    const int64_t most_tiles = inputs.batch() * ((layout.image_pixels + cuda::kPixelUnit - 1) / cuda::kPixelUnit);
+    DGCN_CHECK(most_tiles <= std::numeric_limits<int>::max(), "x must have at most 2**31 - 1 tiles of ",
+               cuda::kPixelUnit, " pixels, got ", most_tiles);
     return layout;
   }
 

@@ -1,9 +1,9 @@
 // Backward for few nodes. Other nodes: kernels.cuh. Legend: graph_conv.h.
 //
-// As in few_nodes.cuh a thread has a few pixels: their g and the sums of grad_x stay in its registers. dM adds up
-// products of all pixels, which no thread has alone. So every thread leaves its g and x in rows of shared memory, one
-// for each node, where the pixels start at a multiple of 16 bytes whatever their place in the image is. The block adds
-// them to dM. In channels_last the features come and go through further shared memory, as in forward.
+// As in few_nodes.cuh a thread has a few pixels: the sums of their grad_x stay in its registers. dM adds up products of
+// all pixels, which no thread has alone. So every thread moves its g and x from the tile, where rows of NCHW start
+// anywhere, to rows that start at a multiple of 16 bytes, one for each node. From there the block adds them to dM: by
+// then the tile has been overwritten with grad_x and stored, and the next one is on its way.
 #pragma once
 
 #include <algorithm>
@@ -16,81 +16,57 @@
 
 namespace dgcn::graph_conv::cuda {
 
-constexpr int kPlanePixels = 2;  ///< of a thread in NCHW; in channels_last, which needs more shared memory, it has one
-
-/// Blocks of an SM, so that dM and the sums of a thread's pixels fit into registers. Tensor cores need fewer of them.
+/// Pixels of a thread, as many as shared memory has room for.
 template <typename T, int Nodes>
-constexpr int kFewNodesBackwardBlocks = sizeof(T) == 4 && Nodes > 17 ? 2 : 3;
+constexpr int kBackwardPixels = sizeof(T) == 4 && Nodes > 17 ? 1 : 2;
 
-template <typename T>
-struct FewNodesBackwardArguments {
-  int64_t image_pixels;        ///< N = H·W
-  int tiles_per_image, tiles;  ///< of kPlanePixels pixels a thread
-  GraphParams<float> params;
-  const T* grad_y;
-  const T* x;            ///< null: not needed
-  const uint32_t* gate;  ///< null: without ReLU
-  T* grad_x;             ///< null: not needed
-  float* partial;        ///< [blocks, partial_size(params)]; null: not needed
-  bool per_sample;
-};
+/// Blocks that fit into an SM, for their registers and shared memory. Tensor cores need fewer registers for dM.
+template <typename T, int Nodes>
+constexpr int kBackwardBlocks = sizeof(T) == 2 && Nodes <= 17 ? 3 : 2;
 
-/// grad_x = Mᵀ g at the pixels of a thread, a block's width apart. Leaves g and x in rows of shared memory, to whose
-/// first pixel of the thread `g_row` and `x_row` point. Only the first `present` pixels exist: the others leave zeros.
-/// With `kFull` all do. `gate`: at the first pixel, or null. x and grad_x: null if they are not needed. grad_x may
-/// overwrite grad_y.
-template <typename Outer, int Nodes, bool kAny, int Pixels, bool kFull, typename T, typename Input, typename Output>
-__device__ void backward_pixels(const float* m, int nodes, T* g_row, T* x_row, Input grad_y, Input x,
-                                const uint32_t* gate, Output grad_x, int present) {
+/// grad_x = Mᵀ g at the pixels of a thread, which overwrites grad_y. Leaves g and x in rows of shared memory, to whose
+/// first pixel of the thread `g_row` and `x_row` point; x only if `need_x`. The gate of pixel p is bits[p]: 0 beyond
+/// the image, where the rows get zeros.
+template <typename Outer, int Nodes, bool kAny, int Pixels, typename T, typename Features>
+__device__ void backward_pixels(const float* m, int nodes, T* g_row, T* x_row, Features grad_y, Features x, bool need_x,
+                                const uint32_t (&bits)[Pixels], int present) {
   const int pitch = quad_pitch(kAny ? nodes : Nodes);
-  const auto is_present = [&](int p) { return kFull || p < present; };
-  [[maybe_unused]] constexpr int kUnroll = kFull ? Nodes : 8;  // predicates take registers
-  if (x.at != nullptr) {
-    DGCN_UNROLL(kUnroll)
-    for (int k = 0; k < Nodes; ++k) {
-      if (kAny && k >= nodes) break;
-      DGCN_UNROLL()
-      for (int p = 0; p < Pixels; ++p) {
-        T* const to = x_row + k * Outer::kPitch + p * kFewNodesThreads;
-        if constexpr (sizeof(T) == 4 && kFull && std::is_same_v<Input, PlaneCursor<const T>>)
-          __pipeline_memcpy_async(to, &x[p], sizeof(T));
-        else
-          *to = is_present(p) ? x[p] : static_cast<T>(0.0F);
-      }
-      x.next();
-    }
-  }
-
-  uint32_t bits[Pixels];
-  DGCN_UNROLL()
-  for (int p = 0; p < Pixels; ++p) {
-    bits[p] = ~0U;
-    if (gate != nullptr && is_present(p)) bits[p] = gate[p * kFewNodesThreads];
-  }
   PixelSums<Nodes, Pixels> sums;
-  DGCN_UNROLL(kUnroll)
-  for (int j = 0; j < Nodes; ++j) {
-    if (kAny && j >= nodes) break;
-    float value[Pixels];
-    DGCN_UNROLL()
-    for (int p = 0; p < Pixels; ++p) {
-      T g = static_cast<T>(0.0F);
-      if (is_present(p)) g = grad_y[p];
-      if ((bits[p] >> j & 1U) == 0) g = static_cast<T>(0.0F);
-      g_row[j * Outer::kPitch + p * kFewNodesThreads] = g;
-      value[p] = static_cast<float>(g);
+  // Several nodes are read before the first is written: for the compiler each store could change what is read next.
+  constexpr int kBatch = 8;
+  DGCN_UNROLL()
+  for (int first = 0; first < Nodes; first += kBatch) {
+    if (kAny && first >= nodes) break;
+    const auto for_each = [&](auto visit) {
+      DGCN_UNROLL()
+      for (int i = 0; i < kBatch; ++i) {
+        DGCN_UNROLL()
+        for (int p = 0; p < Pixels; ++p)
+          if (first + i < Nodes && !(kAny && first + i >= nodes)) visit(i, p);
+      }
+    };
+    const T zero = static_cast<T>(0.0F);
+    T values[kBatch][Pixels];
+    if (need_x) {
+      for_each([&](int i, int p) { values[i][p] = p < present ? x(first + i, p) : zero; });
+      for_each([&](int i, int p) { x_row[(first + i) * Outer::kPitch + p * kFewNodesThreads] = values[i][p]; });
     }
-    grad_y.next();
-    sums.template add<kAny>(m + j * pitch, nodes, value);
+    for_each([&](int i, int p) { values[i][p] = (bits[p] >> (first + i) & 1U) == 0 ? zero : grad_y(first + i, p); });
+    for_each([&](int i, int p) { g_row[(first + i) * Outer::kPitch + p * kFewNodesThreads] = values[i][p]; });
+    DGCN_UNROLL()
+    for (int i = 0; i < kBatch; ++i) {
+      if (first + i >= Nodes || (kAny && first + i >= nodes)) break;
+      float g[Pixels];
+      DGCN_UNROLL()
+      for (int p = 0; p < Pixels; ++p) g[p] = static_cast<float>(values[i][p]);
+      sums.template add<kAny>(m + (first + i) * pitch, nodes, g);
+    }
   }
-  if (grad_x.at == nullptr) return;
   DGCN_UNROLL()
   for (int k = 0; k < Nodes; ++k) {
     if (kAny && k >= nodes) break;
     DGCN_UNROLL()
-    for (int p = 0; p < Pixels; ++p)
-      if (is_present(p)) grad_x[p] = static_cast<T>(sums.values[k][p]);
-    grad_x.next();
+    for (int p = 0; p < Pixels; ++p) grad_y(k, p) = static_cast<T>(sums.values[k][p]);
   }
 }
 
@@ -100,6 +76,8 @@ template <typename T, typename Outer>
 struct FewNodesGradients {
   float *m, *s, *effective, *weight_copy, *gradients, *scratch;
   T *g, *x;
+  const float* weight = nullptr;
+  GraphParams<float> fetched{};
   Outer outer;
   bool add = false;  ///< to the partial gradients
 
@@ -122,99 +100,88 @@ struct FewNodesGradients {
     return kept * int64_t{sizeof(float)} + std::max(rows, shared);
   }
 
-  /// Before the first tile of a sample.
-  __device__ void begin(const float* weight, const GraphParams<float>& params, int64_t sample) {
-    compute_matrices<true, float>(nullptr, m, quad_pitch(params.nodes), s, effective, weight, scratch, params, sample);
+  /// Starts to load the parameters.
+  __device__ void fetch(const GraphParams<float>& params) {
+    weight = fetch_matrix<true>(weight_copy, params.weight, params.nodes);
+    fetched = fetch_parameters<true>(s, effective, scratch, params);
+    commit_loads();
+  }
+
+  /// Once they are loaded, before the first tile of a sample.
+  __device__ void begin(int64_t sample) {
+    compute_matrices<true, float>(nullptr, m, quad_pitch(fetched.nodes), s, effective, weight, scratch, fetched,
+                                  sample);
     outer = Outer();
-    Outer::prepare(x, params.nodes);
+    Outer::prepare(x, fetched.nodes);
   }
 
   /// After its last tile in this block: stores the parameter gradients in `partial`, or adds them to it.
-  __device__ void end(float* partial, const float* weight, const GraphParams<float>& params) {
-    outer.store(scratch, params.nodes);
+  __device__ void end(float* partial) {
+    outer.store(scratch, fetched.nodes);
     __syncthreads();
-    sum_slices(gradients, scratch, params.nodes, Outer::kSlices);
-    parameter_gradients(partial, add, gradients, s, effective, weight, scratch, params);
+    sum_slices(gradients, scratch, fetched.nodes, Outer::kSlices);
+    parameter_gradients(partial, add, gradients, s, effective, weight, scratch, fetched);
     add = true;
   }
 };
 
-/// For NCHW: grad_x, and the parameter gradients of this block's tiles.
-template <typename T, int Nodes, bool kAny>
-__global__ void __launch_bounds__(kFewNodesThreads, (kFewNodesBackwardBlocks<T, Nodes>))
-    few_nodes_backward_kernel(const __grid_constant__ FewNodesBackwardArguments<T> arguments) {
+/// grad_x, and the parameter gradients of this block's tiles.
+template <typename T, int Nodes, bool kAny, bool kChannelsLast>
+__global__ void __launch_bounds__(kFewNodesThreads, (kBackwardBlocks<T, Nodes>))
+    few_nodes_backward_kernel(const __grid_constant__ CudaBackwardArguments<T, float> arguments) {
   extern __shared__ __align__(16) unsigned char shared_memory[];
-  constexpr int kTilePixels = kPlanePixels * kFewNodesThreads;
-  using Outer = OuterProduct<T, Nodes, kTilePixels>;
-  const GraphParams<float>& params = arguments.params;
-  const int K = kAny ? params.nodes : Nodes;
-  FewNodesGradients<T, Outer> block(shared_memory, K);
-  const float* const weight = fetch_matrix<true>(block.weight_copy, params.weight, K);
-  const BlockTiles range(arguments.tiles);
-  const int begin = static_cast<int>(range.begin), end = static_cast<int>(range.end);
-  for (int index = begin; index < end; ++index) {
-    const int image = index / arguments.tiles_per_image, tile = index % arguments.tiles_per_image;
-    if (index == begin || (arguments.per_sample && tile == 0))
-      block.begin(weight, params, arguments.per_sample ? image : 0);
-    const int64_t pixel = int64_t{tile} * kTilePixels + threadIdx.x;
-    const int64_t first = int64_t{image} * K * arguments.image_pixels + pixel;
-    const auto compute = [&](auto full) {
-      const auto cursor = [&](auto* features) { return plane_cursor(features, first, arguments.image_pixels); };
-      const int64_t rest = arguments.image_pixels - pixel + kFewNodesThreads - 1;
-      backward_pixels<Outer, Nodes, kAny, kPlanePixels, decltype(full)::value>(
-          block.m, K, block.g + threadIdx.x, block.x + threadIdx.x, cursor(arguments.grad_y), cursor(arguments.x),
-          arguments.gate == nullptr ? nullptr : arguments.gate + image * arguments.image_pixels + pixel,
-          cursor(arguments.grad_x), static_cast<int>(std::min<int64_t>(rest / kFewNodesThreads, kPlanePixels)));
-    };
-    if (int64_t{tile + 1} * kTilePixels <= arguments.image_pixels)
-      compute(std::true_type());
-    else
-      compute(std::false_type());
-    wait_for_loads();
-    if (arguments.partial != nullptr) block.outer.add(block.g, block.x);
-    __syncthreads();  // before the next tile or the sums of this one overwrite them
-    const bool ends_sample = index + 1 == end || (arguments.per_sample && tile + 1 == arguments.tiles_per_image);
-    if (arguments.partial != nullptr && ends_sample)
-      block.end(arguments.partial + blockIdx.x * partial_size(params), weight, params);
-  }
-}
-
-/// For channels_last: a block holds a tile of grad_y, which grad_x overwrites, and one of x.
-template <typename T, int Nodes, bool kAny>
-__global__ void __launch_bounds__(kFewNodesThreads, (kFewNodesBackwardBlocks<T, Nodes>))
-    few_nodes_tile_backward_kernel(const __grid_constant__ CudaBackwardArguments<T, float> arguments) {
-  extern __shared__ __align__(16) unsigned char shared_memory[];
-  using Outer = OuterProduct<T, Nodes, kFewNodesThreads>;
-  const GraphParams<float>& params = arguments.params;
+  constexpr int kPixels = kBackwardPixels<T, Nodes>;
+  using Outer = OuterProduct<T, Nodes, kPixels * kFewNodesThreads>;
+  using Features = OwnPixels<T, Nodes, kAny, kChannelsLast, kPixels>;
   const TileLayout& layout = arguments.layout;
+  const GraphParams<float>& params = arguments.params;
+  const bool need_params = arguments.partial != nullptr;
   const int K = kAny ? params.nodes : Nodes;
   FewNodesGradients<T, Outer> block(shared_memory, K);
-  T* const grad_y = reinterpret_cast<T*>(shared_memory + block.bytes(K));
+  TileCopies<T, 1> copies(layout, shared_memory + block.bytes(K));
+  T* const grad_y = reinterpret_cast<T*>(shared_memory + block.bytes(K) + copies.kBarrierBytes);
   T* const x = grad_y + layout.elements;
-  const float* const weight = fetch_matrix<true>(block.weight_copy, params.weight, K);
-  const BlockTiles range(layout.tiles);
-  for (int64_t index = range.begin; index < range.end; ++index) {
-    const SharedTile<T> tile(layout, index);
-    load_tile(grad_y, arguments.grad_y, layout, tile);
-    if (arguments.partial != nullptr) load_tile(x, arguments.x, layout, tile);
-    if (index == range.begin || (arguments.per_sample && tile.first_pixel == 0))
-      block.begin(weight, params, arguments.per_sample ? tile.image : 0);
-    wait_for_loads();
-    const int first = tile.row(0) + threadIdx.x * tile.pixel_step;
-    const int64_t pixel = tile.image * layout.image_pixels + tile.first_pixel + threadIdx.x;
-    const TileCursor<T> own = tile_cursor(grad_y + first, tile.pixel_step);
-    backward_pixels<Outer, Nodes, kAny, 1, false>(
-        block.m, K, block.g + threadIdx.x, block.x + threadIdx.x, own,
-        tile_cursor(arguments.partial == nullptr ? nullptr : x + first, tile.pixel_step),
-        arguments.gate == nullptr ? nullptr : arguments.gate + pixel, own, static_cast<int>(threadIdx.x) < tile.pixels);
-    __syncthreads();
-    if (arguments.grad_x != nullptr) store_tile(arguments.grad_x, grad_y, layout, tile);
-    if (arguments.partial != nullptr) block.outer.add(block.g, block.x);
-    __syncthreads();  // before the next tile or the sums of this one overwrite them
-    const bool ends_sample =
-        index + 1 == range.end || (arguments.per_sample && tile.first_pixel + layout.pixels >= layout.image_pixels);
-    if (arguments.partial != nullptr && ends_sample)
-      block.end(arguments.partial + blockIdx.x * partial_size(params), weight, params);
+  BlockTiles tiles(layout, arguments.per_sample);
+  uint32_t bits[kPixels];
+  const auto load = [&] {
+    if (tiles.exists()) {
+      const SharedTile<T> tile(layout, tiles.image(), tiles.tile());
+      copies.load(grad_y, arguments.grad_y, need_params ? arguments.x : nullptr, tile);
+      DGCN_UNROLL()
+      for (int p = 0; p < kPixels; ++p) {
+        const int pixel = threadIdx.x + p * kFewNodesThreads;
+        bits[p] = pixel >= tile.pixels ? 0U : ~0U;
+        if (arguments.gate != nullptr && pixel < tile.pixels)
+          bits[p] = arguments.gate[tile.image * layout.image_pixels + tile.first_pixel + pixel];
+      }
+    }
+    copies.end_load();
+  };
+
+  block.fetch(params);
+  load();
+  wait_for_loads<1>();  // for the parameters
+  int sample = arguments.per_sample ? tiles.image() : 0;
+  block.begin(sample);
+  while (tiles.exists()) {
+    const SharedTile<T> tile(layout, tiles.image(), tiles.tile());
+    if (arguments.per_sample && tiles.image() != sample) {
+      sample = tiles.image();
+      block.fetch(params);
+      wait_for_loads();
+      block.begin(sample);
+    }
+    const bool ends_sample = tiles.is_last() || (arguments.per_sample && tiles.tile() + 1 == layout.tiles_per_image);
+    copies.wait();
+    backward_pixels<Outer, Nodes, kAny, kPixels>(
+        block.m, K, block.g + threadIdx.x, block.x + threadIdx.x, Features(grad_y, tile), Features(x, tile),
+        need_params, bits, (tile.pixels - static_cast<int>(threadIdx.x) + kFewNodesThreads - 1) / kFewNodesThreads);
+    copies.store(arguments.grad_x, grad_y, tile);
+    tiles.next();
+    load();
+    if (need_params) block.outer.add(block.g, block.x);
+    __syncthreads();  // before other rows or sums overwrite these
+    if (need_params && ends_sample) block.end(arguments.partial + blockIdx.x * partial_size(params));
   }
 }
 

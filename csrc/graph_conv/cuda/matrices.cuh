@@ -93,14 +93,10 @@ __device__ const A* fetch_matrix(A* copy, const A* parameter, int nodes) {
   return copy;
 }
 
-/// Computes M = P·W of image `sample` as operands of that pitch: `m_transposed` for y = M x, `m` for grad_x = Mᵀ g.
-/// Either may be null. With a weight their padding is not written. Also computes `s` and `effective`, the adjacency or
-/// the draw from it. `weight` is the result of fetch_matrix(), which this function waits for. `scratch` has room for an
-/// operand and copy_size() elements. `effective` may begin where `scratch` does, if the caller does not need it: the
-/// operand overwrites it.
+/// Starts to copy what compute_matrices() reads to where it reads it, and returns params that point there. `s`,
+/// `effective` and `scratch` are those of compute_matrices().
 template <bool kShared, typename A>
-__device__ void compute_matrices(A* m_transposed, A* m, int pitch, A* s, A* effective, const A* weight, A* scratch,
-                                 const GraphParams<A>& params, int64_t sample) {
+__device__ GraphParams<A> fetch_parameters(A* s, A* effective, A* scratch, const GraphParams<A>& params) {
   const int K = params.nodes;
   GraphParams<A> fetched = params;
   fetched.edge_weight = fetch_matrix<kShared>(scratch + operand_size(K), params.edge_weight, K);
@@ -110,17 +106,28 @@ __device__ void compute_matrices(A* m_transposed, A* m, int pitch, A* s, A* effe
     fetch<kShared>(seed, params.seed, 1);
     fetched.seed = seed;
   }
-  wait_for_loads();
+  return fetched;
+}
+
+/// Computes M = P·W of image `sample` as operands of that pitch: `m_transposed` for y = M x, `m` for grad_x = Mᵀ g.
+/// Either may be null. With a weight their padding is not written. Also computes `s` and `effective`, the adjacency or
+/// the draw from it. `fetched` and `weight` are the results of fetch_parameters() and fetch_matrix(), after
+/// wait_for_loads(). `scratch` has room for an operand and copy_size() elements. `effective` may begin where `scratch`
+/// does, if the caller does not need it: the operand overwrites it.
+template <bool kShared, typename A>
+__device__ void compute_matrices(A* m_transposed, A* m, int pitch, A* s, A* effective, const A* weight, A* scratch,
+                                 const GraphParams<A>& fetched, int64_t sample) {
+  const int K = fetched.nodes;
   effective_adjacency(effective, fetched, static_cast<uint32_t>(sample), threadIdx.x, blockDim.x);
   __syncthreads();
   row_softmax(s, effective, fetched, threadIdx.x / kWarp, blockDim.x / kWarp, WarpLanes());
   __syncthreads();
   if (weight == nullptr) {  // M = P
-    if (m_transposed != nullptr) make_operand(m_transposed, pitch, s, K, params.mode.target);
-    if (m != nullptr) make_operand(m, pitch, s, K, !params.mode.target);
+    if (m_transposed != nullptr) make_operand(m_transposed, pitch, s, K, fetched.mode.target);
+    if (m != nullptr) make_operand(m, pitch, s, K, !fetched.mode.target);
   } else if (m_transposed != nullptr || m != nullptr) {
     A* const p = scratch;  // [t, j] = P_jt
-    make_operand(p, operand_pitch(K), s, K, params.mode.target);
+    make_operand(p, operand_pitch(K), s, K, fetched.mode.target);
     __syncthreads();
     matrix_product(
         p, K, [&](int t, int k) { return weight[t * K + k]; },

@@ -38,8 +38,8 @@ class FmaOuterProduct {
       DGCN_UNROLL()
       for (int i = 0; i < kRows; ++i) {
         g_quads[i] = *reinterpret_cast<const Quad*>(own_g + i * kRowParts * kPitch + pixel);
-        DGCN_UNROLL()
-        for (int e = 0; e < 4; ++e) sums_[i] += g_quads[i].values[e];
+        const float (&g_values)[4] = g_quads[i].values;
+        sums_[i] += (g_values[0] + g_values[1]) + (g_values[2] + g_values[3]);
       }
       DGCN_UNROLL()
       for (int j = 0; j < kColumns; ++j) {

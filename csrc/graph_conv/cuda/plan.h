@@ -6,7 +6,7 @@
 #include <cstdint>
 
 #include "common/device_limits.h"
-#include "graph_conv/cuda/few_nodes.cuh"
+#include "graph_conv/cuda/few_nodes_backward.cuh"
 #include "graph_conv/cuda/kernels.cuh"
 
 namespace dgcn::graph_conv::cuda {
@@ -48,23 +48,24 @@ constexpr int64_t kReservedBytes = 1024;
 template <typename T>
 void set_tile_pixels(TileLayout& layout, int64_t batch, int pixels, int threads) {
   layout.pixels = pixels;
-  layout.tiles_per_image = (layout.image_pixels + pixels - 1) / pixels;
-  layout.tiles = batch * layout.tiles_per_image;
+  layout.tiles_per_image = static_cast<int>((layout.image_pixels + pixels - 1) / pixels);
+  layout.tiles = static_cast<int>(batch * layout.tiles_per_image);
   layout.size = batch * layout.nodes * layout.image_pixels;
   if (!layout.channels_last) {
-    // Room for the lead, and an odd number of pieces: so neighbouring rows start at different banks.
-    layout.pitch = pixels + kPiece<T>;
+    layout.pitch = tile_pitch<T>(pixels);
     layout.elements = layout.nodes * layout.pitch;
-    layout.row_threads = 32;
-  } else if (layout.nodes % (2 * kPiece<T>) == 0) {
-    layout.pitch = layout.nodes + kPiece<T>;
+    layout.row_shift = 5;
+    return;
+  }
+  layout.pitch = pixel_pitch<T>(layout.nodes);
+  if (layout.pitch > layout.nodes) {
     layout.elements = pixels * layout.pitch;
-    layout.row_threads = 2;
-    while (layout.row_threads < 32 && layout.row_threads * kPiece<T> < layout.nodes) layout.row_threads *= 2;
+    layout.row_shift = 1;
+    while (layout.row_shift < 5 && (kPiece<T> << layout.row_shift) < layout.nodes) ++layout.row_shift;
   } else {
-    layout.pitch = layout.nodes;
     layout.elements = static_cast<int>(round_up(int64_t{pixels} * layout.nodes + kPiece<T> - 1, kPiece<T>));
-    layout.row_threads = threads;
+    layout.row_shift = 0;
+    while (1 << layout.row_shift < threads) ++layout.row_shift;
   }
 }
 
@@ -92,7 +93,7 @@ bool make_plan(LaunchPlan& plan, const TileLayout& features, int64_t batch, cons
                       scratch = in_shared ? needs.scratch * sizeof(A) : 0;
         const int64_t tiles = needs.tiles * int64_t{plan.layout.elements} * sizeof(T) + needs.pixel_bytes * pixels;
         plan.shared_bytes = kept + std::max(tiles, scratch);
-        plan.blocks = static_cast<int>(std::min(plan.layout.tiles, slots));
+        plan.blocks = static_cast<int>(std::min<int64_t>(plan.layout.tiles, slots));
         plan.workspace = in_shared ? 0 : plan.blocks * (needs.kept + needs.scratch);
         if (plan.shared_bytes <= std::min(share, limits.block_shared_bytes)) return true;
       }
@@ -142,33 +143,41 @@ bool has_few_nodes(const TileLayout& features) {
   return sizeof(T) <= 4 && features.nodes <= kFewNodes;
 }
 
-/// Cuts NCHW for few_nodes_forward_kernel: into full tiles if there are enough of them for `slots` blocks.
-inline PixelTiles cut_for_forward(int64_t batch, int64_t image_pixels, int thread_pixels, int64_t slots) {
-  int64_t full = image_pixels / (thread_pixels * kFewNodesThreads);
-  if (batch * full < slots) full = 0;
-  const int64_t rest = image_pixels - full * thread_pixels * kFewNodesThreads;
-  const int64_t per_image = full + (rest + kFewNodesThreads - 1) / kFewNodesThreads;
-  return {image_pixels, static_cast<int>(full), static_cast<int>(per_image), static_cast<int>(batch * per_image)};
-}
-
-/// Plans few_nodes_tile_*_kernel for channels_last: the `kept` bytes of a block and `tiles` tiles of `thread_pixels`
-/// pixels a thread, or of one if these are too few for all SMs. At most `resident` blocks fit into an SM for their
-/// registers.
+/// Plans the kernels of few_nodes*.cuh: the `kept` bytes of a block and `tiles` tiles of `most` pixels a thread, or of
+/// `least` if these are too few for all SMs, or too large. At most `resident` blocks fit into an SM for their registers.
 template <typename T>
-LaunchPlan plan_few_nodes_tiles(const TileLayout& features, int64_t batch, int thread_pixels, int tiles, int64_t kept,
-                                int resident, const DeviceLimits& limits) {
+LaunchPlan plan_few_nodes(const TileLayout& features, int64_t batch, int most, int least, int tiles, int64_t kept,
+                          int resident, const DeviceLimits& limits) {
   LaunchPlan plan{};
   plan.layout = features;
   plan.threads = kFewNodesThreads;
-  for (const int pixels : {thread_pixels * kFewNodesThreads, kFewNodesThreads}) {
-    set_tile_pixels<T>(plan.layout, batch, pixels, plan.threads);
+  for (const int thread_pixels : {most, least}) {
+    set_tile_pixels<T>(plan.layout, batch, thread_pixels * kFewNodesThreads, plan.threads);
+    plan.layout.bulk = features.aligned && (!features.channels_last || plan.layout.pitch == features.nodes);
     plan.shared_bytes = kept + tiles * int64_t{plan.layout.elements} * sizeof(T);
     const int64_t fitting = limits.multiprocessor_shared_bytes / (plan.shared_bytes + kReservedBytes);
     const int64_t slots = std::max<int64_t>(1, std::min<int64_t>(resident, fitting)) * limits.multiprocessors;
-    plan.blocks = static_cast<int>(std::min(plan.layout.tiles, slots));
-    if (plan.layout.tiles >= slots) break;
+    plan.blocks = static_cast<int>(std::min<int64_t>(plan.layout.tiles, slots));
+    if (plan.layout.tiles >= slots && plan.shared_bytes <= limits.block_shared_bytes) break;
   }
   return plan;
+}
+
+template <typename T, int Nodes>
+LaunchPlan plan_few_nodes_forward(const TileLayout& features, int64_t batch, bool residual,
+                                  const DeviceLimits& limits) {
+  constexpr int kStages = kForwardStages<T>;
+  const int64_t kept = FewNodesMatrices::size(features.nodes) * sizeof(float) + TileCopies<T, kStages>::kBarrierBytes;
+  return plan_few_nodes<T>(features, batch, kForwardPixels<T, Nodes>, 1, kStages * (residual ? 2 : 1), kept,
+                           kForwardBlocks<Nodes>, limits);
+}
+
+template <typename T, int Nodes>
+LaunchPlan plan_few_nodes_backward(const TileLayout& features, int64_t batch, const DeviceLimits& limits) {
+  constexpr int kPixels = kBackwardPixels<T, Nodes>;
+  using Outer = OuterProduct<T, Nodes, kPixels * kFewNodesThreads>;
+  const int64_t kept = FewNodesGradients<T, Outer>::bytes(features.nodes) + TileCopies<T, 1>::kBarrierBytes;
+  return plan_few_nodes<T>(features, batch, kPixels, kPixels, 2, kept, kBackwardBlocks<T, Nodes>, limits);
 }
 
 }  // namespace dgcn::graph_conv::cuda

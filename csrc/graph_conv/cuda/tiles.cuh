@@ -32,20 +32,34 @@ __device__ void copy_piece(T* to, const T* from) {
   *reinterpret_cast<Piece*>(to) = *reinterpret_cast<const Piece*>(from);
 }
 
+/// Elements from row to row of NCHW in shared memory: room for the lead, and an odd number of pieces, so that
+/// neighbouring rows start at different banks.
+template <typename T>
+__host__ __device__ constexpr int tile_pitch(int pixels) {
+  return pixels + kPiece<T>;
+}
+
+/// Elements from pixel to pixel of channels_last in shared memory: see TileLayout.
+template <typename T>
+__host__ __device__ constexpr int pixel_pitch(int nodes) {
+  return nodes % (2 * kPiece<T>) == 0 ? nodes + kPiece<T> : nodes;
+}
+
 /// How features [B, K, H, W] are cut into tiles, and the layout of a tile in shared memory: rows of elements that are
 /// contiguous in device memory. NCHW has a row per node. channels_last has a single row, unless K is a multiple of two
 /// pieces: then each pixel is a row, padded by a piece so that neighbouring pixels are in different memory banks.
 struct TileLayout {
-  int nodes;                       ///< K
-  int64_t image_pixels;            ///< N = H·W
-  int64_t size;                    ///< elements of the features, B·K·N
-  int pixels;                      ///< in a full tile
-  int64_t tiles_per_image, tiles;  ///< in an image, in the batch
+  int nodes;                   ///< K
+  int64_t image_pixels;        ///< N = H·W
+  int64_t size;                ///< elements of the features, B·K·N
+  int pixels;                  ///< in a full tile
+  int tiles_per_image, tiles;  ///< in an image, in the batch
   bool channels_last;
-  bool aligned;     ///< every tensor starts at a multiple of 16 bytes: pieces can be accessed
-  int pitch;        ///< elements from row to row in shared memory
-  int elements;     ///< of a tile in shared memory
-  int row_threads;  ///< threads that copy one row; divides the block size
+  bool aligned;   ///< every tensor starts at a multiple of 16 bytes: pieces can be accessed
+  bool bulk;      ///< and a warp has a lane for each row
+  int pitch;      ///< elements from row to row in shared memory
+  int elements;   ///< of a tile in shared memory
+  int row_shift;  ///< 2^row_shift threads copy one row; this divides the block size
 };
 
 /// Where one tile is. All feature tensors of a call have the same layout, hence the same tiles.
@@ -58,10 +72,9 @@ struct SharedTile {
   int lead, lead_step;    ///< of row 0, and from row to row; see row_lead
   int node_step, pixel_step;
 
-  /// Tile `index` of the batch.
-  __device__ SharedTile(const TileLayout& layout, int64_t index) {
-    image = index / layout.tiles_per_image;
-    first_pixel = index % layout.tiles_per_image * layout.pixels;
+  /// A tile of an image, both by number.
+  __device__ SharedTile(const TileLayout& layout, int image_number, int tile) : image(image_number) {
+    first_pixel = int64_t{tile} * layout.pixels;
     pixels = static_cast<int>(std::min<int64_t>(layout.pixels, layout.image_pixels - first_pixel));
     if (layout.channels_last) {
       const bool row_per_pixel = layout.pitch > layout.nodes;
@@ -101,8 +114,8 @@ struct SharedRow {
 
 template <typename T, typename Body>
 __device__ void for_each_row(const TileLayout& layout, const SharedTile<T>& tile, Body body) {
-  const int threads = layout.row_threads, thread = static_cast<int>(threadIdx.x) % threads;
-  for (int row = threadIdx.x / threads; row < tile.rows; row += blockDim.x / threads) {
+  const int threads = 1 << layout.row_shift, thread = static_cast<int>(threadIdx.x) & (threads - 1);
+  for (int row = threadIdx.x >> layout.row_shift; row < tile.rows; row += blockDim.x >> layout.row_shift) {
     const int lead = tile.row_lead(row);
     body(SharedRow{lead, lead + tile.row_length, row * layout.pitch, tile.start + row * tile.stride - lead, thread,
                    threads});
@@ -128,10 +141,13 @@ __device__ void load_tile(T* to, const T* from, const TileLayout& layout, const 
   });
 }
 
-/// Waits until all that the block has started to load is in shared memory.
-__device__ inline void wait_for_loads() {
-  __pipeline_commit();
-  __pipeline_wait_prior(0);
+/// Ends a group of loads.
+__device__ inline void commit_loads() { __pipeline_commit(); }
+
+/// Waits until the groups of loads of all threads are in shared memory, but for the last `Pending` ones.
+template <int Pending = 0>
+__device__ void wait_for_loads() {
+  __pipeline_wait_prior(Pending);
   __syncthreads();
 }
 
@@ -152,12 +168,40 @@ __device__ void store_tile(T* to, const T* from, const TileLayout& layout, const
   });
 }
 
-/// The tiles that a block owns: a contiguous range, the same in every run.
-struct BlockTiles {
-  int64_t begin, end;
+/// The tiles that a block owns, the same in every run, one after the other.
+class BlockTiles {
+ public:
+  /// Neighbouring blocks have neighbouring tiles, so that all of them access the same part of device memory at a time.
+  /// With `contiguous`, a block has tiles that follow each other, and the sample rarely changes.
+  __device__ BlockTiles(const TileLayout& layout, bool contiguous)
+      : per_image_(layout.tiles_per_image),
+        step_(contiguous ? 1 : static_cast<int>(gridDim.x)),
+        end_(contiguous ? first(layout.tiles, blockIdx.x + 1) : layout.tiles) {
+    index_ = contiguous ? first(layout.tiles, blockIdx.x) : static_cast<int>(blockIdx.x);
+    image_ = index_ / per_image_;
+    tile_ = index_ % per_image_;
+    image_step_ = step_ / per_image_;
+    tile_step_ = step_ % per_image_;
+  }
 
-  __device__ explicit BlockTiles(int64_t tiles)
-      : begin(tiles * blockIdx.x / gridDim.x), end(tiles * (blockIdx.x + 1) / gridDim.x) {}
+  __device__ bool exists() const { return index_ < end_; }
+  __device__ int image() const { return image_; }
+  __device__ int tile() const { return tile_; }  ///< of the image
+  __device__ bool is_last() const { return index_ + step_ >= end_; }
+
+  __device__ void next() {
+    index_ += step_;
+    image_ += image_step_;
+    tile_ += tile_step_;
+    if (tile_ < per_image_) return;
+    tile_ -= per_image_;
+    ++image_;
+  }
+
+ private:
+  static __device__ int first(int64_t tiles, unsigned block) { return static_cast<int>(tiles * block / gridDim.x); }
+
+  int per_image_, step_, end_, index_, image_, tile_, image_step_, tile_step_;
 };
 
 // ---- Products -------------------------------------------------------------------------------------------------------
