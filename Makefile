@@ -9,7 +9,8 @@
 #   make bench-encoder [PEER_PYTHON=python3.10]    those of the encoder (2 minutes), beside OpenPifPaf where that has it
 #   make bench-decoder [PEER_PYTHON=python3.10]    those of the decoder (3 minutes), beside OpenPifPaf where that has it
 #   make bench-training         those of the loader and of a step of training (20 minutes)
-#   make bench-prediction       those of the shipped model: its network, and from its heads to persons (5 minutes)
+#   make bench-prediction [PEER_MODELS=DIR]    those of the shipped model: its network, and from its heads to persons (5
+#                               minutes); with the files of other networks beside them (benchmarks/prediction/bench_peers.py)
 #   make bench-smoke            every benchmark, plot and experiment once, on its smallest case (a minute); results go to
 #                               build/smoke
 #   make docs                   the pages as a site, with the --help of every command and the Python interface: build/docs
@@ -92,6 +93,7 @@ bench: build machine-peak
 
 bench-nonlocal: build
 	$(MEASURE) benchmarks/non_local/bench_time.py
+	$(MEASURE) benchmarks/non_local/bench_onnx.py
 	$(MEASURE) benchmarks/non_local/bench_memory.py
 	$(MEASURE) benchmarks/bench_threads.py -k relu_affinity
 	$(BIN)/python -m benchmarks.plots
@@ -108,7 +110,7 @@ bench-training: build
 	$(MEASURE) benchmarks/training
 
 bench-prediction: build
-	$(MEASURE) benchmarks/prediction
+	PEER_MODELS="$(PEER_MODELS)" $(MEASURE) benchmarks/prediction
 
 # What needs a GPU, or real layouts of people where $DGCN_DATA is absent, skips itself.
 bench-smoke: build machine-peak
@@ -118,6 +120,7 @@ bench-smoke: build machine-peak
 	$(BIN)/python -m benchmarks.report
 	data="$${DGCN_DATA:-../shared/data}"; if [ -d "$$data" ]; then \
 	    $(BIN)/python -m benchmarks.experiments.occlusion --images 2 && \
+	    $(BIN)/python -m benchmarks.experiments.colour_profiles --images 2 && \
 	    $(BIN)/python -m benchmarks.experiments.tracking --clips 2 && \
 	    $(BIN)/python -m benchmarks.experiments.roundtrip "$$data/coco_val2017_layouts.json.gz" --images 20 && \
 	    $(BIN)/python -m benchmarks.experiments.model_changes "$$data/coco512" \

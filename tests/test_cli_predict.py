@@ -183,10 +183,10 @@ def test_threshold(oracle, folder, tmp_path, monkeypatch) -> None:
 
 
 def test_decoder_options(oracle, folder, tmp_path, monkeypatch) -> None:
-    """They replace those of the checkpoint, which keeps the others."""
+    """They replace those of the checkpoint, which keeps the others and is loaded once."""
     metadata = {"long_edge": 513, "decoder": {"seed_threshold": 0.25, "max_persons": 7}}
-    monkeypatch.setattr(torch_network, "load_model", lambda path: (Oracle(PICTURES), metadata))
-    configs = []
+    loaded, configs = [], []
+    monkeypatch.setattr(torch_network, "load_model", lambda path: loaded.append(path) or (Oracle(PICTURES), metadata))
     batch = Predictor.batch
     monkeypatch.setattr(Predictor, "batch", lambda self, sources: configs.append(self.config) or batch(self, sources))
     options = ("seed_threshold=.5", "reverse_match=False", "--decoder", "refine_rounds=2")
@@ -194,6 +194,7 @@ def test_decoder_options(oracle, folder, tmp_path, monkeypatch) -> None:
     (config,) = configs
     assert (config.seed_threshold, config.reverse_match, config.refine_rounds) == (0.5, False, 2)
     assert config.max_persons == 7
+    assert len(loaded) == 1
 
 
 @pytest.mark.parametrize(

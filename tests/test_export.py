@@ -19,6 +19,7 @@ import dgcn
 from dgcn.cli.export import distance
 from dgcn.data.images import read_image
 from dgcn.data.transforms import fit_pad
+from dgcn.model import checkpoint as checkpoint_module
 from dgcn.model.checkpoint import DEFAULT_CHECKPOINT, load_model, save_model
 from dgcn.model.fields import FieldsModel
 from dgcn.model.network import DGCN, build_model
@@ -93,10 +94,13 @@ def run_program(path: Path):
     return lambda canvases: [fields.numpy() for fields in program(torch.from_numpy(canvases).permute(0, 3, 1, 2))]
 
 
-def test_the_file_describes_itself(checkpoint, tmp_path) -> None:
-    """And tells nothing of the machine that wrote it."""
+def test_the_file_describes_itself(checkpoint, tmp_path, monkeypatch) -> None:
+    """And tells nothing of the machine that wrote it. The command loads the checkpoint once."""
     path = tmp_path / "model.onnx"
+    read, loaded = checkpoint_module._read_safetensors, []
+    monkeypatch.setattr(checkpoint_module, "_read_safetensors", lambda path: loaded.append(path) or read(path))
     assert run("export", "--checkpoint", checkpoint, "-o", path, "--opset", 20) == 0
+    assert loaded == [checkpoint]
     model, metadata = load_model(checkpoint)
     network = OnnxNetwork(path, threads=1)
     assert (network.skeleton, network.stride, network.metadata) == (model.config.skeleton, DGCN.stride, metadata)

@@ -209,11 +209,11 @@ def load_predictor(args: argparse.Namespace, batch_size: int = 1, decoder: Itera
         "device": choose_device(args.device, args.checkpoint),
         "long_edge": args.long_edge,
         "batch_size": batch_size,
-        "flip_test": args.flip_test,
     }
-    predictor = Predictor(args.checkpoint, **options)
+    predictor = Predictor(args.checkpoint, flip_test=args.flip_test, **options)
     if changes := dict(decoder):
-        predictor = Predictor(args.checkpoint, config=dataclasses.replace(predictor.config, **changes), **options)
+        config = dataclasses.replace(predictor.config, **changes)
+        predictor = Predictor(predictor.network, config=config, **options)
     return predictor
 
 

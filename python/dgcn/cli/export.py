@@ -66,9 +66,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     from ..model.checkpoint import DEFAULT_CHECKPOINT, load_model
     from ..model.export import DEFAULT_OPSET, export_onnx, export_torch
     from ..predict.predictor import Predictor
+    from ..predict.torch_network import TorchNetwork
 
-    predictor = Predictor(args.checkpoint)
     model, metadata = load_model(args.checkpoint or DEFAULT_CHECKPOINT)
+    predictor = Predictor(TorchNetwork(model, "cpu", metadata=metadata))
     size = None if args.dynamic else tuple(args.size or (predictor.long_edge, predictor.long_edge))
     if args.format == "onnx":
         opset = DEFAULT_OPSET if args.opset is None else args.opset

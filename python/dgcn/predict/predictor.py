@@ -137,9 +137,9 @@ class Predictor:
 
     On a CPU a predictor also works in a process that is forked from the one that built it. Torch has one thread there.
 
-    Attributes: `skeleton` of the keypoints, `category` of what is found, `metadata` of the checkpoint, `long_edge` in
-    pixels, `device`, and `hardware`, the device in words. `decoder` is that of the method `decode`, and `stride` the
-    pixels of a field cell.
+    Attributes: `network`, which another predictor can share, `skeleton` of the keypoints, `category` of what is found,
+    `metadata` of the checkpoint, `long_edge` in pixels, `device`, and `hardware`, the device in words. `decoder` is
+    that of the method `decode`, and `stride` the pixels of a field cell.
     """
 
     def __init__(
@@ -173,16 +173,16 @@ class Predictor:
         if long_edge is not None:
             _check_long_edge(long_edge)
         check_flag("flip_test", flip_test)
-        self._network = _make_network(model, device, flip_test)
+        self.network = _make_network(model, device, flip_test)
         self.device = str(device)
-        self.hardware = self._network.hardware
-        self.skeleton = self._network.skeleton
-        self.stride = self._network.stride
-        self.metadata = self._network.metadata
-        name = model if isinstance(model, str | os.PathLike) else f"the {type(model or self._network).__name__}"
+        self.hardware = self.network.hardware
+        self.skeleton = self.network.skeleton
+        self.stride = self.network.stride
+        self.metadata = self.network.metadata
+        name = model if isinstance(model, str | os.PathLike) else f"the {type(model or self.network).__name__}"
         default_long_edge, default_config, self.category = _read_defaults(name, self.metadata)
         self.long_edge = default_long_edge if long_edge is None else long_edge
-        if size := self._network.size:
+        if size := self.network.size:
             if long_edge not in (None, max(size)):
                 raise ValueError(f"long_edge must be {max(size)}, as {name} has a fixed size, got {long_edge}")
             self.long_edge = max(size)
@@ -336,7 +336,7 @@ class Predictor:
         canvases = []
         for source in sources:
             start = time.perf_counter()
-            image, size = _to_image(source), self._network.size
+            image, size = _to_image(source), self.network.size
             read_ms = _milliseconds_since(start)
             pixels, preprocess = fit_pad(image, *size) if size else resize_pad(image, self.long_edge)
             timings = Timings(read_ms=read_ms, scale_ms=_milliseconds_since(start) - read_ms)
@@ -351,7 +351,7 @@ class Predictor:
         found: dict[int, PictureFields] = {}
         for members in groups.values():
             start = time.perf_counter()
-            heads = self._network(np.stack([canvases[i].pixels for i in members]))
+            heads = self.network(np.stack([canvases[i].pixels for i in members]))
             share = Timings(network_ms=_milliseconds_since(start) / len(members))
             for i, pif, paf in zip(members, *heads, strict=True):
                 found[i] = PictureFields(pif, paf, canvases[i].preprocess, canvases[i].timings + share)
