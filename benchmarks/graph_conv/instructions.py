@@ -7,10 +7,11 @@ The code is that of K = 17, in NCHW unless said otherwise, for sm_90 in dgcn_ext
 which comes with the CUDA toolkit and with torch's triton. A count is in warp instructions a pixel: what a warp issues
 for 32 pixels, ÷ 32.
 
-The kernels for few nodes unroll all loops over nodes, so a full tile is straight-line code: a block of instructions
-without a branch for the sums, one for the stores, and in backward one that loads x and the body of the loop that adds
-up dM. These blocks are found by the multiplications, loads and stores that they must have. What a tile takes before its
-first pixel (about 60 instructions of each thread) is not counted.
+Counted is the arithmetic, from a tile in shared memory to its result there. The kernels for few nodes unroll all loops
+over nodes, so that is straight-line code: a block of instructions without a branch for the sums, one for the results,
+and in backward a few that move rows and multiply, and the body of the loop that adds up dM. These blocks are found by
+the multiplications, loads and stores that they must have. The start of a tile and its copies come on top: a profiler
+counted 3 to 4 more in bfloat16, 8 to 10 in float32.
 
 `slots` is what an H200 can issue while memory delivers the pixel: four a cycle, at 4.3 TB/s ÷ 132 SMs ÷ 1.98 GHz = 16.5
 bytes a cycle. A kernel that needs fewer can be as fast as the memory.
@@ -34,7 +35,7 @@ BYTES_PER_CYCLE = 4.3e12 / 132 / 1.98e9  # of an SM
 SLOTS_PER_CYCLE = 4
 GATE_BYTES = 4
 TYPES = {"float32": ("f", 4), "bfloat16": ("13__nv_bfloat16", 2)}  # as in mangled names; bytes of a feature
-FORWARD_PIXELS, BACKWARD_PIXELS = 4, 2  # of a thread
+FORWARD_PIXELS, BACKWARD_PIXELS = {2: 4, 4: 2}, 2  # of a thread, by the bytes of a feature
 PARTS = 8  # of dM in float32: threads that read the same pixels
 BRANCH = re.compile(r"\b(?:BRA|EXIT|RET|BSYNC)\b")
 
@@ -104,32 +105,27 @@ def counts(library: Path) -> Iterator[Count]:
         def count(kernel: str, instructions: float, size: float, limit: float, dtype: str = dtype) -> Count:
             return Count(kernel, dtype, instructions / 32, SLOTS_PER_CYCLE * size / BYTES_PER_CYCLE, limit)
 
-        forward, tile_forward, backward = (
-            next(blocks for name, blocks in kernels.items() if f"{kernel}_kernelI{mangled}Li" in name)
-            for kernel in ("few_nodes_forward", "few_nodes_tile_forward", "few_nodes_backward")
-        )
-        sums = len(shortest(forward, FFMA=NODES**2 * FORWARD_PIXELS))
-        stores = NODES * FORWARD_PIXELS
-        without_gate = len(shortest(forward, STG=stores)) + sums
-        with_gate = len(shortest(forward, STG=stores + FORWARD_PIXELS)) + sums
-        yield count("forward", without_gate / FORWARD_PIXELS, 2 * features, 13 if size == 4 else 14.5)
-        yield count(
-            "forward that keeps the gate",
-            with_gate / FORWARD_PIXELS,
-            2 * features + GATE_BYTES,
-            15 if size == 4 else 16,
-        )
-        own = len(shortest(tile_forward, FFMA=NODES**2 * FORWARD_PIXELS)) + len(shortest(tile_forward, STS=stores))
-        yield count("forward, channels_last*", own / FORWARD_PIXELS, 2 * features, 13 if size == 4 else 14.5)
+        def blocks(kernel: str, channels_last: bool, mangled: str = mangled) -> list[Block]:
+            start = f"{kernel}_kernelI{mangled}Li{NODES}ELb0ELb{int(channels_last)}E"
+            return next(blocks for name, blocks in kernels.items() if start in name)
 
-        features_of_thread = NODES * BACKWARD_PIXELS
-        loads = {"LDGSTS": features_of_thread} if size == 4 else {"LDG": features_of_thread, "STS": features_of_thread}
-        pixels = len(shortest(backward, FFMA=NODES * features_of_thread)) + len(shortest(backward, **loads))
-        if size == 4:  # a thread adds four pixels to a part of dM
-            outer = len(shortest(backward, FFMA=4 * 5 * 9)) / 4 * PARTS
-        else:  # a warp adds 16 pixels
-            outer = len(shortest(backward, HMMA=8)) / 16 * 32
-        yield count("backward", pixels / BACKWARD_PIXELS + outer, 3 * features + GATE_BYTES, 30 if size == 4 else 18)
+        pixels = FORWARD_PIXELS[size]
+        own = NODES * pixels
+        for suffix, channels_last in (("", False), (", channels_last", True)):
+            forward = blocks("few_nodes_forward", channels_last)
+            sums = len(shortest(forward, FFMA=NODES * own))
+            without_gate, with_gate = (sums + len(shortest(forward, STS=own, FSETP=gates)) for gates in (0, own))
+            bytes_moved = 2 * features
+            yield count(f"forward{suffix}", without_gate / pixels, bytes_moved, 13 if size == 4 else 13.5)
+            yield count(f"forward with gate{suffix}", with_gate / pixels, bytes_moved + GATE_BYTES, 15)
+            backward = blocks("few_nodes_backward", channels_last)
+            moved = [b for b in backward if number_of("STS", b) >= 16 and number_of("LDS", b) >= 7]  # to rows, grad_x
+            if size == 4:  # a thread adds four pixels to a part of dM
+                outer = len(shortest(backward, FFMA=4 * 5 * 9, FADD=20)) / 4 * PARTS
+            else:  # a warp adds 16 pixels
+                outer = len(shortest(backward, HMMA=8)) / 16 * 32
+            instructions = sum(map(len, moved)) / BACKWARD_PIXELS + outer
+            yield count(f"backward{suffix}", instructions, 3 * features + GATE_BYTES, 31 if size == 4 else 20)
 
 
 def main() -> None:
@@ -141,7 +137,6 @@ def main() -> None:
     print(f"{'warp instructions a pixel, K = 17':43} {'issued':>6} {'slots':>8} {'share':>8}")
     for result in results:
         print(result.line())
-    print("* without the copies of the tile between device and shared memory: a loop of 16 bytes at a time")
     if arguments.check:
         above = [
             f"{r.kernel}, {r.dtype}: {r.instructions:.1f}, at most {r.limit}"
