@@ -4,8 +4,9 @@
 
 Right: against the operators of the CPU in float64, for every K and dtype that has code of its own, in both layouts and
 with all options. An error is told as a part of what is allowed. Fast: the graph convolution against a copy of the bytes
-that must move, the non-local layer in copies of g, and every kernel of a call. Each part runs in a process of its own,
-so that an illegal access or an endless loop ends that part alone; each line is printed, and written to FILE, at once.
+that must move, the non-local layer in copies of g, both replayed from a CUDA graph, and every kernel of a call. Each
+part runs in a process of its own, so that an illegal access or an endless loop ends that part alone; each line is
+printed, and written to FILE, at once.
 With ``--device cpu`` only the first half runs. The exit status is 0 if every result was right and every part came to
 its end.
 """
@@ -31,7 +32,7 @@ from torch.autograd import DeviceType
 
 from benchmarks.graph_conv import formulations
 from benchmarks.graph_conv.formulations import DIRECTIONS, LARGE_SHAPES, TRAINING_SHAPE, Formulation
-from benchmarks.harness import CUDA, Variant, interleave
+from benchmarks.harness import CUDA, Variant, captured, interleave
 from benchmarks.non_local import forms
 from dgcn_ext import functional
 
@@ -160,7 +161,8 @@ def bandwidth_rows() -> Iterator[Row]:
         bytes_moved = formulations.bytes_moved(shape, direction, dtype)
         source = torch.empty(bytes_moved // 2, dtype=torch.uint8, device="cuda").random_()
         copy = partial(torch.empty_like(source).copy_, source)
-        times = medians({"dgcn": graph_conv_call(shape, dtype, memory_format, direction), "copy": copy})
+        dgcn = graph_conv_call(shape, dtype, memory_format, direction, cuda_graph=True)
+        times = medians({"dgcn": dgcn, "copy": copy})
         yield {
             "case": f"{direction}, {short(dtype)} {list(shape)}, {short(memory_format)}",
             **times,
@@ -190,7 +192,7 @@ def affinity_rows() -> Iterator[Row]:
     cases = [(torch.float32, "contiguous"), (torch.float32, "adjacent"), (torch.bfloat16, "adjacent")]
     for (dtype, layout), direction in product(cases, DIRECTIONS):
         call, g = affinity_call(forms.POSITIONS, dtype, layout, direction)
-        times = medians({"dgcn": call, "copy": partial(torch.empty_like(g).copy_, g)})
+        times = medians({"dgcn": captured(call), "copy": partial(torch.empty_like(g).copy_, g)})
         yield {
             "case": f"{direction}, {short(dtype)} {list(g.shape)}, channels {layout}",
             **times,

@@ -23,6 +23,7 @@ from torch import Tensor
 from torch.nn.functional import conv2d
 
 from benchmarks import machine
+from benchmarks.harness import captured
 from dgcn_ext import functional, reference
 
 Shape = tuple[int, int, int, int]  # B, K, H, W
@@ -135,26 +136,7 @@ class Formulation:
             return y, *torch.autograd.grad(y, leaves, inputs.grad_y)
 
         call = (lambda: (forward(),)) if inputs.grad_y is None else forward_backward
-        return _captured(call) if self.cuda_graph else call
-
-
-def _captured(call: Callable[[], tuple[Tensor, ...]]) -> Callable[[], tuple[Tensor, ...]]:
-    """``call`` as a CUDA graph. The next replay overwrites what the last one returned."""
-    aside = torch.cuda.Stream()
-    aside.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(aside):
-        for _ in range(3):  # whatever is compiled, loaded or allocated once comes before the capture
-            call()
-    torch.cuda.current_stream().wait_stream(aside)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        results = call()
-
-    def replay() -> tuple[Tensor, ...]:
-        graph.replay()
-        return results
-
-    return replay
+        return captured(call) if self.cuda_graph else call
 
 
 def formulations(device: str = "cpu", dynamic: bool = False) -> tuple[dict[str, Formulation], dict[str, str]]:
