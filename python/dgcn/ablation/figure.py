@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from ..figures import STYLE, Figure, rc_context
@@ -21,7 +22,9 @@ def draw_results(document: Mapping[str, Any]) -> Figure:
         paper.plot(row["paper_AP"], place, "D", color="#E69F00", markersize=5)
     here.set_yticks(range(len(rows)), [row["name"] for row in rows])
     here.invert_yaxis()
-    here.set(xlabel=f"AP on {settings['data']}: seeds, mean, 95 % interval", title=f"Table {settings['table']}")
+    here.set(
+        xlabel=f"AP on {Path(settings['data']).name}: seeds, mean, 95 % interval", title=f"Table {settings['table']}"
+    )
     paper.set(xlabel="AP", title="the paper")
     for axes in (here, paper):
         axes.grid(axis="x", color="0.9")
