@@ -55,8 +55,8 @@ def smoke(request: pytest.FixtureRequest) -> bool:
 
 
 @pytest.fixture
-def record(request: pytest.FixtureRequest) -> Record:
-    """Keeps a result for the tables and the JSON file."""
+def record(request: pytest.FixtureRequest) -> Iterator[Record]:
+    """Keeps a result for the tables and the JSON file. That is written after each test: a kill loses no earlier one."""
 
     def keep(
         group: str, *, case: str, direction: str, claims: Sequence[Mapping[str, Any]] = (), **facts: Any
@@ -74,7 +74,13 @@ def record(request: pytest.FixtureRequest) -> Record:
         request.config.stash[RESULTS].setdefault(request.node.originalname, []).append(result)
         return result
 
-    return keep
+    yield keep
+    config, test = request.config, request.node.originalname
+    folder, own = config.getoption("results"), config.stash[RESULTS].get(test)
+    if folder and own:
+        name = test.removeprefix("test_")
+        path = folder / f"{name if name.endswith('_cuda') else f'{name}_cpu'}.json"
+        report.save(path, config.stash[ORIGIN], benchmarks=own)
 
 
 @pytest.fixture
@@ -130,8 +136,3 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     terminalreporter.write_line(machine.describe(origin))
     terminalreporter.write_line(report.tables(every))
     terminalreporter.write_line(report.claims(every))
-    if folder := config.getoption("results"):
-        for test, own in results.items():
-            name = test.removeprefix("test_")
-            path = folder / f"{name if name.endswith('_cuda') else f'{name}_cpu'}.json"
-            report.save(path, origin, benchmarks=own)
