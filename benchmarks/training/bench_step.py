@@ -1,9 +1,9 @@
 """How many images a second does training take, alone and with the loader, and which part of a step takes how long?
 
-Two models, on the GPU where there is one, else on the CPU: the one that ships with dgcn (recipe `movenet-small`) and
-the paper's, on ResNet-50. Batches have 8 images, those of the latter at 641 px only 4: with 8 a step takes more than 24
-GB. The step is that of training in float32, from batches in memory; its parts are timed one after another, so on a GPU
-they do not overlap as in training. "Loader" is one process; "together" it loads ahead while the step computes.
+Two models with batches of 8, on the GPU where there is one, else on the CPU: the one that ships with dgcn (recipe
+`movenet-small`) and the paper's, on ResNet-50, on a CPU only at 321 px: at 641 px a step takes more than 24 GB. The step
+is that of training in float32, from batches in memory; its parts are timed one after another, so on a GPU they do not
+overlap as in training. "Loader" is one process; "together" it loads ahead while the step computes.
 """
 
 from collections.abc import Callable
@@ -92,9 +92,10 @@ class Laps:
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("recipe", ["movenet-small", "paper"])
 def test_training_step(record: Record, smoke: bool, tmp_path: Path, recipe: str, size: int) -> None:
+    if recipe == "paper" and size == 641 and DEVICE.type == "cpu":
+        pytest.skip("takes more than 24 GB")
     size = SMOKE_SIZE if smoke else size
     steps = 1 if smoke else 20 if DEVICE.type == "cuda" else 5
-    batch_size = 4 if (recipe, size) == ("paper", 641) else BATCH
     images, annotations = training_set(tmp_path)
     paths = {
         "train_images": images,
@@ -105,7 +106,7 @@ def test_training_step(record: Record, smoke: bool, tmp_path: Path, recipe: str,
     }
     trainer = Trainer(recipes.RECIPES[recipe](**paths, size=size, pretrained=False))
     dataset = training_data(images, annotations, size)
-    batch = dataset.collate([dataset[i] for i in range(batch_size)])
+    batch = dataset.collate([dataset[i] for i in range(BATCH)])
     trainer.step(batch)  # warms up
 
     laps = Laps()
@@ -115,27 +116,27 @@ def test_training_step(record: Record, smoke: bool, tmp_path: Path, recipe: str,
     start = perf_counter()
     for _ in range(steps):
         trainer.step(batch)
-    alone = steps * batch_size / (perf_counter() - start)
+    alone = steps * BATCH / (perf_counter() - start)
 
     loader = images_per_second(dataset, 1, 2 if smoke else 40)
-    ahead = blocks(len(dataset), batch_size, epochs=steps + 1, seed=0)
+    ahead = blocks(len(dataset), BATCH, epochs=steps + 2, seed=0)
     with open_batches(dataset, ahead, workers=1, prefetch=PREFETCH, pin_memory=DEVICE.type == "cuda") as loaded:
-        next(loaded)
+        for _ in range(2):  # the first step copies the memory that it shares with the new process
+            trainer.step(next(loaded))
         start = perf_counter()
         for of_loader in islice(loaded, steps):
             trainer.step(of_loader)
-        together = steps * batch_size / (perf_counter() - start)
+        together = steps * BATCH / (perf_counter() - start)
 
     claim = {"claim": "loader (1 worker) ÷ step, images/s", "target": "≥ 1.50", "measured": round(loader / alone, 2)}
     parts = {part: median(seconds) * 1e3 for part, seconds in laps.seconds.items()}
     shares = ", ".join(f"{part} {ms / sum(parts.values()):.1%}" for part, ms in parts.items())
     record(
-        f"training, images/s on {DEVICE.type}",
-        case=f"{recipe}, {size} px, batches of {batch_size}",
+        f"training, batches of {BATCH}, images/s on {DEVICE.type}",
+        case=f"{recipe}, {size} px",
         direction="train",
         recipe=recipe,
         size=size,
-        batch_size=batch_size,
         device=DEVICE.type,
         loader=round(loader, 1),
         step=round(alone, 2),
