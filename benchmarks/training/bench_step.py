@@ -1,9 +1,9 @@
 """How many images a second does training take, alone and with the loader, and which part of a step takes how long?
 
 Two models with batches of 8, on the GPU where there is one, else on the CPU: the one that ships with dgcn (recipe
-`movenet-small`) and the paper's, on ResNet-50, on a CPU only at 321 px: at 641 px a step takes more than 24 GB. The step
-is that of training in float32, from batches in memory; its parts are timed one after another, so on a GPU they do not
-overlap as in training. "Loader" is one process; "together" it loads ahead while the step computes.
+`movenet-small`) and the paper's, on ResNet-50, on a CPU only at 321 px: at 641 px a step takes more than 24 GB. The
+step is that of training in float32, from batches in memory; its parts are timed one after another, so on a GPU they do
+not overlap as in training. "Loader" is one process; "together" it loads ahead while the step computes.
 """
 
 from collections.abc import Callable
