@@ -47,7 +47,6 @@ OPTIONS: list[dict[str, Any]] = [
     {"activation": "none"},
     {"residual": True},
 ]
-PARAMETERS = {"edge_weight", "weight", "bias"}
 # B, C, N: channels that fill no vector, one and several; keys that fit into one block, several and many.
 AFFINITY_SHAPES = ((2, 3, 5), (2, 100, 301), (2, 128, 1681), (1, 130, 25_921))
 # Largest error, relative to the largest number of the result: rounding to 16 bits costs up to 2⁻⁸ and 2⁻¹¹ of a number.
@@ -81,14 +80,14 @@ def of_allowed(
 ) -> dict[str, float]:
     """The error of y and of each gradient, divided by the largest that is allowed; NaN where a result has one.
 
-    What is allowed is a part of the largest number, and in a gradient of parameters, a sum over n pixels, at least of
-    √n: a single number (K = 1) may come out small by chance, and its error does not.
+    What is allowed is a part of the largest number. Where a gradient is a single number (K = 1), it is a part of √n at
+    least, for the n pixels that it sums: the number may come out small by chance, and its error does not.
     """
     torch.use_deterministic_algorithms(True, warn_only=True)  # fills new memory with NaN
     got = results(function, {name: tensor.to(device) for name, tensor in tensors.items()}, grad_y.to(device))
     errors = {}
     for name, wanted in results(function, doubled(tensors), grad_y.double()).items():
-        least = (grad_y.numel() / grad_y.shape[1]) ** 0.5 if name in PARAMETERS else 1e-3
+        least = (grad_y.numel() / grad_y.shape[1]) ** 0.5 if wanted.numel() == 1 else 1e-3
         error = (got[name].cpu().double() - wanted).abs().max() / wanted.abs().max().clamp(min=least)
         errors[name] = round(error.item() / TOLERANCE[got[name].dtype], 4)
     return errors
