@@ -315,7 +315,8 @@ inline void wait_for_phase(BulkBarrier* barrier, uint32_t parity) {
   CHECK(phase.expected == phase.started);
   phase.loads.commit();
   phase.loads.wait(0);
-  phase = {parity ^ 1U};
+  phase = {};
+  phase.parity = parity ^ 1U;
 }
 /// Reads `from` as late as it may.
 inline void bulk_store(void* to, const void* from, uint32_t bytes) {

@@ -164,7 +164,7 @@ __device__ void forward_pixels(const float* m_transposed, const float* bias, int
             if (first + i < Nodes && !(kAny && first + i >= nodes)) visit(i, p);
         }
       };
-      float added[4][Pixels];
+      float added[4][Pixels] = {};
       if (add_residual) for_each([&](int i, int p) { added[i][p] = static_cast<float>(residual(first + i, p)); });
       for_each([&](int i, int p) {
         const int j = first + i;
