@@ -315,8 +315,11 @@ def test_a_flip_test_of_a_skeleton_that_is_not_its_own_mirror_image() -> None:
 )
 def test_metadata_that_cannot_be_used(monkeypatch, metadata) -> None:
     monkeypatch.setattr(torch_network, "load_model", lambda path: (Oracle(PICTURES), metadata))
-    with pytest.raises(ValueError, match=r"model\.safetensors has metadata that this version of dgcn cannot use: .+"):
+    message = r"model\.safetensors has metadata that this version of dgcn cannot use: .+"
+    with pytest.raises(ValueError, match=message):
         Predictor("model.safetensors")
+    with pytest.raises(ValueError, match=message):
+        Predictor(torch_network.TorchNetwork.from_checkpoint("model.safetensors", "cpu"))
 
 
 @pytest.mark.parametrize("source", [None, 7, ["a.jpg"], torch.zeros(5, 5, 3, dtype=torch.uint8)])

@@ -68,8 +68,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     from ..predict.predictor import Predictor
     from ..predict.torch_network import TorchNetwork
 
-    model, metadata = load_model(args.checkpoint or DEFAULT_CHECKPOINT)
-    predictor = Predictor(TorchNetwork(model, "cpu", metadata=metadata))
+    checkpoint = args.checkpoint or DEFAULT_CHECKPOINT
+    model, metadata = load_model(checkpoint)
+    predictor = Predictor(TorchNetwork(model, "cpu", metadata=metadata, path=checkpoint))
     size = None if args.dynamic else tuple(args.size or (predictor.long_edge, predictor.long_edge))
     if args.format == "onnx":
         opset = DEFAULT_OPSET if args.opset is None else args.opset

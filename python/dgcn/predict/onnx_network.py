@@ -46,6 +46,7 @@ class OnnxNetwork:
             self.stride = int(document["stride"])
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{path} has metadata that this version of dgcn cannot use: {error!r}") from error
+        self.path = path
         self.metadata: dict[str, Any] = document["metadata"]
         self.hardware = f"ONNX Runtime on the CPU, threads: {threads or 'all'}"
         _, _, height, width = self._session.get_inputs()[0].shape

@@ -34,6 +34,7 @@ class TorchNetwork:
         flip_test: bool = False,
         threads: int | None = None,
         metadata: Mapping[str, Any] | None = None,
+        path: str | os.PathLike[str] | None = None,
     ) -> None:
         """
         Args:
@@ -42,6 +43,7 @@ class TorchNetwork:
             flip_test: see `Predictor`.
             threads: of torch, in all that this process does with it from the first picture on; None: as they are.
             metadata: of its checkpoint.
+            path: of its checkpoint, for messages.
 
         Raises:
             TypeError: not a model.
@@ -52,6 +54,7 @@ class TorchNetwork:
         self.device = check_device(device)
         self.stride: int = model.stride
         self.metadata = dict(metadata or {})
+        self.path = path
         self.threads = threads
         folded = model.fold()
         try:
@@ -76,8 +79,9 @@ class TorchNetwork:
     ) -> TorchNetwork:
         """That of a file; None: of the model that ships with dgcn. Other arguments as above."""
         use_one_thread_if_forked()
-        model, metadata = load_model(DEFAULT_CHECKPOINT if path is None else path)
-        return cls(model, device, flip_test=flip_test, threads=threads, metadata=metadata)
+        path = DEFAULT_CHECKPOINT if path is None else path
+        model, metadata = load_model(path)
+        return cls(model, device, flip_test=flip_test, threads=threads, metadata=metadata, path=path)
 
     def __call__(self, canvases: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """See `Network`. Raises MemoryError."""
