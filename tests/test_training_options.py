@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import json
 import logging
+import math
 import shutil
 from pathlib import Path
 
@@ -28,6 +30,7 @@ from dgcn.training.loop import fit, start_or_resume
 from dgcn.training.optim import learning_rate
 from dgcn.training.run import Run
 from dgcn.training.run_folder import BEST_FILE, CONFIG_FILE, LAST_FILE, STATE_FILE
+from dgcn.training.state import TrainingState
 
 
 def one_epoch(config: TrainConfig) -> DGCN:
@@ -242,8 +245,61 @@ def test_a_full_disk_need_not_stop_the_training(config, monkeypatch, caplog):
     with monkeypatch.context() as patch, caplog.at_level(logging.WARNING):
         fail_at(patch, 2)
         assert len(fit(going_on)) == 2
-    assert f"{LAST_FILE}: No space left on device; not saved at step 4, and the training goes on" in caplog.text
+    assert f"{LAST_FILE}: No space left on device; not saved at step 4, and tried again at the next save" in caplog.text
     assert read_history(config.work_dir)[1]["AP"] >= 0
+
+
+def test_a_run_does_not_end_well_while_its_result_is_not_saved(config, monkeypatch):
+    save = TrainingState.save
+
+    def full_after_an_epoch(state: TrainingState) -> None:
+        if state.step > 4:
+            raise OSError(errno.ENOSPC, "No space left on device", str(config.work_dir))
+        save(state)
+
+    monkeypatch.setattr(TrainingState, "save", full_after_an_epoch)
+    with pytest.raises(OSError, match=r"No space left on device; the training state is in .*after step 4; "):
+        fit(dataclasses.replace(config, on_save_error="continue"))
+
+
+def test_weights_that_are_not_finite_are_not_saved(config, monkeypatch):
+    """Statistics of a batch norm may overflow while the loss is finite."""
+    train_step = loop.train_step
+
+    def overflow(run, *arguments):
+        numbers = train_step(run, *arguments)
+        if run.state.step == 6:
+            next(value for name, value in run.state.model.named_buffers() if "running_var" in name).fill_(math.inf)
+        return numbers
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "train_step", overflow)
+        with pytest.raises(
+            FloatingPointError, match=r"running_var of the network is not finite after step 8; .*step 4"
+        ):
+            fit(config)
+    fit(dataclasses.replace(config, resume="auto"))
+
+
+def test_a_run_that_goes_on_in_another_folder_has_its_own_best(config, tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "evaluate_keypoints", lambda *arguments, **options: dict.fromkeys(METRICS, 0.5))
+    fit(config)
+    source = config.work_dir / STATE_FILE
+    for epochs, name in ((2, "finished"), (4, "longer")):
+        there = dataclasses.replace(config, epochs=epochs, work_dir=tmp_path / name, resume=source, allow_changes=True)
+        fit(there)
+        assert (there.work_dir / LAST_FILE).exists()
+    assert load_model(there.work_dir / BEST_FILE)[1]["epoch"] == 4
+
+
+def test_other_validation_annotations_are_noticed(config, tmp_path):
+    fit(config)
+    fewer = json.loads(config.val_annotations.read_text())
+    fewer["annotations"].pop()
+    (tmp_path / "fewer.json").write_text(json.dumps(fewer))
+    changed = dataclasses.replace(config, val_annotations=tmp_path / "fewer.json", resume="auto")
+    with pytest.raises(ValueError, match=r"validation: 8 images, checksum .* -> 8 images, checksum"):
+        fit(changed)
 
 
 def test_the_best_checkpoint_is_the_best_that_could_be_written(config, monkeypatch):
@@ -266,13 +322,24 @@ def test_the_best_checkpoint_is_the_best_that_could_be_written(config, monkeypat
 
 @pytest.mark.parametrize(
     "change",
-    [{"optimizer": {}}, {"history": [1]}, {"generator": torch.zeros(3)}, {"ema": {}}, {"settings": {"loss": [1]}}],
+    [
+        {"optimizer": {}},
+        {"history": [1]},
+        {"generator": torch.zeros(3)},
+        {"ema": {}},
+        {"settings": {"loss": [1]}},
+        {"step": -5},
+        {"step_of_epoch": 99},
+        {"sums": {"loss": "abc"}},
+    ],
 )
 def test_a_state_of_other_content_is_one_line(config, change):
     fit(config)
     path = config.work_dir / STATE_FILE
     save_training_state(path, load_training_state(path) | change)
-    with pytest.raises(ValueError, match=r"training_state\.pt is damaged: "):
+    with pytest.raises(
+        ValueError, match=r"training_state\.pt (is damaged|does not fit the model of its configuration): "
+    ):
         fit(dataclasses.replace(config, resume="auto"))
 
 
@@ -293,7 +360,7 @@ def test_a_folder_that_vanishes(config, monkeypatch):
         return train_step(run, *arguments)
 
     monkeypatch.setattr(loop, "train_step", remove)
-    with pytest.raises(FileNotFoundError, match="the folder of the run has vanished; the training state"):
+    with pytest.raises(FileNotFoundError, match="the folder of the run has vanished; there is no training state to go"):
         fit(config)
 
 
@@ -310,7 +377,7 @@ def test_a_folder_that_cannot_be_written(config, monkeypatch):
     ("change", "message"),
     [
         ({"schedule": "step"}, "step_epochs must be given with the schedule 'step'"),
-        ({"step_epochs": (3,)}, "step_epochs must be given with the schedule 'step'"),
+        ({"step_epochs": (3,)}, r"step_epochs must be empty with the schedule 'cosine', got \(3,\)"),
         ({"schedule": "step", "step_epochs": (0,)}, r"step_epochs must be epochs from 1, got \(0,\)"),
         ({"accumulation_steps": 0}, "accumulation_steps must be at least 1, got 0"),
         ({"reset_heads": True}, "reset_heads needs an init_checkpoint"),

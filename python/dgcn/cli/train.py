@@ -53,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 logging.getLogger("dgcn").setLevel(logging.WARNING)
             with group.together():
                 config = read_request(args)
-            fit(config)
+            history = fit(config)
     except StoppedElsewhere:
         return 1
     except (FloatingPointError, MemoryError, LostProcess) as error:
@@ -65,7 +65,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         _, metadata = load_model(best)
         print(f"AP {metadata['metrics']['AP']:.4f} after epoch {metadata['epoch']}: {best}")
     else:
-        print(f"no AP: nobody to find in the validation pictures; the last epoch: {config.work_dir / LAST_FILE}")
+        scores = [record["AP"] for record in history if record.get("AP", -1) >= 0]
+        ap = "no AP: nobody to find in the validation pictures"
+        if scores:
+            ap = f"AP {max(scores):.4f}, whose checkpoint is in another folder"
+        print(f"{ap}; the last epoch: {config.work_dir / LAST_FILE}")
     return 0
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, get_worker_info
 
 from ..codec import PifPafCodec, Targets
-from ..records import Annotation
+from ..records import Annotation, ImageRecord
 from ..skeleton import Skeleton
 from .images import read_record
 from .reader import ReadOptions, read_records
@@ -66,6 +66,17 @@ class TargetBatch:
 
 MAX_SKIPPED = 8
 """Bad pictures one after another at which skipping ends: with so many a disk is gone, not a picture."""
+
+
+def digest(records: Sequence[ImageRecord]) -> str:
+    """What tells a data set from others: the number of its images, and a checksum of what is annotated."""
+    checksum = 0
+    for record in records:
+        checksum = zlib.crc32(repr(record.image_id).encode(), checksum)
+        for annotation in record.annotations:
+            checksum = zlib.crc32(np.asarray(annotation.keypoints).tobytes(), checksum)
+            checksum = zlib.crc32(repr((annotation.box, annotation.area, annotation.iscrowd)).encode(), checksum)
+    return f"{len(records)} images, checksum {checksum:08x}"
 
 
 class KeypointDataset(Dataset[dict[str, Any]]):
@@ -120,15 +131,6 @@ class KeypointDataset(Dataset[dict[str, Any]]):
 
     def __len__(self) -> int:
         return len(self.records)
-
-    def digest(self) -> str:
-        """What tells this data set from others: the number of its images, and a checksum of what is annotated."""
-        checksum = 0
-        for record in self.records:
-            checksum = zlib.crc32(repr(record.image_id).encode(), checksum)
-            for annotation in record.annotations:
-                checksum = zlib.crc32(np.asarray(annotation.keypoints).tobytes(), checksum)
-        return f"{len(self)} images, checksum {checksum:08x}"
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         """Sample `index` of epoch 0."""

@@ -162,6 +162,8 @@ class TrainConfig:
         for name, kind in (("model", ModelConfig), ("loss", LossConfig), ("reading", ReadOptions)):
             if not isinstance(getattr(self, name), kind):
                 raise TypeError(f"{name} must be a {kind.__name__}, got {getattr(self, name)!r}")
+        if not isinstance(self.data_notes, Mapping):
+            raise TypeError(f"data_notes must be a mapping, got {self.data_notes!r}")
         check_types(self)
         check_at_least(self, 1, "epochs", "batch_size", "accumulation_steps", "eval_every")
         check_at_least(self, 0, "warmup_steps", "freeze_epochs", "patience", "workers", "seed")
@@ -170,8 +172,10 @@ class TrainConfig:
         check_below_one(self, "momentum", "ema")
         if self.seed > MAX_SEED:
             raise ValueError(f"seed must be at most {MAX_SEED}, got {self.seed}")
-        if (self.schedule == "step") != bool(self.step_epochs):
-            raise ValueError(f"step_epochs must be given with the schedule 'step' alone, got {self.step_epochs!r}")
+        if self.schedule == "step" and not self.step_epochs:
+            raise ValueError("step_epochs must be given with the schedule 'step', got none")
+        if self.schedule != "step" and self.step_epochs:
+            raise ValueError(f"step_epochs must be empty with the schedule {self.schedule!r}, got {self.step_epochs!r}")
         if any(not isinstance(epoch, int) or epoch < 1 for epoch in self.step_epochs):
             raise ValueError(f"step_epochs must be epochs from 1, got {self.step_epochs!r}")
         self.transform()
@@ -210,6 +214,8 @@ class TrainConfig:
             raise ValueError(f"the configuration of a run has the unknown entries {', '.join(unknown)}")
         if missing := [name for name in _REQUIRED_PATHS if name not in values]:
             raise ValueError(f"the configuration of a run has no {', '.join(missing)}")
+        if wrong := [name for name in ("model", "loss", "reading") if not isinstance(values.get(name, {}), Mapping)]:
+            raise TypeError(f"{wrong[0]} must be an object of settings, got {values[wrong[0]]!r}")
         made = _tuples(values)
         for name, kind in (("loss", LossConfig), ("reading", ReadOptions)):
             if name in made:
@@ -243,7 +249,10 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = ""
 def read_config(path: Path) -> TrainConfig:
     """The configuration in a run's config.json. Raises OSError, or ValueError that names the file."""
     try:
-        return TrainConfig.from_dict(json.loads(path.read_bytes()))
+        values = json.loads(path.read_bytes())
+        if not isinstance(values, dict):
+            raise TypeError(f"it must be an object of settings, got {values!r:.40}")
+        return TrainConfig.from_dict(values)
     except (AttributeError, RecursionError, TypeError, ValueError) as error:
         raise ValueError(f"{path} is not the config.json of a run: {error}") from error
 

@@ -195,7 +195,7 @@ def lost_processes() -> Iterator[None]:
     except RuntimeError as error:
         if isinstance(error, torch.OutOfMemoryError) or not _is_of_a_connection(error):
             raise
-        raise LostProcess("another process of the run has stopped; its own message tells why") from error
+        raise LostProcess("another process of the run was killed, or has stopped and tells why itself") from error
 
 
 def _is_of_a_connection(error: RuntimeError) -> bool:

@@ -37,6 +37,16 @@ def write_csv(folder: Path, history: Sequence[Record]) -> None:
         file.write(text.getvalue().encode())
 
 
+def is_record(record: Any, epoch: int) -> bool:
+    """Whether `record` is that of an epoch, of numbers that a figure can show."""
+    return (
+        isinstance(record, dict)
+        and all(type(value) in (int, float) and abs(value) < LARGEST for value in record.values())
+        and record.get("epoch") == epoch
+        and "loss" in record
+    )
+
+
 def read_history(path: Path) -> list[Record]:
     """The records of a history.jsonl.
 
@@ -57,10 +67,7 @@ def read_history(path: Path) -> list[Record]:
             record = json.loads(line)
         except (ValueError, RecursionError):
             record = None
-        is_of_numbers = isinstance(record, dict) and all(
-            type(value) in (int, float) and abs(value) < LARGEST for value in record.values()
-        )
-        if not is_of_numbers or record.get("epoch") != number or "loss" not in record:
+        if not is_record(record, number):
             start = line[:40].decode(errors="backslashreplace")
             raise ValueError(f"{path}: line {number} must be the record of epoch {number} as JSON, got {start!r}")
         history.append(record)

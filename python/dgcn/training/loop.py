@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import itertools
 import logging
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ..data.dataset import describe_error
 from ..data.loader import LoadingError
 from ..evaluation.evaluate import predict_records
 from ..evaluation.oks import evaluate_keypoints
@@ -27,7 +27,7 @@ from .log import epoch_record, save_checkpoints
 from .losses import count_targets
 from .optim import learning_rate, set_learning_rate, set_training
 from .run import Run
-from .run_folder import BEST_FILE, CONFIG_FILE, LAST_FILE, STATE_FILE, find_state, locked
+from .run_folder import BEST_FILE, CONFIG_FILE, LAST_FILE, STATE_FILE, check_held, find_state, locked
 from .state import load_state
 
 log = logging.getLogger(__name__)
@@ -50,32 +50,38 @@ def fit(config: TrainConfig) -> list[dict[str, Any]]:
         FileExistsError: `work_dir` holds a run and `resume` is not given.
         BlockingIOError: another run is writing there.
         Interrupted: on a signal such as Ctrl-C, after the state was saved.
-        LoadingError: a training image cannot be loaded, or a process that loads them has died; the state was saved.
-        FloatingPointError: the loss became NaN or infinite; the last state saved is from before.
+        LoadingError: an image cannot be loaded, or a process that loads them has died; the state was saved.
+        FloatingPointError: the loss or a weight became NaN or infinite; the last state saved is from before.
         MemoryError: the GPU's memory does not suffice; the last state saved is from before.
         OSError, ValueError: data, files or settings that do not fit; the message names them.
         StoppedElsewhere: another process of the run raises one of these, or has saved after an interrupt.
         LostProcess: another process of the run was killed.
     """
     with joined(config.device) as group, contextlib.ExitStack() as stack:
+        lock = None
         with group.together():
             if group.is_first:
-                stack.enter_context(locked(config.work_dir))
+                lock = stack.enter_context(locked(config.work_dir))
         with group.together(), group.first_speaks():
             run = start_or_resume(config, group)
+        run.lock = lock
         state = run.state
         with group.together():
             if len(steps := set(group.gather((state.step, state.step_of_epoch)))) > 1:
                 raise ValueError(f"work_dir must be one folder for all processes, which have gone on from {steps}")
         with InterruptGuard(state.last_saved) as guard, saved_on_failure(run), run.log, run.open_batches() as batches:
-            with group.together(), errors_of_files(run):
-                run.log.start()
+            with group.together():
+                write(run, run.log.start)
             if state.evaluation_is_due:  # of the last epoch before the interruption
                 evaluate_epoch(run, guard)
             while not state.is_done:
                 train_epoch(run, batches, guard)
                 if state.evaluation_is_due:
                     evaluate_epoch(run, guard)
+            if state.epoch < config.epochs:
+                log.info(f"epoch {state.epoch} is the last: {config.patience} evaluations without a new highest AP")
+            with group.together():
+                finish(run)
     return state.history
 
 
@@ -92,6 +98,8 @@ def start_or_resume(config: TrainConfig, group: Group) -> Run:
         run.state.restore(path, saved)
     if group.is_first:
         write_json(config.work_dir / CONFIG_FILE, config.absolute().to_dict())
+        if path not in (None, own) and run.state.step_of_epoch == 0 and run.state.history:
+            save_checkpoints(run.state, LAST_FILE)  # which is in the folder of the other run
         run.state.save()  # so that a run can be resumed whenever it is killed, and a full disk is found now
     return run
 
@@ -111,8 +119,7 @@ def train_epoch(run: Run, batches: Iterator[dict[str, Any]], guard: InterruptGua
     def between_steps() -> None:
         nonlocal saved
         if numbers:
-            with errors_of_files(run):
-                run.log.after_step(numbers["loss"])
+            write(run, lambda: run.log.after_step(numbers["loss"]))
         if time.monotonic() - saved > config.save_seconds:
             save(run)
             saved = time.monotonic()
@@ -128,8 +135,7 @@ def train_epoch(run: Run, batches: Iterator[dict[str, Any]], guard: InterruptGua
     state.step_of_epoch = 0
     with group.together():
         save(run, LAST_FILE)
-        with errors_of_files(run):
-            run.log.after_training()
+        write(run, run.log.after_training)
 
 
 def train_step(run: Run, network: nn.Module, batch: dict[str, Any]) -> dict[str, float]:
@@ -186,7 +192,10 @@ def evaluate_epoch(run: Run, guard: InterruptGuard) -> None:
     log.info(f"epoch {state.epoch}/{run.config.epochs}: evaluating")
     group.share(state.averaged)  # whose batch norms may have seen other images in each process
     with group.together(), guard.at_once():
-        own = predict_records(run.predictor(), run.validation[group.rank :: group.size])
+        try:
+            own = predict_records(run.predictor(), run.validation[group.rank :: group.size])
+        except (OSError, ValueError) as error:
+            raise LoadingError(describe_error(error, "a validation picture")) from error
     results = [result for part in group.gather(own) for result in part]
     position = {record.image_id: number for number, record in enumerate(run.validation)}
     results.sort(key=lambda result: position[result["image_id"]])  # as one process finds them
@@ -195,36 +204,56 @@ def evaluate_epoch(run: Run, guard: InterruptGuard) -> None:
     state.history[-1].update(metrics)
     with group.together():
         save(run, *([BEST_FILE] if metrics["AP"] > state.best else []), LAST_FILE)
-        with errors_of_files(run):
-            run.log.after_evaluation(metrics)
+        write(run, lambda: run.log.after_evaluation(metrics))
 
 
 def save(run: Run, *checkpoints: str) -> None:
     """Write the averaged weights under these names, and then the state.
 
-    The state comes last: after a kill in between, a resumed run writes all of them again."""
-    config, state = run.config, run.state
-    if not run.group.is_first:
-        return
-    with errors_of_files(run):
-        if not config.work_dir.is_dir() or config.work_dir.stat().st_ino != run.folder_inode:
-            raise FileNotFoundError(errno.ENOENT, "the folder of the run has vanished", str(config.work_dir))
+    The state comes last: after a kill in between, a resumed run writes all of them again. Raises FloatingPointError in
+    place of writing weights that are not finite."""
+    state = run.state
+
+    def files() -> None:
         save_checkpoints(state, *checkpoints)
         if BEST_FILE in checkpoints:
             state.best = state.history[-1]["AP"]
         state.save()
 
+    if run.group.is_first:
+        state.check_finite()
+        write(run, files)
 
-@contextlib.contextmanager
-def errors_of_files(run: Run) -> Iterator[None]:
-    """A block that writes files of the run; what happens where it cannot is what `on_save_error` says."""
+
+def write(run: Run, files: Callable[[], None], *, must: bool = False) -> None:
+    """Call `files`, which writes files of the run. Where it cannot, `on_save_error` says what happens, and with `must`
+    the error is raised."""
     config, state = run.config, run.state
     try:
-        yield
+        if run.lock is not None:
+            check_held(config.work_dir, run.lock)
+        files()
     except OSError as error:
-        if config.on_save_error == "stop":
+        run.is_saved = False
+        if must or config.on_save_error == "stop":
             raise OSError(error.errno, f"{error.strerror}; {state.last_saved()}", error.filename) from error
-        log.warning(f"{error.filename}: {error.strerror}; not saved at step {state.step}, and the training goes on")
+        what = f"not saved at step {state.step}, and tried again at the next save"
+        log.warning(f"{error.filename}: {error.strerror}; {what}")
+
+
+def finish(run: Run) -> None:
+    """At the end of the run, write what could not be written before. Raises OSError where it still cannot."""
+    if run.is_saved:
+        return
+    state = run.state
+
+    def files() -> None:
+        is_best = state.history[-1].get("AP", -1.0) > state.best
+        save_checkpoints(state, *([BEST_FILE] if is_best else []), LAST_FILE)
+        state.save()
+        run.log.start()
+
+    write(run, files, must=True)
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 import torch
@@ -23,7 +23,7 @@ from torch.nn.parallel import DistributedDataParallel
 from dgcn_ext import GraphConv
 
 from ..codec import PifPafCodec
-from ..data.dataset import KeypointDataset
+from ..data.dataset import KeypointDataset, digest
 from ..data.loader import blocks, open_batches, plan_workers
 from ..data.reader import read_records
 from ..device import check_device
@@ -59,8 +59,8 @@ class Run:
             is_resumed: `state.restore` will replace every weight: do not look for those that the run began with.
         """
         self.config = config
-        # Tells the folder from one that is made in its place during the run.
-        self.folder_inode = config.work_dir.stat().st_ino if config.work_dir.exists() else None
+        self.lock: TextIO | None = None  # of the folder, in the process that writes there
+        self.is_saved = True  # whether every file that was to be written was
         self.group = group or Group(check_device(config.device))
         self.device = self.group.device
         if config.batch_size < self.group.size:
@@ -109,7 +109,7 @@ class Run:
             model = convert_sync_batchnorm(model)  # timm's; torch's loses the activation of a norm that has one
         ema = ModelEmaV3(model, decay=config.ema, use_warmup=True) if config.ema else None
         optimizer = build_optimizer(model, config)
-        conditions: dict[str, Any] = {"samples": self.dataset.digest()}
+        conditions: dict[str, Any] = {"samples": digest(self.dataset.records), "validation": digest(self.validation)}
         if config.batch_norm == "local":  # else the number of processes changes no more than rounding
             conditions["processes"] = self.group.size
         self.state = TrainingState(config, model, ema, optimizer, steps_per_epoch, conditions, self.group.job)
@@ -227,7 +227,8 @@ def load_fitting(model: DGCN, checkpoint: Path) -> None:
     }
     fresh, left = (sorted(n for n in tensors if n not in fitting and "adjacency" not in n) for tensors in (own, theirs))
     model.load_state_dict(fitting, strict=False)
-    log.info(f"{checkpoint}: {len(fitting)} of {len(own)} tensors of the model are taken from it")
+    num_wanted = sum("adjacency" not in name for name in own)
+    log.info(f"{checkpoint}: {len(fitting)} of {num_wanted} tensors of the model are taken from it, but no adjacency")
     for what, names in (("start afresh", fresh), ("of the file are not used", left)):
         if names:
             log.info(f"{len(names)} tensors {what}: {', '.join(names)}")

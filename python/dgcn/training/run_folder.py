@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import logging
 import os
@@ -24,8 +25,10 @@ LOCK_FILE = ".lock"
 
 
 @contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path) -> Iterator[TextIO]:
     """Hold `folder` (created if missing) for one run, until the block ends or the process does, however it does.
+
+    Yields the file that holds it, for `check_held`.
 
     Raises:
         BlockingIOError: another run holds it.
@@ -51,7 +54,16 @@ def locked(folder: Path) -> Iterator[None]:
             raise OSError(error.errno, error.strerror, str(folder / LOCK_FILE)) from error
         for leftover in folder.glob(TEMPORARY_FILES):  # of a run that was killed while it wrote
             leftover.unlink(missing_ok=True)
-        yield
+        yield file
+
+
+def check_held(folder: Path, lock: TextIO) -> None:
+    """Raise FileNotFoundError unless `folder` is the one that `locked` holds by `lock`: it may be gone, and another one
+    be in its place."""
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        if os.path.samestat(os.fstat(lock.fileno()), os.stat(folder / LOCK_FILE)):
+            return
+    raise FileNotFoundError(errno.ENOENT, "the folder of the run has vanished", str(folder))
 
 
 def find_state(folder: Path, resume: str | Path | None) -> Path | None:

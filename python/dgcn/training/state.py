@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from timm.utils import ModelEmaV3
 from ..model.checkpoint import check_tensors, load_training_state, save_training_state
 from ..model.network import DGCN
 from .config import TrainConfig, differences
+from .history import is_record
 from .run_folder import STATE_FILE
 
 log = logging.getLogger(__name__)
@@ -114,6 +116,19 @@ class TrainingState:
         scores = [record["AP"] for record in self.history if "AP" in record]
         return 0 < self.config.patience <= len(scores) - 1 - (scores.index(max(scores)) if scores else 0)
 
+    def check_finite(self) -> None:
+        """Raise FloatingPointError where a weight or a statistic is NaN or infinite.
+
+        Statistics of a batch norm may overflow while the loss is finite."""
+        for name, tensor in self._tensors():
+            if not tensor.isfinite().all():
+                raise FloatingPointError(f"{name} of the network is not finite after step {self.step}")
+
+    def _tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
+        yield from self.model.state_dict().items()
+        if self.ema is not None:
+            yield from self.ema.module.state_dict().items()
+
     def save(self) -> None:
         """Write the state into the folder of the run, atomically."""
         path = self.config.work_dir / STATE_FILE
@@ -168,14 +183,21 @@ class TrainingState:
         self.model.load_state_dict(state["model"])
         self.step, self.step_of_epoch = state["step"], state["step_of_epoch"]
         self.sums, self.seconds = state["sums"], state["seconds"]
-        self.history, self.best = state["history"], state["best"]
+        self.history = state["history"]
+        # The checkpoint with that AP is in the folder that the state was saved in.
+        self.best = state["best"] if path.absolute().parent == self.config.work_dir.absolute() else -1.0
         if self.ema is not None:
-            self.ema.module.load_state_dict(state.get("ema", state["model"]))
+            averaged = state.get("ema", state["model"])
+            check_tensors(path, self.ema.module.state_dict(), averaged)
+            self.ema.module.load_state_dict(averaged)
         changed = {change.partition(":")[0].partition(".")[0] for change in changes}
         if "optimizer" not in changed:
             groups = self.optimizer.param_groups
             options = [{n: value for n, value in group.items() if n not in ("params", "lr")} for group in groups]
-            self.optimizer.load_state_dict(state["optimizer"])
+            try:
+                self.optimizer.load_state_dict(state["optimizer"])
+            except ValueError as error:
+                raise ValueError(f"resume: {path} is damaged: {error}") from error
             for group, own in zip(self.optimizer.param_groups, options, strict=True):
                 group.update(own)  # weight decay and the like, as they are set now
         if "amp" not in changed:
@@ -183,6 +205,9 @@ class TrainingState:
         if self.step_of_epoch and changed.intersection(_SAMPLES):
             self.step, self.step_of_epoch = self.step - self.step_of_epoch, 0
             changes.append(f"epoch {self.epoch + 1} begins again")
+        if self.step_of_epoch >= self.steps_per_epoch:
+            steps = f"{self.step_of_epoch} of the {self.steps_per_epoch} steps of an epoch"
+            raise ValueError(f"resume: {path} is damaged: it is after {steps}")
         for change in changes:
             log.warning(f"resume with other settings: {change}")
         torch.set_rng_state(state["generator"])
@@ -191,11 +216,13 @@ class TrainingState:
 
     def last_saved(self) -> str:
         """Where the last state is and how to go on from it, for a message."""
-        if self._saved is None:
-            return "no training state was saved yet"
-        step, path = self._saved
-        resume = "auto" if path == self.config.work_dir / STATE_FILE else path
-        return f"the training state is in {path} (after step {step}; continue with --resume {resume})"
+        own = self.config.work_dir / STATE_FILE
+        step, path = self._saved or (None, own)  # only the process that writes it knows the step
+        if not path.exists():
+            return "there is no training state to go on from"
+        resume = "auto" if path == own else path
+        after = "" if step is None else f"after step {step}; "
+        return f"the training state is in {path} ({after}continue with --resume {resume})"
 
 
 def load_state(path: Path) -> dict[str, Any]:
@@ -203,6 +230,9 @@ def load_state(path: Path) -> dict[str, Any]:
     state = load_training_state(path)
     if missing := sorted(name for name, kind in _ENTRIES.items() if not isinstance(state.get(name), kind)):
         raise ValueError(f"resume: {path} is not a training state of dgcn: it has no {', '.join(missing)}")
-    if not all(isinstance(record, dict) and "epoch" in record for record in state["history"]):
+    if not all(is_record(record, epoch) for epoch, record in enumerate(state["history"], start=1)):
         raise ValueError(f"resume: {path} is damaged: its history must have a record for each epoch")
+    numbers = [state[name] for name in ("step", "step_of_epoch", "seconds")] + list(state["sums"].values())
+    if not all(isinstance(number, (int, float)) and 0 <= number < math.inf for number in numbers):
+        raise ValueError(f"resume: {path} is damaged: steps, seconds and losses must be finite and not negative")
     return state
