@@ -232,7 +232,7 @@ class PifPafDecoder:
                 Or the heads as a network leaves them, [K, 5, H, W] (c, x, y, unused, s) and [M, 7, H, W] (c, x1, y1,
                 x2, y2, unused, unused). The confidence is sigmoid(c); coordinates are relative to the cell, in cells; a
                 joint's scale is softplus(s) cells, and those of a limb's ends are the scales of the PIF cells nearest
-                to them, or 0 if they are not finite.
+                to them, or 0 if they are NaN, infinite or beyond 10⁹ px.
             stride: edge of a cell in px.
 
         A cell with a component that is NaN, infinite or beyond 1e9 px is skipped; H = 0 or W = 0 gives P = 0.

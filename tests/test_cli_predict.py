@@ -83,6 +83,24 @@ def test_one_bad_picture_does_not_stop_the_rest(oracle, folder, tmp_path, capsys
     assert [annotation["image_id"] for annotation in found["annotations"]] == [2, 3, 3]
 
 
+def test_no_picture_that_can_be_read(oracle, folder, tmp_path, capsys) -> None:
+    """The results of the run before are replaced all the same."""
+    outputs = ("-o", tmp_path / "out", "--csv-output", tmp_path / "poses.csv")
+    assert run("predict", "--source", folder / "60.png", *outputs) == 0
+    (folder / "empty.png").touch()
+    assert run("predict", "--source", folder / "empty.png", *outputs) == 1
+    assert json.loads((tmp_path / "out" / "predictions.json").read_text())["annotations"] == []
+    assert (tmp_path / "poses.csv").read_text() == "source,frame,track_id,person,score,keypoint,x,y,confidence\n"
+
+
+def test_an_overlay_is_not_written_over_a_source(oracle, folder, capsys) -> None:
+    before = (folder / "20.png").rename(folder / "60.dgcn.jpg").read_bytes()
+    sources = (folder / "60.png", folder / "60.dgcn.jpg")
+    assert run("predict", "--source", *sources, "-o", folder) == 2
+    assert f"{sources[1]} must not be a source: the overlay of {sources[0]} would be" in capsys.readouterr().err
+    assert sources[1].read_bytes() == before
+
+
 def test_folders_of_folders(oracle, folder, tmp_path) -> None:
     (folder / "deep" / "er").mkdir(parents=True)
     (folder / "60.png").rename(folder / "deep" / "er" / "20.png")

@@ -114,6 +114,15 @@ def test_the_file_describes_itself(checkpoint, tmp_path, monkeypatch) -> None:
         network(np.zeros((1, 97, 81, 3), np.uint8))
 
 
+def test_a_picture_that_cannot_be_read_is_left_out_of_the_check(checkpoint, tmp_path, capsys) -> None:
+    Image.open(ASTRONAUT).save(tmp_path / "a.png")
+    (tmp_path / "b.png").touch()
+    assert run("export", "--checkpoint", checkpoint, "-o", tmp_path / "model.onnx", "--check", tmp_path) == 1
+    output = capsys.readouterr()
+    assert "b.png is empty" in output.err
+    assert "persons in 1 pictures, their keypoints at most" in output.out
+
+
 def test_without_torch(shipped, tmp_path) -> None:
     canvas, _ = fit_pad(read_image(ASTRONAUT), 385, 321)
     np.save(tmp_path / "canvas.npy", canvas)
@@ -129,6 +138,13 @@ network = OnnxNetwork(model)
 decoder = PifPafDecoder(17, network.skeleton.limbs, DecoderConfig(**network.metadata["decoder"]))
 pif, paf = network(np.load(f"{folder}/canvas.npy")[None])
 np.save(f"{folder}/persons.npy", decoder(pif[0], paf[0], network.stride))
+from dgcn import Predictor
+try:
+    Predictor()
+except ImportError as error:
+    assert "the model that ships with dgcn needs torch" in str(error), error
+else:
+    raise AssertionError("it must ask for torch")
 """
     subprocess.run([sys.executable, "-c", script, shipped, tmp_path], check=True)
     model, metadata = load_model(DEFAULT_CHECKPOINT)

@@ -146,6 +146,10 @@ def test_what_is_transparent_shows_white(picture) -> None:
     drawing = Image.new("LA", picture.size)
     drawing.putalpha(picture.convert("L"))
     assert_close(read_image(encode(drawing, "PNG")), ImageOps.invert(picture.convert("L")), 0)
+    assert_close(read_image(drawing.convert("La")), ImageOps.invert(picture.convert("L")), 0)
+
+    deep = Image.fromarray(np.array([[0, 0x8000]], np.uint16))
+    assert read_image(encode(deep, "PNG", transparency=0))[0, :, 0].tolist() == [255, 0x80]
 
 
 @pytest.mark.parametrize("suffix", [".png", ".tiff", ".pgm"])

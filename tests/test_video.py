@@ -114,6 +114,19 @@ def test_a_damaged_frame_is_named_and_the_others_keep_their_numbers(moving: Path
     assert f"{moving} is damaged: the frame at {lost / RATE:.3f} s cannot be decoded" in caplog.text
 
 
+def test_a_frame_that_the_decoder_mends_is_named(moving: Path, caplog) -> None:
+    with av.open(str(moving)) as container:
+        packet = next(itertools.islice(container.demux(video=0), 10, None))
+        shown, middle = packet.pts * packet.time_base, packet.pos + packet.size // 2
+    content = bytearray(moving.read_bytes())
+    content[middle : middle + 8] = b"\xff" * 8  # H.264 goes on behind what it cannot read
+    moving.write_bytes(content)
+    with VideoReader(moving) as reader:
+        assert len(list(reader)) == 40
+    assert reader.num_damaged == 1
+    assert f"{moving} is damaged: the frame at {float(shown):.3f} s" in caplog.text
+
+
 def test_a_file_that_is_cut_short_gives_what_it_has(moving: Path, oracle, tmp_path: Path, caplog, capsys) -> None:
     content = moving.read_bytes()
     moving.write_bytes(content[: len(content) // 2])

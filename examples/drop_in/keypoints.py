@@ -82,6 +82,8 @@ def export(network: KeypointNetwork, path: str) -> None:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        sys.exit("usage: python keypoints.py MODEL.onnx, the file to write")
     torch.manual_seed(0)
     network = KeypointNetwork()
     losses = train(network, steps=200)

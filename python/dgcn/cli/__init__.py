@@ -36,6 +36,18 @@ COMMANDS = {
 }
 
 
+class _Formatter(logging.Formatter):
+    """Messages as they are, and warnings as those of a sub-command."""
+
+    def __init__(self, command: str = "") -> None:
+        super().__init__()
+        self._command = command
+
+    def format(self, record: logging.LogRecord) -> str:
+        text = super().format(record)
+        return f"dgcn {self._command}: warning: {text}" if record.levelno >= logging.WARNING else text
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the sub-command that `argv` (default: the process's arguments) names; returns the exit status."""
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
@@ -44,10 +56,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # what its encoding lacks appears as \xd7, say
             stream.reconfigure(errors="backslashreplace")
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    arguments = sys.argv[1:] if argv is None else argv
+    console = logging.StreamHandler()
+    console.setFormatter(_Formatter(*arguments[:1]))
+    logging.basicConfig(level=logging.INFO, handlers=[console])
     warnings.filterwarnings("ignore", module=r"PIL\.")  # on EXIF blocks and large pictures, without the file's name
     try:
-        return _run(sys.argv[1:] if argv is None else argv)
+        return _run(arguments)
     except BrokenPipeError:  # the reader of stdout, say `head`, has gone
         return 141
     finally:

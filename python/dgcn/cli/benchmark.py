@@ -32,6 +32,7 @@ import numpy as np
 
 from .common import (
     add_device_argument,
+    allow_large_pictures,
     check_outputs,
     choose_device,
     input_size,
@@ -74,7 +75,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     from ..files import write_json
 
+    allow_large_pictures()
     sources = list_sources(args.source, warn=partial(warn, "benchmark"))
+    if others := [source.path for source in sources if source.is_stdin or source.is_video]:
+        raise ValueError(f"--source must name pictures, got {others[0]}")
     pictures = [source.path for source in sources]
     check_outputs([args.json_output], [*pictures, *args.checkpoint])
     document: dict[str, Any] = {"machine": machine(), "versions": versions(), "runs": []}

@@ -192,19 +192,16 @@ def add_batch_argument(parser: argparse.ArgumentParser) -> None:
 
 
 def load_predictor(args: argparse.Namespace, batch_size: int = 1, decoder: Iterable[tuple[str, Any]] = ()) -> Predictor:
-    """The predictor with the flags' settings. Also raises Pillow's limit on the size of a picture to 2^29 pixels.
+    """The predictor with the flags' settings, which may be given large pictures.
 
     Args:
         args: with the flags of `add_model_arguments`.
         batch_size: pictures in one pass of the network.
         decoder: names and values of fields of `DecoderConfig`, which replace those of the checkpoint.
     """
-    from PIL import Image
-
     from ..predict.predictor import Predictor
 
-    # Pillow refuses above twice this, which takes 6 GB; its default refuses pictures of some phones.
-    Image.MAX_IMAGE_PIXELS = 2**28
+    allow_large_pictures()
     options: dict[str, Any] = {
         "device": choose_device(args.device, args.checkpoint),
         "long_edge": args.long_edge,
@@ -215,6 +212,13 @@ def load_predictor(args: argparse.Namespace, batch_size: int = 1, decoder: Itera
         config = dataclasses.replace(predictor.config, **changes)
         predictor = Predictor(predictor.network, config=config, **options)
     return predictor
+
+
+def allow_large_pictures() -> None:
+    """Raise Pillow's limit on the size of a picture to 2^29 pixels (6 GB). By default it refuses those of some phones."""
+    from PIL import Image
+
+    Image.MAX_IMAGE_PIXELS = 2**28  # up to this it does not warn, up to twice this it does not refuse
 
 
 def check_outputs(outputs: Iterable[Path | None], inputs: Iterable[Path | None]) -> None:
@@ -235,6 +239,8 @@ def check_writable(path: Path) -> None:
     """Create the folder of `path` and try that a file can be written there; raises OSError that names it."""
     target = Path(os.path.realpath(path))  # of a link, which stays as it is; resolve() raises where links form a loop
     try:
+        if target.parent.exists() and not target.parent.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
         target.parent.mkdir(parents=True, exist_ok=True)
         if path.is_fifo() or path.is_char_device():
             # Files are written beside `path` and renamed, which would replace /dev/null.

@@ -9,7 +9,8 @@ Input `images`: uint8 [B, 3, H, W] RGB, not normalised. Outputs: `pif` and `paf`
 also the one in C++. Sizes are 16n+1 pixels. Unless --dynamic is given, the file takes one picture of one size.
 Keypoints, limbs, stride, long edge and the constants of the decoder are in the file, as JSON.
 
---check runs the model and the file on the pictures of a folder. The exit status is 1 if the persons differ.
+--check runs the model and the file on the pictures of a folder. The exit status is 1 if the persons differ, or if a
+picture cannot be read.
 """
 
 from __future__ import annotations
@@ -20,7 +21,15 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .common import add_checkpoint_argument, check_outputs, input_size, make_parser, warn
+from .common import (
+    add_checkpoint_argument,
+    allow_large_pictures,
+    check_outputs,
+    describe,
+    input_size,
+    make_parser,
+    warn,
+)
 from .sources import Source, list_sources
 
 if TYPE_CHECKING:
@@ -93,22 +102,27 @@ def compare(
     from ..progress import Progress
 
     networks = on_numpy(FieldsModel(model.fold()).eval()), load(path)
-    largest, num_persons, differing = 0.0, 0, []
+    allow_large_pictures()
+    largest, num_persons, num_read, differing = 0.0, 0, 0, []
     with Progress("check", len(pictures), unit="image") as progress:
         for picture in pictures:
-            image = picture.read()
+            try:
+                image = picture.read()
+            except (OSError, ValueError) as error:
+                warn("export", describe(error))
+                continue
             canvas, _ = resize_pad(image, predictor.long_edge) if size is None else fit_pad(image, *size)
             fields = [network(canvas[None]) for network in networks]
             expected, found = (predictor.decoder(pif[0], paf[0], model.stride) for pif, paf in fields)
             apart = distance(expected, found)
             if apart > TOLERANCE:
                 differing.append(f"{picture.path}: {len(expected)} persons with the model, {len(found)} with the file")
-            largest, num_persons = max(largest, apart), num_persons + len(expected)
+            largest, num_persons, num_read = max(largest, apart), num_persons + len(expected), num_read + 1
             progress.step()
-    print(f"{num_persons} persons in {len(pictures)} pictures, their keypoints at most {largest:.4f} px apart")
+    print(f"{num_persons} persons in {num_read} pictures, their keypoints at most {largest:.4f} px apart")
     for line in differing:
         print(line)
-    return 1 if differing else 0
+    return 1 if differing or num_read < len(pictures) else 0
 
 
 def load(path: Path) -> Fields:

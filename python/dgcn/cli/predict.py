@@ -101,6 +101,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     overlays = args.output if args.overlay else None
     if overlays:
         check_writable(overlays / f"any{OVERLAY_SUFFIX}")
+        check_overlays(overlays, sources)
     for journal in find_journals(json_path):
         warn(
             "predict", f"{journal} has the results of another run, which was killed or is not done; it is left as it is"
@@ -161,6 +162,7 @@ class Run:
         from ..progress import Progress
 
         self.problems = 0
+        self._num_done = 0
         self._is_complete = False
         self._predictor = predictor
         self._sources = sources
@@ -175,7 +177,7 @@ class Run:
         """Raises OSError if a result cannot be written, but for an overlay on a disk that has room."""
         done = "interrupted; {} were finished and written"
         try:
-            with InterruptGuard(lambda: done.format(self._done)) as self._guard, self._progress:
+            with InterruptGuard(lambda: done.format(self._of_all(self._num_done))) as self._guard, self._progress:
                 for finds, group in itertools.groupby(self._sources, self._way):
                     for found in finds(group):
                         self._write(found)
@@ -183,10 +185,10 @@ class Run:
         except Interrupted:
             raise
         except KeyboardInterrupt:
-            raise KeyboardInterrupt(done.format(self._done)) from None
+            raise KeyboardInterrupt(done.format(self._of_all(self._num_done))) from None
         except OSError as error:
             if error.errno in NO_ROOM:
-                error.strerror = f"{error.strerror}; {self._done} were finished and written"
+                error.strerror = f"{error.strerror}; {self._of_all(self._num_done)} were finished and written"
             raise
         self._is_complete = True
 
@@ -197,8 +199,10 @@ class Run:
         if not self._is_complete and not self._writer.num_images:
             self._writer.discard()
             return
+        if self._table:
+            self._table.start()
         self._writer.finish()
-        print(f"{self._writer.num_persons} persons in {self._done}")
+        print(f"{self._writer.num_persons} persons in {self._of_all(self._writer.num_images)}")
         table = self._table and self._table.path
         for name, path in (("overlays", self._overlays), ("JSON", self._writer.path), ("CSV", table)):
             if path:
@@ -207,10 +211,10 @@ class Run:
     def _way(self, source: Source) -> Callable[[Iterable[Source]], Iterator[Found]]:
         if source.is_video:
             return self._frames
-        return self._pictures if source.path.is_file() else self._pipes
+        return self._stdin if source.is_stdin else self._pictures
 
-    def _pipes(self, sources: Iterable[Source]) -> Iterator[Found]:
-        """Stdin and pipes, whose bytes may come late: a signal ends the wait for them."""
+    def _stdin(self, sources: Iterable[Source]) -> Iterator[Found]:
+        """Its bytes may come late: a signal ends the wait for them."""
         for source in sources:
             try:
                 with self._guard.at_once():
@@ -274,17 +278,26 @@ class Run:
                 if isinstance(error, OSError) and error.errno in NO_ROOM:
                     raise
                 self._fail(error)
+        self._num_done += 1
 
-    @property
-    def _done(self) -> str:
-        """How many pictures were written, in words."""
+    def _of_all(self, number: int) -> str:
+        """So many pictures, in words."""
         if any(source.is_video for source in self._sources):
-            return f"{self._writer.num_images} pictures and frames"
-        return f"{self._writer.num_images} of {len(self._sources)} pictures"
+            return f"{number} pictures and frames"
+        return f"{number} of {len(self._sources)} pictures"
 
     def _fail(self, error: Exception) -> None:
         warn("predict", describe(error))
         self.problems += 1
+
+
+def check_overlays(folder: Path, sources: Sequence[Source]) -> None:
+    """Raise ValueError where the overlay of a picture would be written over a source."""
+    inputs = {os.path.realpath(source.path): source.path for source in sources if not source.is_stdin}
+    for source in sources:
+        overlay = folder / f"{source.name}{OVERLAY_SUFFIX}"
+        if not source.is_video and (lost := inputs.get(os.path.realpath(overlay))):
+            raise ValueError(f"{lost} must not be a source: the overlay of {source.path} would be written over it")
 
 
 def common_folder(paths: Sequence[Path]) -> str:

@@ -81,6 +81,8 @@ def list_sources(arguments: Sequence[str], *, recursive: bool = False, warn: Cal
     """
     if arguments.count("-") > 1:
         raise ValueError(f"--source must have - at most once, got it {arguments.count('-')} times")
+    if "" in arguments:  # of which `Path` would make the current folder
+        raise ValueError("--source must be paths, got an empty one")
     found: list[tuple[Path, PurePath]] = []  # with the path of its results
     for argument in arguments:
         path = Path(argument)
@@ -97,7 +99,7 @@ def list_sources(arguments: Sequence[str], *, recursive: bool = False, warn: Cal
             matches = _match(root, str(path.relative_to(root)), recursive)
             found += _choose(matches, root, PICTURE_SUFFIXES | VIDEO_SUFFIXES, f"that match {argument}", warn)
         else:
-            raise FileNotFoundError(f"no such picture or folder: {path}")
+            raise FileNotFoundError(f"no such picture or folder: {argument}")
     names = unique_names([result for _, result in found])
     return [Source(path, name) for (path, _), name in zip(found, names, strict=True)]
 

@@ -161,7 +161,7 @@ def _to_rgb(image: Image.Image, upright: bool) -> np.ndarray:
     if image.mode.startswith("I"):
         image = _to_8_bits(image)
     elif image.has_transparency_data:
-        image = image.convert("RGBA")
+        image = image.convert("LA" if image.mode == "La" else "RGBA").convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     if image.mode != "RGB":  # of one that is, this would be a copy
         image = image.convert("RGB")
@@ -173,6 +173,8 @@ def _to_8_bits(image: Image.Image) -> Image.Image:
     tags = getattr(image, "tag_v2", {})  # of a TIFF, whose deep pixels Pillow gives as they are stored
     (bits,) = tags.get(TiffImagePlugin.BITSPERSAMPLE, (16,))
     grey = np.clip(np.asarray(image) >> (bits - 8), 0, 255).astype(np.uint8)
+    if isinstance(clear := image.info.get("transparency"), int):  # of a PNG: the one value that shows the background
+        grey[np.asarray(image) == clear] = 255
     return Image.fromarray(255 - grey if tags.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) == 0 else grey)
 
 

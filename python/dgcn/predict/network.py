@@ -45,11 +45,14 @@ def load_network(
 
     Raises:
         OSError, ValueError: no such file, a damaged one, or an argument that it does not go with.
-        ImportError: an ONNX model without onnxruntime.
+        ImportError: an ONNX model without onnxruntime, or a checkpoint without torch.
     """
     if path is None or not os.fspath(path).endswith(".onnx"):
-        from .torch_network import TorchNetwork
-
+        try:
+            from .torch_network import TorchNetwork
+        except ModuleNotFoundError as error:
+            what = path or "the model that ships with dgcn"
+            raise ImportError(f"{what} needs torch ({error}): install it, or export the model as .onnx") from error
         return TorchNetwork.from_checkpoint(path, device, flip_test=flip_test, threads=threads)
     if flip_test:
         raise ValueError(f"flip_test must be False for an ONNX model, got True for {path}")

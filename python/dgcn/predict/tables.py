@@ -35,6 +35,13 @@ class TableWriter:
         self.path = Path(path)
         self._file: AppendedFile | None = None
 
+    def start(self) -> AppendedFile:
+        """Replace what the CSV held by the column names, as the first picture does. Raises OSError."""
+        if self._file is None:
+            self._file = AppendedFile(self.path)
+            self._file.append(_csv_text([("source", "frame", "track_id", *COLUMNS)]))
+        return self._file
+
     def add(
         self, source: str, frame: int | None, track_ids: Sequence[int | None] | None, poses: Sequence[Pose]
     ) -> None:
@@ -50,14 +57,11 @@ class TableWriter:
             OSError: no room, ...; it names the CSV.
         """
         rows: list[Sequence[object]] = []
-        if self._file is None:
-            self._file = AppendedFile(self.path)
-            rows.append(("source", "frame", "track_id", *COLUMNS))
         for person, score, keypoint, x, y, confidence in table_rows(poses, self._keypoints):
             track_id = None if track_ids is None else track_ids[person]
             numbers = (round(x, 2), round(y, 2), round(confidence, 4))
             rows.append((source, frame, track_id, person, round(score, 6), keypoint, *numbers))
-        self._file.append(_csv_text(rows))
+        self.start().append(_csv_text(rows))
 
     def close(self) -> None:
         if self._file is not None:
