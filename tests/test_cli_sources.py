@@ -77,7 +77,7 @@ def test_what_is_not_there(archive) -> None:
     ):
         with pytest.raises((FileNotFoundError, ValueError), match=message):
             listed(argument)
-    with pytest.raises(FileNotFoundError, match="no such picture or folder: https://a/b.jpg"):
+    with pytest.raises(FileNotFoundError, match=r"no such picture or folder: https://a/b\.jpg"):
         listed("https://a/b.jpg")
     with pytest.raises(ValueError, match="--source must be paths, got an empty one"):
         listed("a.png", "")

@@ -45,6 +45,8 @@ SMALL += " --no-pretrained --freeze-epochs 0"
 
 
 WRITTEN = (
+    "best.json",
+    "last.json",
     "config.json",
     "results.json",
     "samples.jpg",

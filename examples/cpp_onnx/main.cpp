@@ -138,7 +138,7 @@ int main(int argc, char** argv) try {
   Model model(argv[1]);
   const pifpaf::Decoder decoder = model.make_decoder();
   for (int i = 2; i < argc; ++i) {
-    const cv::Mat picture = cv::imread(argv[i]);  // upright, as its EXIF orientation says
+    const cv::Mat picture = cv::imread(argv[i]);  // upright, as the EXIF orientation of a JPEG says
     if (picture.empty()) throw std::invalid_argument(std::string(argv[i]) + " is missing or not a picture");
     const Canvas canvas = model.canvas(picture);
     const pifpaf::Persons persons = model.find(decoder, canvas.pixels);

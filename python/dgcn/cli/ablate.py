@@ -143,6 +143,7 @@ def prepare(args: argparse.Namespace, train_flags: Sequence[str]) -> tuple[Resul
     from ..training.run import read_validation
     from ..training.run_folder import LAST_FILE
     from . import train
+    from .benchmark import machine
 
     own_flags = ["--data", str(args.data), "--work-dir", str(args.work_dir)]
     shared = train.build_parser().parse_args([*train_flags, *own_flags])
@@ -166,6 +167,7 @@ def prepare(args: argparse.Namespace, train_flags: Sequence[str]) -> tuple[Resul
         {"table": args.table, "data": str(args.data), "metric": metric, "training": settings},
         {
             "train_flags": shlex.join(train_flags),
+            "machine": machine(),
             "versions": {"dgcn": version("dgcn"), "torch": torch.__version__},
         },
         under_semantics(rows, SEMANTICS),

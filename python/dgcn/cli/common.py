@@ -215,7 +215,7 @@ def load_predictor(args: argparse.Namespace, batch_size: int = 1, decoder: Itera
 
 
 def allow_large_pictures() -> None:
-    """Raise Pillow's limit on the size of a picture to 2^29 pixels (6 GB). By default it refuses those of some phones."""
+    """Raise Pillow's limit on the size of a picture to 2^29 pixels, 6 GB: its default refuses those of some phones."""
     from PIL import Image
 
     Image.MAX_IMAGE_PIXELS = 2**28  # up to this it does not warn, up to twice this it does not refuse

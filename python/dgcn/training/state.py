@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -185,7 +186,8 @@ class TrainingState:
         self.sums, self.seconds = state["sums"], state["seconds"]
         self.history = state["history"]
         # The checkpoint with that AP is in the folder that the state was saved in.
-        self.best = state["best"] if path.absolute().parent == self.config.work_dir.absolute() else -1.0
+        is_own = os.path.realpath(path.parent) == os.path.realpath(self.config.work_dir)
+        self.best = state["best"] if is_own else -1.0
         if self.ema is not None:
             averaged = state.get("ema", state["model"])
             check_tensors(path, self.ema.module.state_dict(), averaged)
