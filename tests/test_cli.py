@@ -203,18 +203,20 @@ def test_mistakes_in_train_flags_are_one_line(flags, message, tmp_path, capsys) 
 
 
 @pytest.mark.parametrize(
-    ("best", "message"),
+    ("best", "ap", "message"),
     [
-        ({"epoch": 2, "metrics": {"AP": 0.25}}, "AP 0.2500 after epoch 2: {}/best.safetensors"),
-        (None, "no AP: nobody to find in the validation pictures; the last epoch: {}/last.safetensors"),
+        ({"epoch": 2, "metrics": {"AP": 0.25}}, 0.25, "AP 0.2500 after epoch 2: {}/best.safetensors"),
+        (None, -1, "no AP: nobody to find in the validation pictures; the last epoch: {}/last.safetensors"),
+        (None, 0.25, "AP 0.2500, whose checkpoint is in another folder; the last epoch: {}/last.safetensors"),
     ],
 )
-def test_train_announces_what_it_wrote(best, message, tmp_path, monkeypatch, capsys) -> None:
+def test_train_announces_what_it_wrote(best, ap, message, tmp_path, monkeypatch, capsys) -> None:
     from dgcn.training import loop
 
     def fit(config):
         if best is not None:
             save_model(config.work_dir / "best.safetensors", build_model("mobilenetv1_075", ()), best)
+        return [{"epoch": 1, "loss": 1.0}, {"epoch": 2, "loss": 1.0, "AP": ap}]
 
     monkeypatch.setattr(loop, "fit", fit)
     write_set(tmp_path, 1)
