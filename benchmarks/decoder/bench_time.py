@@ -94,7 +94,7 @@ def options(force_complete: bool) -> str:
 @scenes.NEEDS_DATA
 @pytest.mark.parametrize("stride", [8, 4])
 @pytest.mark.parametrize("num_persons", [0, 1, 5, 20, 50])
-def test_scenes(
+def test_decoder(
     compare: Compare, workers: dict[str, Worker], tmp_path: Path, num_persons: int, stride: int, force_complete: bool
 ) -> None:
     target = FORCE_COMPLETE_TARGET if force_complete else TARGETS.get(num_persons)
@@ -113,7 +113,7 @@ def test_scenes(
 @FORCE_COMPLETE
 @NEEDS_PICTURES
 @pytest.mark.parametrize("picture", PICTURES[:NUM_PICTURES], ids=lambda path: path.stem)
-def test_real_fields(
+def test_decoder_real_fields(
     compare: Compare,
     workers: dict[str, Worker],
     predictor: Predictor,

@@ -101,7 +101,8 @@ void test_heads() {
     reader.read_pif(1, 0.5F, cells);
     CHECK(cells.empty());
 
-    CHECK((reader.find_paf(0, 0.2F) == std::vector<int>{0, 1}));
+    CHECK((reader.find_paf(0, 0.2F, 2) == std::vector<int>{0, 1}));
+    CHECK(reader.find_paf(0, 0.2F, 0).size() >= 1);
     const PafCells limb = reader.copy_paf(0, {0, 1});
     CHECK_NEAR(limb.confidence[0], 1.0 / (1.0 + std::exp(1.0)), 1e-7);
     CHECK(limb.confidence[1] == 0.0F);  // y1 is NaN

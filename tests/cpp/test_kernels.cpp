@@ -75,6 +75,19 @@ void test_tile_bounds() {
   }
 }
 
+void test_at_least() {
+  Random random;
+  for (int round = 0; round < 200; ++round) {
+    auto values = random.many(kTileSize, 0.0F, 1.0F);
+    values[static_cast<std::size_t>(round % kTileSize)] = std::numeric_limits<float>::quiet_NaN();
+    const float threshold = round % 2 == 0 ? values[7] : random(0.0F, 1.0F);
+    for (const auto& [name, kernels] : kernels_of_this_machine<Kernels>()) {
+      const std::uint32_t mask = kernels.at_least(values.data(), threshold);
+      for (std::size_t i = 0; i < kTileSize; ++i) CHECK((mask >> i & 1U) == (values[i] >= threshold ? 1U : 0U));
+    }
+  }
+}
+
 void test_gaussian() {
   Random random;
   for (std::size_t round = 0; round <= 2000; ++round) {
@@ -159,6 +172,7 @@ void test_splats() {
 int main() {
   test_tiles();
   test_tile_bounds();
+  test_at_least();
   test_gaussian();
   test_sigmoid_and_softplus();
   test_splats();

@@ -14,57 +14,57 @@ constexpr int kBucketEdge = 64;  // [px]
 
 int divide_up(int value, int divisor) { return (value + divisor - 1) / divisor; }
 
-/// Copies of the confident cells, sorted by the bucket of their start. A score is computed when a search first finds
-/// the cell; from then on it is stored as the confidence.
+/// Copies of the confident cells whose score exceeds the threshold, sorted by the bucket of their start, with the score
+/// in place of the confidence.
 class CopiedCandidates final : public Candidates {
  public:
   CopiedCandidates(const FieldReader& fields, int limb, bool backward, const std::vector<int>& cells,
                    const PafCells& paf, float threshold, ConfidenceMap& target_map, const DecoderConfig& config)
-      : Candidates(fields, limb, backward, threshold, 1.0F, target_map, config) {
+      : Candidates(fields, limb, backward, threshold, 1.0F, config) {
+    struct Kept {
+      std::size_t i, bucket;
+      float score;
+    };
     const Arrays planes = directed(paf, backward);
+    std::vector<float> maps(cells.size());
+    target_map.look_up(planes.target_x, planes.target_y, cells.size(), 0.0F, maps.data());
     const BucketGrid grid(fields.size(), kBucketEdge);
     BucketSort sort;
     sort.reset(grid.num_buckets());
-    std::vector<std::size_t> buckets(cells.size());
+    std::vector<Kept> kept;
+    kept.reserve(cells.size());
     for (std::size_t i = 0; i < cells.size(); ++i) {
-      buckets[i] = grid.bucket(grid.row(planes.y[i]), grid.column(planes.x[i]));
-      sort.count(buckets[i]);
+      const float score = score_at(planes.confidence[i], maps[i]);
+      if (!(score > 0.0F)) continue;
+      kept.push_back({i, grid.bucket(grid.row(planes.y[i]), grid.column(planes.x[i])), score});
+      sort.count(kept.back().bucket);
     }
     sort.start_inserting();
 
-    size_ = static_cast<int>(cells.size());
+    size_ = static_cast<int>(kept.size());
     width_ = kTileWidth;
     height_ = divide_up(size_, kTileSize) * kTileHeight;
     const auto pitch = static_cast<std::size_t>(height_ * width_);
     copies_.assign(5 * pitch, std::numeric_limits<float>::quiet_NaN());  // NaN: in no window
     float* const out = copies_.data();
-    cells_.resize(cells.size());
-    is_scored_.resize(cells.size());
-    for (std::size_t i = 0; i < cells.size(); ++i) {
-      const std::size_t entry = sort.insert(buckets[i]);
+    cells_.resize(kept.size());
+    for (const auto& [i, bucket, score] : kept) {
+      const std::size_t entry = sort.insert(bucket);
       cells_[entry] = cells[i];
-      const float values[] = {planes.confidence[i], planes.x[i], planes.y[i], planes.target_x[i], planes.target_y[i]};
+      const float values[] = {score, planes.x[i], planes.y[i], planes.target_x[i], planes.target_y[i]};
       for (std::size_t component = 0; component < 5; ++component) out[component * pitch + entry] = values[component];
     }
     arrays_ = {out, out + pitch, out + 2 * pitch, out + 3 * pitch, out + 4 * pitch};
   }
 
   int cell(int entry) const override { return cells_[static_cast<std::size_t>(entry)]; }
-  float score(int entry) override {
-    const auto i = static_cast<std::size_t>(entry);
-    if (is_scored_[i] == 0) {
-      copies_[i] = compute_score(entry);
-      is_scored_[i] = 1;
-    }
-    return copies_[i];
-  }
+  float score(int entry) override { return max_score(entry); }
 
  private:
   bool is_usable(int) const override { return true; }
 
-  std::vector<int> cells_;       ///< [size()]
-  std::vector<char> is_scored_;  ///< [size()]
-  std::vector<float> copies_;    ///< [5, height_, width_]
+  std::vector<int> cells_;     ///< [size()]
+  std::vector<float> copies_;  ///< [5, height_, width_]
 };
 
 /// All cells of a PAF field, unsorted; read in place if possible.
@@ -72,7 +72,9 @@ class FieldCandidates final : public Candidates {
  public:
   FieldCandidates(const FieldReader& fields, int limb, bool backward, std::shared_ptr<const PafCells> paf,
                   float threshold, ConfidenceMap& target_map, const DecoderConfig& config)
-      : Candidates(fields, limb, backward, threshold, paf->to_px, target_map, config), paf_(std::move(paf)) {
+      : Candidates(fields, limb, backward, threshold, paf->to_px, config),
+        paf_(std::move(paf)),
+        target_map_(target_map) {
     arrays_ = directed(*paf_, backward);
     size_ = fields.height() * fields.width();
     height_ = fields.height();
@@ -80,7 +82,12 @@ class FieldCandidates final : public Candidates {
   }
 
   int cell(int entry) const override { return entry; }
-  float score(int entry) override { return compute_score(entry); }
+  float score(int entry) override {
+    const float x = arrays_.target_x[entry] * to_px_, y = arrays_.target_y[entry] * to_px_;
+    float map = 0.0F;
+    target_map_.look_up(&x, &y, 1, 0.0F, &map);
+    return score_at(arrays_.confidence[entry], map);
+  }
 
  private:
   bool is_usable(int entry) const override {
@@ -90,6 +97,7 @@ class FieldCandidates final : public Candidates {
   }
 
   std::shared_ptr<const PafCells> paf_;
+  ConfidenceMap& target_map_;
 };
 
 }  // namespace
@@ -97,8 +105,10 @@ class FieldCandidates final : public Candidates {
 std::array<std::unique_ptr<Candidates>, 2> make_candidates(const FieldReader& fields, int limb, float threshold,
                                                            ConfidenceMap& map1, ConfidenceMap& map2,
                                                            const DecoderConfig& config) {
-  const std::vector<int> cells = fields.find_paf(limb, threshold);
-  if (4 * cells.size() <= fields.plane() || fields.height() < kTileHeight || fields.width() < kTileWidth) {
+  const bool has_tiles = fields.height() >= kTileHeight && fields.width() >= kTileWidth;
+  const std::size_t few = has_tiles ? fields.plane() / 4 : fields.plane();
+  const std::vector<int> cells = fields.find_paf(limb, threshold, few);
+  if (cells.size() <= few) {
     const PafCells paf = fields.copy_paf(limb, cells);
     return {std::make_unique<CopiedCandidates>(fields, limb, false, cells, paf, threshold, map2, config),
             std::make_unique<CopiedCandidates>(fields, limb, true, cells, paf, threshold, map1, config)};
@@ -113,11 +123,8 @@ Candidates::Arrays Candidates::directed(const PafCells& paf, bool backward) {
   return {paf.confidence, paf.x1, paf.y1, paf.x2, paf.y2};
 }
 
-float Candidates::compute_score(int entry) {
-  const float x = arrays_.target_x[entry] * to_px_, y = arrays_.target_y[entry] * to_px_;
-  float map = 0.0F;
-  target_map_.look_up(&x, &y, 1, 0.0F, &map);
-  const float score = std::min(arrays_.confidence[entry], 1.0F) * (1.0F - map_weight_ + map_weight_ * map);
+float Candidates::score_at(float confidence, float map) const {
+  const float score = std::min(confidence, 1.0F) * (1.0F - map_weight_ + map_weight_ * map);
   return score > threshold_ ? score : 0.0F;
 }
 

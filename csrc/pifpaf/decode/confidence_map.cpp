@@ -7,7 +7,7 @@
 namespace dgcn::pifpaf {
 namespace {
 
-constexpr unsigned kCacheEdge = 16;          // [blocks]
+constexpr unsigned kCacheEdge = 32;          // [blocks]
 constexpr int kMinBucketEdge = 16;           // [px]; a multiple of kBlockEdge, so that a block is in one bucket
 constexpr std::size_t kBucketsPerSplat = 8;  // at most, on average: bounds the memory for any scales
 

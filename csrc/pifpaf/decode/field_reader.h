@@ -28,9 +28,6 @@ inline int clamp_to_int(float value, int low, int high) {
   return value < static_cast<float>(high) ? static_cast<int>(value) : high;
 }
 
-/// The indices of the `size` confidences that are at least `threshold`, ascending.
-std::vector<int> find_confident(const float* confidences, std::size_t size, float threshold);
-
 /// One cell of a PIF field.
 struct PifCell {
   int cell;          ///< row-major index in the field
@@ -67,8 +64,8 @@ class FieldReader {
   void read_pif(int keypoint, float threshold, std::vector<PifCell>& cells) const;
 
   /// The indices of a limb's cells with at least the given confidence, ascending, and perhaps of some that miss it by a
-  /// rounding error.
-  std::vector<int> find_paf(int limb, float threshold) const;
+  /// rounding error. Gives up once there are more than `limit`, and returns at least that many.
+  std::vector<int> find_paf(int limb, float threshold, std::size_t limit) const;
 
   /// The given cells of a limb, copied, in px. The confidence of a cell with a confidence or a coordinate that is not
   /// valid is 0.

@@ -50,6 +50,12 @@ class TileMask {
   Bits bits_ = {};
 };
 
+std::uint32_t at_least(const float* values, float threshold) {
+  TileMask mask;
+  for (unsigned i = 0; i < kTileSize; i += kLanes) mask.set(i, load(values + i) >= threshold);
+  return mask.bits();
+}
+
 void sum_splats(const Splat* splats, const int* begin, const int* end, int top, int left, float* pixels) {
   constexpr int kVectors = kBlockEdge * kBlockEdge / kLanes, kRows = kLanes / kBlockEdge;  // of a vector
   const Floats column = static_cast<float>(left) + __builtin_convertvector(lane_numbers() % kBlockEdge, Floats);
@@ -197,8 +203,8 @@ void softplus(float* values, std::size_t count) {
   });
 }
 
-constexpr Kernels kKernels{sum_splats,     bound_starts, overlapping_tiles, starts_inside,
-                           apply_gaussian, sigmoid,      softplus};
+constexpr Kernels kKernels{at_least,      sum_splats,     bound_starts, overlapping_tiles,
+                           starts_inside, apply_gaussian, sigmoid,      softplus};
 
 }  // namespace
 }  // namespace dgcn::pifpaf

@@ -50,6 +50,9 @@ struct TileBounds {
 };
 
 struct Kernels {
+  /// Bit i: whether the i-th of kTileSize values is at least `threshold`.
+  std::uint32_t (*at_least)(const float* values, float threshold);
+
   /// The last three access their arrays up to a multiple of 4 elements.
   static constexpr std::size_t kPadding = 3;
 
