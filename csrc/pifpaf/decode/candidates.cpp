@@ -14,27 +14,29 @@ constexpr int kBucketEdge = 64;  // [px]
 
 int divide_up(int value, int divisor) { return (value + divisor - 1) / divisor; }
 
-/// Copies of the confident cells whose score exceeds the threshold, sorted by the bucket of their start, with the score
-/// in place of the confidence.
+/// Copies of the confident cells, sorted by the bucket of their start. Once a score is computed, it is in place of the
+/// confidence: of all cells at once, where those that do not exceed the threshold are left out, or when a search first
+/// finds a cell.
 class CopiedCandidates final : public Candidates {
  public:
   CopiedCandidates(const FieldReader& fields, int limb, bool backward, const std::vector<int>& cells,
-                   const PafCells& paf, float threshold, ConfidenceMap& target_map, const DecoderConfig& config)
-      : Candidates(fields, limb, backward, threshold, 1.0F, config) {
+                   const PafCells& paf, float threshold, bool scores_at_once, ConfidenceMap& target_map,
+                   const DecoderConfig& config)
+      : Candidates(fields, limb, backward, threshold, 1.0F, target_map, config) {
     struct Kept {
       std::size_t i, bucket;
       float score;
     };
     const Arrays planes = directed(paf, backward);
-    std::vector<float> maps(cells.size());
-    target_map.look_up(planes.target_x, planes.target_y, cells.size(), 0.0F, maps.data());
+    std::vector<float> maps(scores_at_once ? cells.size() : 0);
+    target_map.look_up(planes.target_x, planes.target_y, maps.size(), 0.0F, maps.data());
     const BucketGrid grid(fields.size(), kBucketEdge);
     BucketSort sort;
     sort.reset(grid.num_buckets());
     std::vector<Kept> kept;
     kept.reserve(cells.size());
     for (std::size_t i = 0; i < cells.size(); ++i) {
-      const float score = score_at(planes.confidence[i], maps[i]);
+      const float score = scores_at_once ? score_at(planes.confidence[i], maps[i]) : planes.confidence[i];
       if (!(score > 0.0F)) continue;
       kept.push_back({i, grid.bucket(grid.row(planes.y[i]), grid.column(planes.x[i])), score});
       sort.count(kept.back().bucket);
@@ -48,6 +50,7 @@ class CopiedCandidates final : public Candidates {
     copies_.assign(5 * pitch, std::numeric_limits<float>::quiet_NaN());  // NaN: in no window
     float* const out = copies_.data();
     cells_.resize(kept.size());
+    is_scored_.assign(kept.size(), scores_at_once);
     for (const auto& [i, bucket, score] : kept) {
       const std::size_t entry = sort.insert(bucket);
       cells_[entry] = cells[i];
@@ -58,13 +61,21 @@ class CopiedCandidates final : public Candidates {
   }
 
   int cell(int entry) const override { return cells_[static_cast<std::size_t>(entry)]; }
-  float score(int entry) override { return max_score(entry); }
+  float score(int entry) override {
+    const auto i = static_cast<std::size_t>(entry);
+    if (!is_scored_[i]) {
+      copies_[i] = compute_score(entry);
+      is_scored_[i] = true;
+    }
+    return copies_[i];
+  }
 
  private:
   bool is_usable(int) const override { return true; }
 
-  std::vector<int> cells_;     ///< [size()]
-  std::vector<float> copies_;  ///< [5, height_, width_]
+  std::vector<int> cells_;       ///< [size()]
+  std::vector<bool> is_scored_;  ///< [size()]
+  std::vector<float> copies_;    ///< [5, height_, width_]
 };
 
 /// All cells of a PAF field, unsorted; read in place if possible.
@@ -72,9 +83,7 @@ class FieldCandidates final : public Candidates {
  public:
   FieldCandidates(const FieldReader& fields, int limb, bool backward, std::shared_ptr<const PafCells> paf,
                   float threshold, ConfidenceMap& target_map, const DecoderConfig& config)
-      : Candidates(fields, limb, backward, threshold, paf->to_px, config),
-        paf_(std::move(paf)),
-        target_map_(target_map) {
+      : Candidates(fields, limb, backward, threshold, paf->to_px, target_map, config), paf_(std::move(paf)) {
     arrays_ = directed(*paf_, backward);
     size_ = fields.height() * fields.width();
     height_ = fields.height();
@@ -82,12 +91,7 @@ class FieldCandidates final : public Candidates {
   }
 
   int cell(int entry) const override { return entry; }
-  float score(int entry) override {
-    const float x = arrays_.target_x[entry] * to_px_, y = arrays_.target_y[entry] * to_px_;
-    float map = 0.0F;
-    target_map_.look_up(&x, &y, 1, 0.0F, &map);
-    return score_at(arrays_.confidence[entry], map);
-  }
+  float score(int entry) override { return compute_score(entry); }
 
  private:
   bool is_usable(int entry) const override {
@@ -97,7 +101,6 @@ class FieldCandidates final : public Candidates {
   }
 
   std::shared_ptr<const PafCells> paf_;
-  ConfidenceMap& target_map_;
 };
 
 }  // namespace
@@ -110,8 +113,9 @@ std::array<std::unique_ptr<Candidates>, 2> make_candidates(const FieldReader& fi
   const std::vector<int> cells = fields.find_paf(limb, threshold, few);
   if (cells.size() <= few) {
     const PafCells paf = fields.copy_paf(limb, cells);
-    return {std::make_unique<CopiedCandidates>(fields, limb, false, cells, paf, threshold, map2, config),
-            std::make_unique<CopiedCandidates>(fields, limb, true, cells, paf, threshold, map1, config)};
+    const bool at_once = threshold >= config.connection_threshold;
+    return {std::make_unique<CopiedCandidates>(fields, limb, false, cells, paf, threshold, at_once, map2, config),
+            std::make_unique<CopiedCandidates>(fields, limb, true, cells, paf, threshold, at_once, map1, config)};
   }
   const auto paf = std::make_shared<const PafCells>(fields.paf(limb));
   return {std::make_unique<FieldCandidates>(fields, limb, false, paf, threshold, map2, config),
@@ -121,6 +125,13 @@ std::array<std::unique_ptr<Candidates>, 2> make_candidates(const FieldReader& fi
 Candidates::Arrays Candidates::directed(const PafCells& paf, bool backward) {
   if (backward) return {paf.confidence, paf.x2, paf.y2, paf.x1, paf.y1};
   return {paf.confidence, paf.x1, paf.y1, paf.x2, paf.y2};
+}
+
+float Candidates::compute_score(int entry) {
+  const float x = arrays_.target_x[entry] * to_px_, y = arrays_.target_y[entry] * to_px_;
+  float map = 0.0F;
+  target_map_.look_up(&x, &y, 1, 0.0F, &map);
+  return score_at(arrays_.confidence[entry], map);
 }
 
 float Candidates::score_at(float confidence, float map) const {
