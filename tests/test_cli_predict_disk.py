@@ -167,7 +167,7 @@ def test_a_full_disk_stops_at_the_first_overlay(oracle, folder, tmp_path, capsys
     """One line, not one for each picture."""
     with limited_files(1500):
         assert run("predict", "--source", folder, "-o", tmp_path) == 1
-    expected = f"{tmp_path / '140.dgcn.jpg'}: File too large; 1 of 3 pictures were finished and written"
+    expected = f"{tmp_path / '140.dgcn.jpg'}: File too large; 0 of 3 pictures were finished and written"
     assert capsys.readouterr().err == f"dgcn predict: error: {expected}\n"
     assert {path.name for path in tmp_path.iterdir()} == {"pictures", "predictions.json"}
 
