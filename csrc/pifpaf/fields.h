@@ -36,7 +36,8 @@ enum class Form {
   kFields,
   /// A network's heads as it leaves them. PIF: (c, x, y, unused, σ). PAF: (c, x1, y1, x2, y2, unused, unused). The
   /// confidence is 1/(1 + e⁻ᶜ); coordinates are relative to the cell, in cells; the scale of a joint is ln(1 + e^σ)
-  /// cells, and those of a limb's ends are the scales of the PIF cells nearest to them, or 0 if they are not valid: NaN, infinite or beyond 10⁹ px.
+  /// cells, and those of a limb's ends are the scales of the PIF cells nearest to them, or 0 if these are NaN, infinite
+  /// or beyond 10⁹ px.
   kHeads,
 };
 
