@@ -14,9 +14,9 @@ constexpr int kBucketEdge = 64;  // [px]
 
 int divide_up(int value, int divisor) { return (value + divisor - 1) / divisor; }
 
-/// Copies of the confident cells, sorted by the bucket of their start. Once a score is computed, it is in place of the
-/// confidence: of all cells at once, where those that do not exceed the threshold are left out, or when a search first
-/// finds a cell.
+/// Copies of the confident cells, sorted by the bucket of their start. A score replaces the confidence once it is
+/// computed. With `scores_at_once` all are computed at the start, and only cells whose score exceeds the threshold are
+/// copied. Otherwise a score is computed when a search first finds the cell.
 class CopiedCandidates final : public Candidates {
  public:
   CopiedCandidates(const FieldReader& fields, int limb, bool backward, const std::vector<int>& cells,

@@ -140,9 +140,9 @@ class Candidates {
 /// place. Without copies, a decode of 1 to 50 persons took 1.1 to 2.9 times as long; without in-place search,
 /// force-complete of 5 to 50 persons took 1.7 to 6.3 times.
 ///
-/// Copies of the cells from which persons grow are scored at once: they are near joints. Those of weaker ones, which
-/// complete persons, are scored when a search finds them. The other way round growing 20 to 50 persons takes a sixth
-/// longer, and completing those that a network finds a tenth.
+/// When persons are grown, the copies are scored at once: most of them start near a joint. When persons are completed,
+/// the threshold is lower, and a copy is scored when a search first finds it. Scoring late takes a sixth longer to grow
+/// 20 to 50 persons; scoring at once takes a tenth longer to complete the persons of a real network.
 std::array<std::unique_ptr<Candidates>, 2> make_candidates(const FieldReader& fields, int limb, float threshold,
                                                            ConfidenceMap& map1, ConfidenceMap& map2,
                                                            const DecoderConfig& config);

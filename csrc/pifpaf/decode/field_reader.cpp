@@ -66,8 +66,8 @@ void copy_planes(const Stored* from, const Strides& strides, int num_fields, int
   }
 }
 
-/// The indices of the `size` confidences that are at least `threshold`, ascending; only the first of them once there are
-/// more than `limit`.
+/// The indices of the `size` confidences that are at least `threshold`, ascending. If there are more than `limit`, only the
+/// first of them, but more than `limit`.
 std::vector<int> find_confident(const float* confidences, std::size_t size, float threshold, std::size_t limit) {
   std::vector<int> indices;
   const auto at_least = kernels().at_least;

@@ -64,7 +64,7 @@ class FieldReader {
   void read_pif(int keypoint, float threshold, std::vector<PifCell>& cells) const;
 
   /// The indices of a limb's cells with at least the given confidence, ascending, and perhaps of some that miss it by a
-  /// rounding error. Gives up once there are more than `limit`, and returns more than that.
+  /// rounding error. If there are more than `limit`, only the first of them, but more than `limit`.
   std::vector<int> find_paf(int limb, float threshold, std::size_t limit) const;
 
   /// The given cells of a limb, copied, in px. The confidence of a cell with a confidence or a coordinate that is not

@@ -177,7 +177,7 @@ class Run:
         """Raises OSError if a result cannot be written, but for an overlay on a disk that has room."""
         done = "interrupted; {} were finished and written"
         try:
-            with InterruptGuard(lambda: done.format(self._of_all(self._num_done))) as self._guard, self._progress:
+            with InterruptGuard(lambda: done.format(self._done)) as self._guard, self._progress:
                 for finds, group in itertools.groupby(self._sources, self._way):
                     for found in finds(group):
                         self._write(found)
@@ -185,10 +185,10 @@ class Run:
         except Interrupted:
             raise
         except KeyboardInterrupt:
-            raise KeyboardInterrupt(done.format(self._of_all(self._num_done))) from None
+            raise KeyboardInterrupt(done.format(self._done)) from None
         except OSError as error:
             if error.errno in NO_ROOM:
-                error.strerror = f"{error.strerror}; {self._of_all(self._num_done)} were finished and written"
+                error.strerror = f"{error.strerror}; {self._done} were finished and written"
             raise
         self._is_complete = True
 
@@ -279,6 +279,11 @@ class Run:
                     raise
                 self._fail(error)
         self._num_done += 1
+
+    @property
+    def _done(self) -> str:
+        """How many pictures have all their results, in words."""
+        return self._of_all(self._num_done)
 
     def _of_all(self, number: int) -> str:
         """So many pictures, in words."""

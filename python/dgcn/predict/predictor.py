@@ -179,8 +179,7 @@ class Predictor:
         self.skeleton = self.network.skeleton
         self.stride = self.network.stride
         self.metadata = self.network.metadata
-        path = model if isinstance(model, str | os.PathLike) else getattr(model, "path", None)
-        name = path or f"the {type(model or self.network).__name__}"
+        name = getattr(self.network, "path", None) or f"the {type(model or self.network).__name__}"
         default_long_edge, default_config, self.category = _read_defaults(name, self.metadata)
         self.long_edge = default_long_edge if long_edge is None else long_edge
         if size := self.network.size:

@@ -161,8 +161,8 @@ class VideoReader:
         except ValueError:
             self._container.close()
             raise
-        # Decoders do not tell which frames they mended where threads share a frame, and tell an error at a later packet
-        # where each thread has a frame of its own.
+        # One thread. With slice threads FFmpeg does not mark frames in which it concealed damage; with frame threads it
+        # reports an error with a later packet.
         self._stream.thread_count = 1
         self._origin = None if is_live else _seconds(self._stream.start_time or 0, self._stream)
         self._paced = realtime and not is_live

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -121,14 +121,10 @@ class TrainingState:
         """Raise FloatingPointError where a weight or a statistic is NaN or infinite.
 
         Statistics of a batch norm may overflow while the loss is finite."""
-        for name, tensor in self._tensors():
+        averaged = {} if self.ema is None else self.ema.module.state_dict()
+        for name, tensor in [*self.model.state_dict().items(), *averaged.items()]:
             if not tensor.isfinite().all():
                 raise FloatingPointError(f"{name} of the network is not finite after step {self.step}")
-
-    def _tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
-        yield from self.model.state_dict().items()
-        if self.ema is not None:
-            yield from self.ema.module.state_dict().items()
 
     def save(self) -> None:
         """Write the state into the folder of the run, atomically."""
@@ -185,7 +181,7 @@ class TrainingState:
         self.step, self.step_of_epoch = state["step"], state["step_of_epoch"]
         self.sums, self.seconds = state["sums"], state["seconds"]
         self.history = state["history"]
-        # The checkpoint with that AP is in the folder that the state was saved in.
+        # best.safetensors, whose AP this is, lies beside the state: another folder has none yet.
         is_own = os.path.realpath(path.parent) == os.path.realpath(self.config.work_dir)
         self.best = state["best"] if is_own else -1.0
         if self.ema is not None:
