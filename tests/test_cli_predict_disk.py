@@ -48,13 +48,19 @@ def series(folder) -> Path:
     return folder / "series"
 
 
+def whole_lines(journal: Path) -> list[dict]:
+    """The pictures of a journal. What follows the last line break is in work: a write is not one step to another thread
+    that reads the file, nor to a kill."""
+    return [json.loads(line) for line in journal.read_text().split("\n")[:-1]]
+
+
 def test_results_reach_the_disk_as_they_come(oracle, series, tmp_path, monkeypatch) -> None:
     """What a kill would leave: a line for each picture that is done, and no JSON yet."""
     forward, seen = Oracle.forward, []
 
     def look(self: Oracle, images):
         (journal,) = tmp_path.glob("out/set.json.*.partial")
-        seen.append([json.loads(line) for line in journal.read_text().splitlines()])
+        seen.append(whole_lines(journal))
         return forward(self, images)
 
     monkeypatch.setattr(Oracle, "forward", look)
@@ -123,8 +129,7 @@ def test_killed(oracle, series, tmp_path, monkeypatch) -> None:
     process.start()
     process.join()
     assert process.exitcode == -signal.SIGKILL
-    pictures = [json.loads(line) for line in (output / "predictions.json.1.partial").read_text().splitlines()]
-    names = [each["image"]["file_name"] for each in pictures]
+    names = [each["image"]["file_name"] for each in whole_lines(output / "predictions.json.1.partial")]
     assert names == [f"{number}.png" for number in range(len(names))]
     assert 7 - ON_THE_WAY <= len(names) <= 7
     done = names[:-1]  # of the last one the kill may have come before its row or its overlay
@@ -152,13 +157,10 @@ def test_a_full_disk_keeps_what_is_done(oracle, folder, tmp_path, capsys) -> Non
 
 
 def test_where_the_json_does_not_fit_either(oracle, folder, tmp_path, capsys) -> None:
-    def lines(journal: Path) -> list[dict]:
-        return [json.loads(line) for line in journal.read_text().splitlines()]
-
     with limited_files(2500):
         assert run("predict", "--source", folder, "-o", tmp_path, "--no-overlay") == 1
     (journal,) = tmp_path.glob("*.partial")
-    assert [len(picture["annotations"]) for picture in lines(journal)] == [0, 1, 2]
+    assert [len(picture["annotations"]) for picture in whole_lines(journal)] == [0, 1, 2]
     expected = f"{tmp_path / 'predictions.json'}: File too large; the results are in {journal}"
     assert capsys.readouterr().err == f"dgcn predict: error: {expected}\n"
 
