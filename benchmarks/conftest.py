@@ -9,6 +9,7 @@ import torch
 
 from benchmarks import harness, machine, report
 from benchmarks.harness import Compare, Record
+from dgcn.memory import keep_freed_memory
 
 ORIGIN = pytest.StashKey[dict[str, Any]]()
 RESULTS = pytest.StashKey[dict[str, list[dict[str, Any]]]]()  # by the name of the test function
@@ -32,7 +33,7 @@ def pytest_configure(config: pytest.Config) -> None:
         raise pytest.UsageError("the only paths must be those of benchmarks; write --results=DIR, not --results DIR")
     config.stash[ORIGIN] = machine.origin(["pytest", *config.invocation_params.args])
     config.stash[RESULTS] = {}
-    machine.keep_freed_memory()
+    keep_freed_memory()
     if config.getoption("smoke"):
         torch.compiler.set_stance("force_eager")  # compiling takes most of the time, and is torch's to test
 

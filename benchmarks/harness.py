@@ -3,8 +3,8 @@
 All variants of a computation run in one process and take turns. A round gives each variant one turn, in an order that
 is shuffled for every round, so a disturbance of the machine hits all of them alike. A turn makes one untimed call,
 because caches and heap are as another variant left them, and then as many calls as fill about `Timer.turn` seconds.
-Tensors stay where they are from call to call, in cache if they fit, and freed memory stays with the process
-(machine.keep_freed_memory).
+Tensors stay where they are from call to call, in cache if they fit, and freed memory stays with the process,
+as in the commands of dgcn (dgcn.memory).
 """
 
 import gc

@@ -118,19 +118,6 @@ def why_not_compiled(device: str) -> str | None:
     return None if shutil.which(compiler) else f"torch.compile needs a C++ compiler, and there is no {compiler}"
 
 
-def keep_freed_memory() -> None:
-    """From now on glibc's malloc gives no freed memory back to the system.
-
-    By default that depends on what was freed before: of two equal calls one reuses its memory and the other waits for
-    fresh pages, which takes longer than the arithmetic where tensors are large.
-    """
-    libc = ctypes.CDLL(None)
-    if hasattr(libc, "mallopt"):
-        m_trim_threshold, m_mmap_max = -1, -4
-        libc.mallopt(m_trim_threshold, -1)
-        libc.mallopt(m_mmap_max, 0)
-
-
 # ---- Its cores -------------------------------------------------------------------------------------------------------
 
 

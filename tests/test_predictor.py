@@ -6,6 +6,9 @@ import dataclasses
 import itertools
 import json
 import multiprocessing
+import os
+import subprocess
+import sys
 import threading
 from pathlib import Path
 from types import SimpleNamespace
@@ -169,6 +172,24 @@ def test_a_forked_process_predicts(monkeypatch) -> None:
             child.join()
     finally:
         torch.set_num_threads(threads)
+
+
+THREADS = """
+import os
+import torch
+from dgcn.predict.predictor import Predictor
+
+torch.set_num_threads(4)
+before = len(os.listdir("/proc/self/task"))
+Predictor()
+print(len(os.listdir("/proc/self/task")) - before, torch.get_num_threads())
+"""
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="needs Linux")
+def test_threads_are_left_to_the_one_that_runs_the_network() -> None:
+    """More threads than cores, in all teams of OpenMP together, would make each of them slow."""
+    assert subprocess.check_output([sys.executable, "-c", THREADS], text=True).split() == ["0", "4"]
 
 
 def test_timings_come_with_each_picture(predictor) -> None:

@@ -17,6 +17,7 @@ import warnings
 from collections.abc import Sequence
 from importlib.metadata import version
 
+from ..memory import keep_freed_memory
 from .common import describe
 
 COMMANDS = {
@@ -50,6 +51,7 @@ class _Formatter(logging.Formatter):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the sub-command that `argv` (default: the process's arguments) names; returns the exit status."""
+    keep_freed_memory()
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:  # closed by the caller; the next file that is opened would take its place
             setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115 - until the process ends
@@ -77,7 +79,7 @@ def _run(argv: Sequence[str]) -> int:
         prog="dgcn",
         description="Dynamic graph convolutional network for bottom-up multi-person pose estimation.",
         epilog="commands:\n"
-        + "\n".join(f"  {name:<9}{summary}" for name, summary in COMMANDS.items())
+        + "\n".join(f"  {name:<10}{summary}" for name, summary in COMMANDS.items())
         + "\n\n`dgcn COMMAND --help` has the flags and examples of a command.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

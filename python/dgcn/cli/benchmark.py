@@ -21,6 +21,7 @@ import tempfile
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from functools import partial
 from importlib.metadata import version
@@ -136,14 +137,20 @@ def measure(predictor: Predictor, pictures: Sequence[Path], count: int) -> dict[
                 images.append(read_image(path, upright=True))
                 yield images[-1]
 
-        predictor.decode(predictor.fields(chosen[:size]))  # the first pass also allocates and picks algorithms
-        rows, decoding = [], []
-        for begin in range(0, len(chosen) - size + 1, size):
-            batch = chosen[begin : begin + size]
-            fields = predictor.fields(batch)
-            for path, one, poses in zip(batch, fields, predictor.decode(fields), strict=True):
-                rows.append({**asdict(poses.timings), "draw_ms": draw(read_image(path, upright=True), poses)})
-                decoding.append(predictor.decoder.stage_times(one.pif, one.paf, predictor.stride))
+        def one_by_one() -> tuple[list[dict[str, float]], list[dict[str, float]]]:
+            predictor.decode(predictor.fields(chosen[:size]))  # the first pass also allocates and picks algorithms
+            rows, decoding = [], []
+            for begin in range(0, len(chosen) - size + 1, size):
+                batch = chosen[begin : begin + size]
+                fields = predictor.fields(batch)
+                for path, one, poses in zip(batch, fields, predictor.decode(fields), strict=True):
+                    rows.append({**asdict(poses.timings), "draw_ms": draw(read_image(path, upright=True), poses)})
+                    decoding.append(predictor.decoder.stage_times(one.pif, one.paf, predictor.stride))
+            return rows, decoding
+
+        # In a thread, with which those of OpenMP end: the pipeline has its own (see _one_thread in torch_network.py).
+        with ThreadPoolExecutor(1) as stages:
+            rows, decoding = stages.submit(one_by_one).result()
         start = time.perf_counter()
         for poses in predictor.batch(read()):
             draw(images.popleft(), poses)

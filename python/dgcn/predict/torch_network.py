@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -56,17 +57,18 @@ class TorchNetwork:
         self.metadata = dict(metadata or {})
         self.path = path
         self.threads = threads
-        folded = model.fold()
-        try:
-            network = FieldsModel(folded, flip_test=True) if flip_test else folded
-        except ValueError as error:
-            raise ValueError(f"flip_test needs a skeleton that is its own mirror image: {error}") from error
         self.hardware = (
             torch.cuda.get_device_name(self.device)
             if self.device.type == "cuda"
             else f"CPU, threads: {threads or torch.get_num_threads()}"
         )
-        self._network = network.eval().to(self.device).to(memory_format=torch.channels_last)
+        with _one_thread():
+            folded = model.fold()
+            try:
+                network = FieldsModel(folded, flip_test=True) if flip_test else folded
+            except ValueError as error:
+                raise ValueError(f"flip_test needs a skeleton that is its own mirror image: {error}") from error
+            self._network = network.eval().to(self.device).to(memory_format=torch.channels_last)
 
     @classmethod
     def from_checkpoint(
@@ -80,7 +82,8 @@ class TorchNetwork:
         """That of a file; None: of the model that ships with dgcn. Other arguments as above."""
         use_one_thread_if_forked()
         path = DEFAULT_CHECKPOINT if path is None else path
-        model, metadata = load_model(path)
+        with _one_thread():
+            model, metadata = load_model(path)
         return cls(model, device, flip_test=flip_test, threads=threads, metadata=metadata, path=path)
 
     def __call__(self, canvases: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -108,6 +111,21 @@ def use_one_thread_if_forked() -> None:
     The threads that torch has started before a fork are missing after it, and torch would wait for them forever."""
     if os.getpid() != _IMPORTED_BY:
         torch.set_num_threads(1)
+
+
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    """Torch computes in the calling thread alone.
+
+    GNU OpenMP counts the threads that it has started in the process. Once they are more than the cores, each sleeps
+    between two loops and has to be woken, and a network takes 1.3 times as long. So the thread that loads a network
+    starts none beside those of the thread that runs it."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _skeleton_of(model: object) -> Skeleton:
