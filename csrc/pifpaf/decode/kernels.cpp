@@ -198,8 +198,8 @@ void softplus(float* values, std::size_t count) {
     Doubles series = Doubles{} + 1.0 / 21;
     for (const double odd : {19.0, 17.0, 15.0, 13.0, 11.0, 9.0, 7.0, 5.0, 3.0, 1.0})
       series = series * square + 1.0 / odd;
-    const Halves rest = __builtin_convertvector(2.0 * z * series, Halves);
-    return (value < 0.0F ? Halves{} : value) + rest;  // NaN stays
+    const Halves positive = value < 0.0F ? Halves{} : value;  // NaN stays
+    return __builtin_convertvector(__builtin_convertvector(positive, Doubles) + 2.0 * z * series, Halves);
   });
 }
 
