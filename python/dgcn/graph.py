@@ -25,9 +25,7 @@ _ASSETS = Path(__file__).parent / "assets"
 _MIN_DISTANCE = 1e-6  # in units of the person's scale; keeps gamma / distance finite for keypoints that always coincide
 
 
-SCALE = (
-    "square root of the person's area (MPII: 200 times its scale); where that is 0, of width times height of its box"
-)
+SCALE = "square root of the person's area (MPII: 200 times its scale), or of 0.53 times width times height of its box"
 """s_n of Eq. 5, `Annotation.scale`, in words."""
 
 

@@ -19,8 +19,9 @@ results:
   The CSV has a row for each keypoint: source,frame,track_id,person,score,keypoint,x,y,confidence.
 
 Frames reach the disk as they are done. Ctrl-C, SIGTERM and a full disk end the video there; after a kill,
-FILE.NUMBER.partial plays up to there. What an output held before is replaced once the first frame is done. A frame that
-is damaged is named and counted, and the exit status is 1, as it is where the source ends early.
+FILE.NUMBER.partial plays up to there. What JSON and CSV held before is replaced once the first frame is done, what the
+video held at the end. A frame that is damaged is named and counted, and the exit status is 1, as it is where the source
+ends early.
 
 A camera, a live stream and --realtime do not wait: frames that come while the network is at work are dropped, and
 counted.

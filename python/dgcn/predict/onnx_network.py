@@ -36,6 +36,8 @@ class OnnxNetwork:
         content = Path(path).read_bytes()
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
+        # Threads that wait would keep a core from those that read, decode and draw.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:
             self._session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # no other class is common to ONNX Runtime's errors
