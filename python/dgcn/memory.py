@@ -13,7 +13,7 @@ def keep_freed_memory() -> None:
     """Make the C library keep what is freed for the next allocation, and not return it to the system at once.
 
     Torch allocates what a network computes on a CPU anew for every picture. glibc returns blocks of this size to the
-    system, which hands out zeroed pages in their place: on two cores that takes a third of the time of the model that
+    system, which hands out zeroed pages in their place: on two cores that takes a quarter of the time of the model that
     ships with dgcn, and a sixth of a step of its training. The process stays as large as its largest picture or batch
     made it. Every command of dgcn calls this as it starts; a program of your own calls it before it starts threads.
 

@@ -118,7 +118,7 @@ def _one_thread() -> Iterator[None]:
     """Torch computes in the calling thread alone.
 
     GNU OpenMP counts the threads that it has started in the process. Once they are more than the cores, each sleeps
-    between two loops and has to be woken, and a network takes 1.3 times as long. So the thread that loads a network
+    between two loops and has to be woken, and a network takes a quarter longer. So the thread that loads a network
     starts none beside those of the thread that runs it."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
