@@ -9,7 +9,7 @@
 #   make bench-encoder [PEER_PYTHON=python3.10]    those of the encoder (2 minutes), beside OpenPifPaf where that has it
 #   make bench-decoder [PEER_PYTHON=python3.10]    those of the decoder (3 minutes), beside OpenPifPaf where that has it
 #   make bench-training         those of the loader and of a step of training (20 minutes)
-#   make bench-prediction [PEER_MODELS=DIR]    those of the shipped model: its network, and from its heads to persons (5
+#   make bench-prediction [PEER_MODELS=DIR]    those of the shipped model: its network, and from its heads to persons (10
 #                               minutes); with the files of other networks beside them (benchmarks/prediction/bench_peers.py)
 #   make bench-smoke            every benchmark, plot and experiment once, on its smallest case (a minute); results go to
 #                               build/smoke

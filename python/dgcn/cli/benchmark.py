@@ -169,7 +169,8 @@ def measure(predictor: Predictor, pictures: Sequence[Path], count: int) -> dict[
 
         for begin in range(0, len(chosen), turn):  # in turns, as machines are faster at one time than at another
             part = chosen[begin : begin + turn]
-            # In a thread, with which those of OpenMP end: the pipeline has its own (_one_thread in torch_network.py).
+            # In a thread of its own. OpenMP's threads for it end with it; beside those of the pipeline they would slow
+            # that down (see _one_thread in torch_network.py).
             with ThreadPoolExecutor(1) as stages:
                 stages.submit(one_by_one, part).result()
             seconds += at_the_same_time(part)
